@@ -1,0 +1,41 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "kernels/core/tensor_view.h"
+
+namespace tessera {
+
+/// The block of a global tensor that one rank holds: [begin, begin + length) of one axis, and all
+/// of the others.
+struct Shard {
+  Shape whole;         ///< shape of the global tensor
+  int axis = 0;        ///< the split axis
+  int64_t begin = 0;   ///< first index on `axis`
+  int64_t length = 0;  ///< extent on `axis`; whole[axis] when not split
+
+  /// The whole tensor, on every rank.
+  static Shard replicated(Shape whole);
+  /// Block `part` of `parts` along `axis`. The first whole[axis] % parts blocks are one longer
+  /// than the rest, so that every index has exactly one owner.
+  static Shard split(Shape whole, int axis, int part, int parts);
+
+  /// The shape of the block.
+  Shape local() const { return whole.with(axis, length); }
+
+  friend bool operator==(const Shard&, const Shard&) = default;
+};
+
+/// A box of a global tensor: on each axis the indices [begin, begin + extents).
+struct Box {
+  std::array<int64_t, Shape::kMaxRank> begin{};
+  Shape extents;
+};
+
+/// The elements that both blocks hold, or nothing when there are none. Throws when the blocks are
+/// of global tensors of different shapes.
+std::optional<Box> overlap(const Shard& a, const Shard& b);
+
+}  // namespace tessera
