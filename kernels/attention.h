@@ -1,0 +1,59 @@
+#pragma once
+
+#include <span>
+
+#include "kernels/segment_grid.h"
+
+namespace tessera {
+
+/// Causal attention with an optional sliding window, for some KV groups of a layer. Within a
+/// segment, token i (position p) sees token j (position r) iff r <= p and
+/// (p - r < window or r < sink_tokens). window >= the longest segment is full causal attention.
+///   s_ij = scale q_i . k_j,   L_i = log(exp(a_h) + sum_j exp s_ij),   o_i = sum_j exp(s_ij - L_i)
+///   v_j
+/// a_h: sink logit of the head; -inf when sink_logits is absent. Products and sums in f32.
+/// Head h belongs to group h / (heads / kv_heads); heads of other groups are not touched.
+/// Source: dgsa definition 2.1; Dao 2023, arXiv:2307.08691 for the online softmax.
+struct AttentionForward {
+  TensorView o;       ///< out [tokens, heads, d], dtype of q
+  TensorView lse;     ///< out [heads, tokens], f32: L
+  ConstTensorView q;  ///< [tokens, heads, d], f32 or bf16, with RoPE
+  ConstTensorView k;  ///< [tokens, kv_heads, d], with RoPE
+  ConstTensorView v;  ///< [tokens, kv_heads, d]
+  const SegmentGrid& grid;
+  std::span<const int32_t> groups;  ///< KV groups to compute
+  int64_t window;                   ///< tokens, itself included; >= 1
+  int64_t sink_tokens;              ///< >= 0
+  float scale;
+  ConstTensorView sink_logits = {};  ///< [heads], f32; optional
+};
+void attention_forward(Stream& stream, const AttentionForward& a);
+
+/// Gradient of sum(do * o). Heads and groups outside of `groups` are not touched.
+struct AttentionBackward {
+  TensorView dq;        ///< out [tokens, heads, d]; overwritten
+  TensorView dk;        ///< out [tokens, kv_heads, d]; overwritten
+  TensorView dv;        ///< out [tokens, kv_heads, d]; overwritten
+  TensorView delta;     ///< scratch [heads, tokens], f32: do_i . o_i
+  ConstTensorView d_o;  ///< [tokens, heads, d]
+  ConstTensorView o;    ///< as in forward
+  ConstTensorView lse;  ///< as in forward
+  ConstTensorView q;
+  ConstTensorView k;
+  ConstTensorView v;
+  const SegmentGrid& grid;
+  std::span<const int32_t> groups;
+  int64_t window;
+  int64_t sink_tokens;
+  float scale;
+  ConstTensorView sink_logits = {};
+  TensorView dsink_logits = {};  ///< in and out [heads], f32; added to; required with sink_logits
+};
+void attention_backward(Stream& stream, const AttentionBackward& a);
+
+namespace cpu {
+void attention_forward(ThreadPool& threads, const AttentionForward& a);
+void attention_backward(ThreadPool& threads, const AttentionBackward& a);
+}  // namespace cpu
+
+}  // namespace tessera

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "kernels/core/tensor_view.h"
+
+namespace tessera {
+
+/// One product per group e over the rows [offsets[e], offsets[e + 1]) of a and c:
+///   c[rows] = a[rows] op(b[e]).   op(b[e]) is [k, n].
+/// Rows from offsets[groups] on are left as they are.
+struct GroupedMatmul {
+  TensorView c;             ///< out [rows, n], f32 or bf16
+  ConstTensorView a;        ///< [rows, k], f32 or bf16
+  ConstTensorView b;        ///< [groups, k, n], or [groups, n, k] with transpose_b; dtype of a
+  ConstTensorView offsets;  ///< [groups + 1], i32, ascending from 0; groups may be empty
+  bool transpose_b = false;
+};
+void grouped_matmul(Stream& stream, const GroupedMatmul& a);
+
+/// c[e] += a[rows of e]^T b[rows of e]. A group without rows adds exactly 0.
+struct GroupedMatmulWeight {
+  TensorView c;             ///< in and out [groups, n, k], f32; added to
+  ConstTensorView a;        ///< [rows, n], f32 or bf16: gradient of the output
+  ConstTensorView b;        ///< [rows, k], dtype of a: the input
+  ConstTensorView offsets;  ///< as above
+};
+void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a);
+
+namespace cpu {
+void grouped_matmul(ThreadPool& threads, const GroupedMatmul& a);
+void grouped_matmul_weight(ThreadPool& threads, const GroupedMatmulWeight& a);
+}  // namespace cpu
+
+}  // namespace tessera

@@ -1,0 +1,53 @@
+#pragma once
+
+#include "kernels/core/tensor_view.h"
+
+namespace tessera {
+
+/// Stable counting sort of (token, slot) pairs by expert: rows of expert e are
+/// [offsets[e], offsets[e + 1]), ordered by token.
+struct SortByExpert {
+  TensorView row_of;        ///< out [tokens, k], i32: row of each pair
+  TensorView source_of;     ///< out [tokens * k], i32: token * k + slot of each row
+  TensorView offsets;       ///< out [experts + 1], i32
+  ConstTensorView experts;  ///< [tokens, k], i32, each in [0, experts); distinct within a token
+};
+void sort_by_expert(Stream& stream, const SortByExpert& a);
+
+/// Permute: y[r] = x[source_of[r] / k].
+struct GatherRows {
+  TensorView y;               ///< out [rows, dim], dtype of x
+  ConstTensorView x;          ///< [tokens, dim], f32 or bf16
+  ConstTensorView source_of;  ///< [rows], i32
+  int64_t slots;              ///< k
+};
+void gather_rows(Stream& stream, const GatherRows& a);
+
+/// Combine, and the backward of GatherRows: y[t] = base[t] + sum_s x[row_of[t, s]], in slot order,
+/// summed in f32.
+struct GatherSum {
+  TensorView y;               ///< out [tokens, dim], dtype of x; may alias base
+  ConstTensorView x;          ///< [rows, dim], f32 or bf16
+  ConstTensorView row_of;     ///< [tokens, k], i32
+  ConstTensorView base = {};  ///< [tokens, dim], dtype of x; optional (0)
+};
+void gather_sum(Stream& stream, const GatherSum& a);
+
+/// One number per pair, to rows and back: to rows, y[r] = x[source_of[r]]; `inverse`:
+/// y[source_of[r]] = x[r].
+struct PermutePairs {
+  TensorView y;               ///< out, f32, tokens * k elements
+  ConstTensorView x;          ///< f32, tokens * k elements
+  ConstTensorView source_of;  ///< [tokens * k], i32
+  bool inverse = false;
+};
+void permute_pairs(Stream& stream, const PermutePairs& a);
+
+namespace cpu {
+void sort_by_expert(ThreadPool& threads, const SortByExpert& a);
+void gather_rows(ThreadPool& threads, const GatherRows& a);
+void gather_sum(ThreadPool& threads, const GatherSum& a);
+void permute_pairs(ThreadPool& threads, const PermutePairs& a);
+}  // namespace cpu
+
+}  // namespace tessera

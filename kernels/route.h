@@ -1,0 +1,71 @@
+#pragma once
+
+#include "kernels/core/tensor_view.h"
+
+namespace tessera {
+
+/// How experts are chosen and weighted. l: logits of a token, S: its chosen experts.
+enum class RouterMode : uint8_t {
+  kSoftmaxTopK,        ///< top-k of l; w = softmax over S of l (Mixtral)
+  kSoftmax,            ///< top-k of p = softmax(l); w = p
+  kSoftmaxNormalized,  ///< top-k of p; w = p / sum_S p (Qwen3-MoE)
+  kSigmoid,            ///< top-k of s + bias, s = sigmoid(l); w = scale * s / (sum_S s + 1e-20)
+};
+
+/// Chooses k experts per token. Ties: lowest expert index.
+struct RouteForward {
+  TensorView experts;      ///< out [tokens, k], i32, best first
+  TensorView weights;      ///< out [tokens, k], f32: combine weights
+  TensorView counts;       ///< out [scopes, experts], f32: tokens of each scope that chose expert e
+  ConstTensorView logits;  ///< [tokens, experts], f32; scope s is tokens [s, s+1) * tokens / scopes
+  RouterMode mode;
+  float scale = 1;            ///< kSigmoid only
+  ConstTensorView bias = {};  ///< [experts], f32; kSigmoid only; no gradient
+};
+void route_forward(Stream& stream, const RouteForward& a);
+
+/// Gradient through the combine weights. `experts` is as chosen in forward: never chosen again.
+struct RouteBackward {
+  TensorView dlogits;        ///< out [tokens, experts], f32; overwritten
+  ConstTensorView dweights;  ///< [tokens, k], f32
+  ConstTensorView logits;    ///< as in forward
+  ConstTensorView experts;   ///< as in forward
+  RouterMode mode;
+  float scale = 1;
+};
+void route_backward(Stream& stream, const RouteBackward& a);
+
+/// Load-balance loss and z-loss of the router, and their gradient. Per scope of T tokens, with
+/// p the normalised scores (softmax(l), or sigmoid(l) / sum sigmoid(l)) and n the counts:
+///   balance = balance_coefficient * E / (k T^2) sum_e n_e sum_t p_te
+///   z       = z_coefficient / T sum_t lse(l_t)^2.
+/// counts is taken as constant. Sum over scopes. moe_and_mesh: c and c_z times the scope's share.
+struct RouterLoss {
+  TensorView losses;       ///< in and out [2], f32: (balance, z); added to
+  TensorView dlogits;      ///< in and out [tokens, experts], f32; added to
+  ConstTensorView logits;  ///< [tokens, experts], f32
+  ConstTensorView counts;  ///< [scopes, experts], f32; may count more tokens than are here
+  RouterMode mode;
+  int64_t experts_per_token;  ///< k
+  int64_t scope_tokens;       ///< T of each scope, over all ranks that share its counts
+  float balance_coefficient;
+  float z_coefficient;
+};
+void router_loss(Stream& stream, const RouterLoss& a);
+
+/// Loss-free balancing: bias_e += rate * sign(mean(counts) - counts_e). Source: arXiv:2408.15664.
+struct BalanceBias {
+  TensorView bias;         ///< in and out [experts], f32
+  ConstTensorView counts;  ///< [experts], f32: of the whole step, over all ranks
+  float rate;
+};
+void balance_bias(Stream& stream, const BalanceBias& a);
+
+namespace cpu {
+void route_forward(ThreadPool& threads, const RouteForward& a);
+void route_backward(ThreadPool& threads, const RouteBackward& a);
+void router_loss(ThreadPool& threads, const RouterLoss& a);
+void balance_bias(ThreadPool& threads, const BalanceBias& a);
+}  // namespace cpu
+
+}  // namespace tessera

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <span>
+
+#include "kernels/block_selection.h"
+
+namespace tessera {
+
+/// The gate of a chosen block: G = 1 where nothing was dropped (no runner-up), else
+///   G_ib = (1 - strength) + strength * clip((z_ib - tau_i) / width, 0, 1),  tau_i: runner-up's z.
+struct GateRamp {
+  float strength;          ///< lambda in [0, 1 - 2^-10]
+  ConstTensorView widths;  ///< w, [groups], f32, nats, > 0
+};
+
+/// Attention of global groups over forced blocks and chosen blocks:
+///   s_ij = scale q_i . k_j + log G_{i, block(j)}   (log G = 0 on forced blocks), j <= i
+///   L_i = log(exp(a_h) + sum_j exp s_ij),   o_i = sum_j exp(s_ij - L_i) v_j.
+/// With everything chosen this is full causal attention. Source: dgsa definition 2.2.
+struct SparseAttentionForward {
+  TensorView o;       ///< out [tokens, heads, d]; only heads of `groups` are written
+  TensorView lse;     ///< out [heads, tokens], f32: L
+  ConstTensorView q;  ///< [tokens, heads, d], f32 or bf16, with RoPE
+  ConstTensorView k;  ///< [tokens, kv_heads, d], with RoPE
+  ConstTensorView v;  ///< [tokens, kv_heads, d]
+  const SegmentGrid& grid;
+  std::span<const int32_t> groups;  ///< KV groups; index c below is the place in this list
+  BlockRule rule;
+  const BlockSelection& selection;  ///< [groups, ...]
+  const BlockLists& lists;
+  GateRamp ramp;
+  float scale;
+  ConstTensorView sink_logits = {};  ///< [heads], f32; optional
+  /// out [groups, tokens, g, k], f32; optional: log sum_{j in block} exp(scale q.k) of each chosen
+  /// slot and head, without the gate; unused slots are not written
+  TensorView block_lse = {};
+};
+void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a);
+
+/// Gradient of sum(do * o): two kernels, query-major for dq and dlog_gate and key-major for dk and
+/// dv, without atomics. dlog_gate_is = sum over heads and keys of slot s's block of dS.
+struct SparseAttentionBackward {
+  TensorView dq;         ///< out [tokens, heads, d]; overwritten for heads of `groups`
+  TensorView dk;         ///< out [tokens, kv_heads, d]; overwritten for `groups`
+  TensorView dv;         ///< out [tokens, kv_heads, d]; overwritten for `groups`
+  TensorView dlog_gate;  ///< out [groups, tokens, k], f32; overwritten; unused slots 0
+  TensorView delta;      ///< scratch [heads, tokens], f32
+  ConstTensorView d_o;   ///< [tokens, heads, d]
+  ConstTensorView o;
+  ConstTensorView lse;
+  ConstTensorView q;
+  ConstTensorView k;
+  ConstTensorView v;
+  const SegmentGrid& grid;
+  std::span<const int32_t> groups;
+  BlockRule rule;
+  const BlockSelection& selection;
+  const BlockLists& lists;
+  GateRamp ramp;
+  float scale;
+  ConstTensorView sink_logits = {};
+  TensorView dsink_logits = {};  ///< in and out [heads], f32; added to; required with sink_logits
+};
+void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a);
+
+namespace cpu {
+void sparse_attention_forward(ThreadPool& threads, const SparseAttentionForward& a);
+void sparse_attention_backward(ThreadPool& threads, const SparseAttentionBackward& a);
+}  // namespace cpu
+
+}  // namespace tessera
