@@ -40,7 +40,7 @@ struct Door {
 const std::vector<Door> kDoors{
     {"mpi\\.h", "parallel/mpi_communicator\\.cc"},
     {"nccl\\.h", "parallel/nccl_communicator\\.cc"},
-    {"(oneapi/)?dnnl.*", "kernels/(grouped_)?matmul_cpu\\.cc"},
+    {"(oneapi/)?dnnl.*|omp\\.h", "kernels/block_matmul_cpu\\.cc"},
     {"cublas.*", "kernels/(grouped_)?matmul_gpu\\.cu"},
     {"cudnn.*", "kernels/attention_cudnn\\.cc"},
     {"(cuda_runtime|cuda_bf16|cuda_fp16)\\.h|cub/.*", ".*\\.(cu|cuh)|kernels/core/cuda_check\\.h"},
