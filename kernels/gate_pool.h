@@ -20,6 +20,7 @@ struct GatePoolForward {
 void gate_pool_forward(Stream& stream, const GatePoolForward& a);
 
 /// e_j = alpha_j (k0_j - kbar) . dkbar;  dk0_j = alpha_j dkbar + e_j r;  dr += sum_j e_j k0_j.
+/// Keys of incomplete blocks get 0. An empty dk0 or dr is not computed.
 struct GatePoolBackward {
   TensorView dk0;         ///< out [groups, tokens, d], f32; overwritten
   TensorView dr;          ///< in and out [groups, d], f32; added to
