@@ -1,0 +1,105 @@
+#include "parallel/mpi_communicator.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "parallel/process_mesh.h"
+#include "parallel/thread_communicator.h"
+#include "tests/parallel/collective_checks.h"
+#include "tests/support/compare.h"
+#include "tests/support/random_tensor.h"
+
+// Runs under mpirun. The first failed expectation ends this rank's test but not the other ranks':
+// the time limit of ctest is what ends a test that then hangs.
+
+namespace tessera {
+namespace {
+
+MpiEnvironment& mpi() {
+  static MpiEnvironment environment;
+  return environment;
+}
+
+TEST(MpiCommunicator, AllReduceSumsInTheOrderOfTheRanks) {
+  check_all_reduce(mpi().world());
+}
+TEST(MpiCommunicator, MaximumAndNan) {
+  check_max_and_nan(mpi().world());
+}
+TEST(MpiCommunicator, AllGatherConcatenates) {
+  check_all_gather(mpi().world());
+}
+TEST(MpiCommunicator, ReduceScatterKeepsOwnRows) {
+  check_reduce_scatter(mpi().world());
+}
+TEST(MpiCommunicator, AllToAllMovesUnevenRows) {
+  check_all_to_all(mpi().world());
+}
+TEST(MpiCommunicator, BroadcastFromEveryRoot) {
+  check_broadcast(mpi().world());
+}
+TEST(MpiCommunicator, ValuesAreSummed) {
+  check_values(mpi().world());
+}
+TEST(MpiCommunicator, SplitsAndSplitsAgain) {
+  check_split(mpi().world());
+}
+
+TEST(MpiCommunicator, HasTheBitsOfTheThreadCommunicator) {
+  Communicator& world = mpi().world();
+  std::vector<uint64_t> threads(static_cast<size_t>(world.size()));
+  run_ranks(world.size(), [&](Communicator& of_threads) {
+    threads[static_cast<size_t>(of_threads.rank())] = exchange_digest(of_threads);
+  });
+  EXPECT_EQ(exchange_digest(world), threads[static_cast<size_t>(world.rank())]);
+}
+
+TEST(MpiCommunicator, AMeshCutsTheWorld) {
+  Communicator& world = mpi().world();
+  const ProcessMesh mesh(world, {.data = world.size() / 2, .tensor = 2});
+  EXPECT_EQ(mesh.coordinate(Axis::kTensor), world.rank() % 2);
+  std::vector<double> sum{static_cast<double>(world.rank())};
+  mesh.along(Axis::kTensor).all_reduce_values(sum);
+  EXPECT_EQ(sum[0], world.rank() / 2 * 4 + 1);
+}
+
+TEST(MpiCommunicator, CountsThatDisagreeAreNamed) {
+  Communicator& world = mpi().world();
+  Stream stream{Device{}};
+  const size_t ranks = static_cast<size_t>(world.size());
+  const support::Tensor send(DType::kF32, {64, 3});
+  const support::Tensor receive(DType::kF32, {64, 3});
+  std::vector<int64_t> sent(ranks, 1);
+  std::vector<int64_t> received(ranks, 1);
+  // Rank 0 expects one row more of its right neighbour than that one sends.
+  if (world.rank() == 0) received[1] = 2;
+  const auto exchange = [&] { world.all_to_all(stream, send.view(), sent, receive, received); };
+  if (world.rank() == 0) {
+    support::expect_error(exchange, "exchange: rank 1 sent 12 bytes, expected 24");
+  } else {
+    exchange();
+  }
+}
+
+TEST(MpiEnvironment, IsTheOnlyOne) {
+  mpi();
+  support::expect_error([] { MpiEnvironment second; }, "MPI is already initialised");
+  EXPECT_NE(mpi().library(), "");
+}
+
+TEST(CheckWorldSize, SeesManyWorldsOfOneRank) {
+  check_world_size(4, {});
+  check_world_size(4, {.by_mpirun = 4});
+  check_world_size(4, {.by_srun = 4});
+  check_world_size(4, {.by_mpirun = 4, .by_srun = 2});
+  support::expect_error(
+      [] { check_world_size(1, {.by_srun = 8}); },
+      "srun started 8 ranks, but MPI sees a world of 1: every rank is alone; use `srun "
+      "--mpi=pmix`, or mpirun inside the job");
+  support::expect_error([] { check_world_size(2, {.by_mpirun = 4, .by_srun = 2}); },
+                        "mpirun started 4 ranks, but MPI sees a world of 2; use the mpirun of");
+}
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,47 @@
+#include "parallel/self_communicator.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "tests/parallel/collective_checks.h"
+#include "tests/support/compare.h"
+#include "tests/support/random_tensor.h"
+
+namespace tessera {
+namespace {
+
+using support::Tensor;
+
+TEST(SelfCommunicator, IsAWorldOfOneRank) {
+  SelfCommunicator world;
+  EXPECT_EQ(world.rank(), 0);
+  EXPECT_EQ(world.size(), 1);
+  check_all_reduce(world);
+  check_max_and_nan(world);
+  check_all_gather(world);
+  check_reduce_scatter(world);
+  check_all_to_all(world);
+  check_broadcast(world);
+  check_values(world);
+  check_split(world);
+}
+
+TEST(SelfCommunicator, APlannedRankSplitsButMovesNothing) {
+  SelfCommunicator planned(5, 8);
+  const auto half = planned.split(std::vector<int>{0, 1, 0, 1, 0, 1, 0, 1});
+  EXPECT_EQ(half->size(), 4);
+  EXPECT_EQ(half->rank(), 2);
+  Stream stream{Device{}};
+  const Tensor data(DType::kF32, {4});
+  support::expect_error([&] { planned.all_reduce(stream, data, Reduction::kSum); },
+                        "all_reduce: rank 5 of 8 is only planned");
+  std::vector<double> values{1};
+  support::expect_error([&] { planned.all_reduce_values(values); },
+                        "all_reduce_values: rank 5 of 8 is only planned");
+  support::expect_error([] { SelfCommunicator(8, 8); },
+                        "self communicator: rank is 8, expected 0 to 7");
+}
+
+}  // namespace
+}  // namespace tessera
