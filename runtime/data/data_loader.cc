@@ -1,0 +1,94 @@
+#include "runtime/data/data_loader.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace tessera {
+
+namespace {
+
+int64_t count_windows(const TokenDataset& dataset, int64_t sequence_length) {
+  CHECK(sequence_length >= 1, "data_loader: sequence_length is ", sequence_length,
+        ", expected at least 1");
+  const int64_t windows = (dataset.tokens() - 1) / sequence_length;
+  if (windows < 1) {
+    throw Error(ExitCode::kBadData,
+                concat(dataset.name(), " has ", dataset.tokens(), " tokens, but one sequence of ",
+                       sequence_length, " needs ", sequence_length + 1,
+                       ": prepare more text or lower batch.sequence_length"));
+  }
+  return windows;
+}
+
+}  // namespace
+
+DataLoader::DataLoader(const TokenDataset& dataset, const DataLoaderOptions& options)
+    : dataset_(dataset),
+      options_(options),
+      order_(count_windows(dataset, options.sequence_length), options.seed) {
+  CHECK(options.max_documents >= 1, "data_loader: max_documents is ", options.max_documents,
+        ", expected at least 1");
+}
+
+int64_t DataLoader::segments_per_sequence() const {
+  return options_.document_boundaries ? options_.max_documents : 1;
+}
+
+int64_t DataLoader::window(int64_t sample) const {
+  CHECK(sample >= 0, "data_loader: sample is ", sample, ", expected at least 0");
+  return options_.shuffle ? order_.at(sample) : sample % windows();
+}
+
+void DataLoader::fill(int64_t first_sample, int64_t sequences, MicroBatch& out) const {
+  const int64_t length = options_.sequence_length;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  CHECK(
+      sequences >= 1 && sequences <= kMost / length && sequences <= kMost / segments_per_sequence(),
+      "data_loader: ", sequences, " sequences of ", length, " tokens and ", segments_per_sequence(),
+      " segments, expected at least 1 and at most ", kMost, " in all");
+  out.tokens.resize(static_cast<size_t>(sequences * length));
+  out.targets.resize(out.tokens.size());
+  out.starts.reserve(static_cast<size_t>(sequences * segments_per_sequence() + 1));
+  out.starts.clear();
+  for (int64_t row = 0; row < sequences; ++row) fill_sequence(first_sample + row, row, out);
+  out.starts.resize(static_cast<size_t>(sequences * segments_per_sequence() + 1),
+                    static_cast<int32_t>(sequences * length));
+}
+
+void DataLoader::fill_sequence(int64_t sample, int64_t row, MicroBatch& out) const {
+  const int64_t length = options_.sequence_length;
+  const int64_t first = window(sample) * length;
+  const int64_t at = row * length;
+  // One read for both: targets are the tokens one further on.
+  const auto targets =
+      std::span(out.targets).subspan(static_cast<size_t>(at), static_cast<size_t>(length));
+  dataset_.read(first + 1, targets);
+  const auto tokens =
+      std::span(out.tokens).subspan(static_cast<size_t>(at), static_cast<size_t>(length));
+  dataset_.read(first, tokens.first(1));
+  std::copy(targets.begin(), targets.end() - 1, tokens.begin() + 1);
+
+  out.starts.push_back(static_cast<int32_t>(at));
+  if (!options_.document_boundaries) return;
+  int64_t segments = 1;
+  int64_t previous = first;
+  const auto starts = dataset_.document_starts();
+  for (auto it = std::upper_bound(starts.begin(), starts.end(), first);
+       it != starts.end() && *it <= first + length; ++it) {
+    if (*it == previous) continue;  // an empty document
+    previous = *it;
+    const int64_t position = *it - first;
+    targets[static_cast<size_t>(position - 1)] = kNoTarget;
+    if (segments == options_.max_documents || position == length) continue;
+    out.starts.push_back(static_cast<int32_t>(at + position));
+    ++segments;
+  }
+}
+
+void DataLoader::will_need(int64_t first_sample, int64_t sequences) const {
+  for (int64_t sample = first_sample; sample < first_sample + sequences; ++sample) {
+    dataset_.will_need(window(sample) * options_.sequence_length, options_.sequence_length + 1);
+  }
+}
+
+}  // namespace tessera

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/data/dataset.h"
+#include "runtime/data/sample_order.h"
+
+namespace tessera {
+
+/// What a model trains on: `sequences` windows of `sequence_length` tokens, one after the other on
+/// one token axis of sequences * sequence_length entries.
+struct MicroBatch {
+  std::vector<int32_t> tokens;   ///< [sequences * sequence_length]
+  std::vector<int32_t> targets;  ///< [sequences * sequence_length]: the next token, or kNoTarget
+  /// [segments + 1], ascending, first 0, last the number of tokens: attention segment s is
+  /// [starts[s], starts[s + 1]). `segments` = sequences * segments_per_sequence() always; what is
+  /// not needed are empty segments at the end.
+  std::vector<int32_t> starts;
+};
+
+/// In MicroBatch::targets: this position has no loss.
+inline constexpr int32_t kNoTarget = -1;
+
+struct DataLoaderOptions {
+  int64_t sequence_length = 0;  ///< tokens, at least 1
+  /// Every document start begins a segment, and the last token of a document has no target.
+  bool document_boundaries = true;
+  /// Segments per sequence; documents that come later in it run on in the last one.
+  int64_t max_documents = 64;
+  /// True: samples in the order of SampleOrder(windows, seed), epoch after epoch.
+  /// False: sample i is window i modulo windows; for validation.
+  bool shuffle = true;
+  uint64_t seed = 0;
+};
+
+/// Cuts a data set into windows: window w is tokens [w * L, w * L + L], L = sequence_length, the
+/// last of which is only a target. There are (tokens - 1) / L, whatever the documents; the tokens
+/// left over at the end are not used.
+/// Sample i, an endless sequence, is a pure function of (data set, options, i). So a run resumes
+/// from the number of samples seen, and any ranks that together ask for a range of samples get
+/// the same global batch.
+class DataLoader {
+ public:
+  /// Keeps a reference to `dataset`. Throws Error (kBadData) when it has no whole window.
+  DataLoader(const TokenDataset& dataset, const DataLoaderOptions& options);
+
+  /// Windows in one epoch.
+  int64_t windows() const { return order_.count(); }
+  int64_t segments_per_sequence() const;
+  /// The window that sample `sample` >= 0 shows.
+  int64_t window(int64_t sample) const;
+  /// Overwrites `out` with samples [first_sample, first_sample + sequences). Reuses its memory: a
+  /// second call of the same size allocates nothing. May be called by several threads at once.
+  /// Throws Error (kBadData) when a file is damaged.
+  void fill(int64_t first_sample, int64_t sequences, MicroBatch& out) const;
+  /// Asks the system to read those samples into its cache. Never waits, never fails.
+  void will_need(int64_t first_sample, int64_t sequences) const;
+
+ private:
+  void fill_sequence(int64_t sample, int64_t row, MicroBatch& out) const;
+
+  const TokenDataset& dataset_;
+  DataLoaderOptions options_;
+  SampleOrder order_;
+};
+
+}  // namespace tessera
