@@ -20,6 +20,9 @@ struct RmsNormForward {
 };
 void rms_norm_forward(Stream& stream, const RmsNormForward& a);
 
+/// Largest dim of rms_norm_backward.
+inline constexpr int64_t kRmsNormMaxDim = 65536;
+
 /// Gradient of sum(dy * y) with respect to h and weight; with `dresidual`, of sum(dy * y) +
 /// sum(dresidual * h): the gradient that reaches h by the residual path is added in.
 struct RmsNormBackward {

@@ -4,6 +4,9 @@
 
 namespace tessera {
 
+/// Largest head dimension d of rope.
+inline constexpr int64_t kRopeMaxDim = 1024;
+
 /// Rotary position embedding, half-split layout (as Llama in Hugging Face): for i < d / 2,
 ///   (x[i], x[i + d/2]) is rotated by the angle positions[t] * base^(-2 i / d).
 /// The inverse rotates back and is the backward of the forward.

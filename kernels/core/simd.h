@@ -45,11 +45,12 @@ using U16x16 [[gnu::vector_size(32)]] = uint16_t;
   std::memcpy(static_cast<void*>(to), &half, sizeof(half));
 }
 
-/// As load and store of the first `count` <= 16 elements; the other lanes are 0.
+/// As load and store of the first `count` <= 16 elements; the other lanes are `rest`.
 template <class T>
-[[gnu::always_inline]] inline F32x16 load_first(const T* from, int64_t count) {
+[[gnu::always_inline]] inline F32x16 load_first(const T* from, int64_t count, float rest = 0) {
   if (count >= kLanes) return load(from);
-  T row[kLanes] = {};
+  T row[kLanes];
+  store(row, broadcast(rest));
   std::memcpy(row, from, static_cast<size_t>(count) * sizeof(T));
   return load(row);
 }
@@ -59,6 +60,15 @@ template <class T>
   T row[kLanes];
   store(row, x);
   std::memcpy(to, row, static_cast<size_t>(count) * sizeof(T));
+}
+
+/// Calls body(first, lanes) for consecutive parts of [0, count): lanes is kLanes, a constant that
+/// folds away, except in the last part. For load_first and store_first.
+template <class Body>
+[[gnu::always_inline]] inline void for_lanes(int64_t count, Body&& body) {
+  int64_t first = 0;
+  for (; first + kLanes <= count; first += kLanes) body(first, kLanes);
+  if (first < count) body(first, count - first);
 }
 
 /// Sum of the lanes, as a tree: the same bits on every processor.

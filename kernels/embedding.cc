@@ -1,0 +1,28 @@
+#include "kernels/embedding.h"
+
+#include "kernels/core/expect_tensor.h"
+
+namespace tessera {
+
+void embedding_forward(Stream& stream, const EmbeddingForward& a) {
+  expect_floats(a.table, 2, "embedding_forward: table", "[vocabulary, dim]");
+  CHECK(a.ids.shape().rank() == 1, "embedding_forward: ids is ", a.ids.shape(),
+        ", expected [tokens]");
+  const int64_t tokens = a.ids.shape()[0];
+  expect_tensor(a.ids, DType::kI32, {tokens}, "embedding_forward: ids", "[tokens]");
+  expect_tensor(a.y, a.table.dtype(), {tokens, a.table.shape()[1]}, "embedding_forward: y",
+                "[tokens, dim]");
+  if (stream.on(DeviceKind::kCpu)) cpu::embedding_forward(stream.threads(), a);
+}
+
+void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
+  expect_floats(a.dy, 2, "embedding_backward: dy", "[tokens, dim]");
+  expect_tensor(a.ids, DType::kI32, {a.dy.shape()[0]}, "embedding_backward: ids", "[tokens]");
+  CHECK(a.dtable.shape().rank() == 2, "embedding_backward: dtable is ", a.dtable.shape(),
+        ", expected [vocabulary, dim]");
+  expect_tensor(a.dtable, DType::kF32, {a.dtable.shape()[0], a.dy.shape()[1]},
+                "embedding_backward: dtable", "[vocabulary, dim]");
+  if (stream.on(DeviceKind::kCpu)) cpu::embedding_backward(stream.threads(), a);
+}
+
+}  // namespace tessera

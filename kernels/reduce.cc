@@ -1,0 +1,22 @@
+#include "kernels/reduce.h"
+
+#include "kernels/core/expect_tensor.h"
+
+namespace tessera {
+
+double sum(Stream& stream, ConstTensorView x) {
+  expect_floats(x, x.shape().rank(), "sum: x", "of any shape");
+  return stream.on(DeviceKind::kCpu) ? cpu::sum(stream.threads(), x) : 0;
+}
+
+double sum_of_squares(Stream& stream, ConstTensorView x) {
+  expect_floats(x, x.shape().rank(), "sum_of_squares: x", "of any shape");
+  return stream.on(DeviceKind::kCpu) ? cpu::sum_of_squares(stream.threads(), x) : 0;
+}
+
+int64_t count_non_finite(Stream& stream, ConstTensorView x) {
+  expect_floats(x, x.shape().rank(), "count_non_finite: x", "of any shape");
+  return stream.on(DeviceKind::kCpu) ? cpu::count_non_finite(stream.threads(), x) : 0;
+}
+
+}  // namespace tessera
