@@ -124,13 +124,14 @@ int32_t vocabulary_to_train(const std::string& tokenizer) {
   return vocabulary;
 }
 
-/// The content of the model file, or nothing for bytes and for a tokenizer to be trained.
-std::string given_model(const std::string& tokenizer) {
-  if (tokenizer == "byte" || tokenizer.starts_with(kTrainPrefix)) return {};
+/// The byte tokenizer also stands for one that is to be trained.
+Tokenizer given_tokenizer(const std::string& tokenizer) {
+  if (tokenizer == "byte" || vocabulary_to_train(tokenizer) > 0) return {};
   std::string model = read_file(tokenizer, ExitCode::kUsage);
-  if (model.empty())
+  if (model.empty()) {
     throw Error(ExitCode::kBadData, concat("--tokenizer ", tokenizer, " is empty"));
-  return model;
+  }
+  return Tokenizer::from_model(std::move(model), concat("--tokenizer ", tokenizer));
 }
 
 std::string fingerprint(const PrepareOptions& options, const std::vector<TextFile>& files,
@@ -288,11 +289,12 @@ void publish_tokenizer(const fs::path& directory, const Tokenizer& tokenizer) {
 }
 
 DatasetDescription write_dataset(const PrepareOptions& options, std::vector<TextFile> files,
-                                 const std::string& model, const std::string& print,
+                                 Tokenizer tokenizer, const std::string& print,
                                  Preparation& preparation) {
-  const int32_t vocabulary = vocabulary_to_train(options.tokenizer);
-  const Tokenizer tokenizer = Tokenizer::from_model(
-      vocabulary > 0 ? train_tokenizer(options, files, vocabulary) : model, options.tokenizer);
+  if (const int32_t vocabulary = vocabulary_to_train(options.tokenizer); vocabulary > 0) {
+    tokenizer =
+        Tokenizer::from_model(train_tokenizer(options, files, vocabulary), "the trained tokenizer");
+  }
   const int64_t total_bytes = bytes_of(files);
   Splitter splitter(options, tokenizer);
   TextSource source(std::move(files), options.text);
@@ -342,10 +344,8 @@ PrepareResult prepare_dataset(const PrepareOptions& options) {
     throw Error(ExitCode::kUsage, "give at least one --input and one --output");
   }
   std::vector<TextFile> files = list_text_files(options.inputs);
-  const std::string model = given_model(options.tokenizer);
-  // A wrong option must be told before a directory is made.
-  vocabulary_to_train(options.tokenizer);
-  const std::string print = fingerprint(options, files, model);
+  Tokenizer tokenizer = given_tokenizer(options.tokenizer);
+  const std::string print = fingerprint(options, files, tokenizer.model());
   if (check_output(options, print)) return {read_description(options.output), true};
 
   std::error_code problem;
@@ -358,7 +358,8 @@ PrepareResult prepare_dataset(const PrepareOptions& options) {
   Preparation preparation(options.output);
   // Another process may have finished between the first look and the lock.
   if (check_output(options, print)) return {read_description(options.output), true};
-  return {write_dataset(options, std::move(files), model, print, preparation), false};
+  return {write_dataset(options, std::move(files), std::move(tokenizer), print, preparation),
+          false};
 }
 
 }  // namespace tessera

@@ -17,7 +17,7 @@ struct PrepareOptions {
   std::string tokenizer = "byte";
   double validation = 0.02;  ///< share of the documents, in (0, 1)
   uint64_t seed = 1;         ///< of the split
-  TextOptions text;
+  TextOptions text = {};
   bool overwrite = false;  ///< replace another data set in `output`
 };
 

@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 
 constexpr size_t kReadBytes = size_t{1} << 20;
 constexpr int64_t kBadLinesLogged = 10;
+constexpr size_t kMessageBytes = 200;
 
 /// Walks inputs; remembers what it has seen by device and inode number.
 class Walk {
@@ -94,6 +95,13 @@ size_t good_cut(std::string_view text) {
   size_t cut = text.size();
   while (cut > 1 && text.size() - cut < 4 && continues(cut - 1)) --cut;
   return cut > 1 && static_cast<uint8_t>(text[cut - 1]) >= 0xC0 ? cut - 1 : text.size();
+}
+
+/// The JSON library's message without "[json.exception.parse_error.101] ", and not the whole line.
+std::string plain(std::string message) {
+  if (const size_t end = message.find("] "); end != std::string::npos) message.erase(0, end + 2);
+  if (message.size() > kMessageBytes) message = message.substr(0, kMessageBytes) + "...";
+  return message;
 }
 
 }  // namespace
@@ -231,7 +239,7 @@ bool TextSource::parse_line(std::string_view line, std::string& document) {
       return true;
     }
   } catch (const Json::exception& malformed) {
-    problem = malformed.what();
+    problem = plain(malformed.what());
   }
   bad_line(problem);
   return false;

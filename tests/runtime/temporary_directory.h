@@ -17,7 +17,7 @@ namespace tessera {
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {
-    std::string pattern = testing::TempDir() + "/tessera-XXXXXX";
+    std::string pattern = testing::TempDir() + "tessera-XXXXXX";
     path_ = ::mkdtemp(pattern.data());
   }
   ~TemporaryDirectory() {
