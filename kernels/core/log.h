@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "kernels/core/error.h"
@@ -11,5 +12,9 @@ void log_line(const std::string& message);
 
 /// As log_line, from rank 0 only: for facts that are the same on every rank.
 void log_once(const std::string& message);
+
+/// From now on every line of this process is appended to `path` too. Throws when it cannot be
+/// opened.
+void also_log_to(const std::filesystem::path& path);
 
 }  // namespace tessera

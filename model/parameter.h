@@ -1,0 +1,54 @@
+#pragma once
+
+#include <deque>
+#include <string>
+
+#include "kernels/core/buffer.h"
+#include "parallel/shard.h"
+
+namespace tessera {
+
+enum class Initializer : uint8_t { kConstant, kNormal };
+
+/// A tensor of the model: this rank's shard of its value, and of its gradient when it is trained.
+struct Parameter {
+  std::string name;  ///< unique, e.g. "layers.3.moe.router.weight"
+  Shard shard;
+  DType dtype = DType::kF32;  ///< of the value
+  Initializer initializer = Initializer::kNormal;
+  double init = 0.02;     ///< standard deviation of kNormal, value of kConstant
+  bool decay = true;      ///< subject to weight decay
+  bool trained = true;    ///< false: no gradient, no optimizer state (the balance bias)
+  TensorView value = {};  ///< shape shard.local()
+  TensorView grad = {};   ///< f32, shape shard.local(); backward adds to it; empty when not trained
+};
+
+/// Declares all parameters, then allocates them in one buffer of values and one of gradients.
+/// Parameters never move, so layers keep references.
+class ParameterStore {
+ public:
+  Parameter& declare(Parameter parameter);
+  /// Call once, after the last declaration. With `gradients` false only values: for inference.
+  void allocate(Device device, bool gradients = true);
+  /// Every value as a function of (seed, name, global index) alone, whatever the mesh.
+  void initialize(Stream& stream, uint64_t seed);
+  /// Sets all gradients to 0.
+  void zero_gradients(Stream& stream);
+
+  std::deque<Parameter>& all() { return parameters_; }
+  const std::deque<Parameter>& all() const { return parameters_; }
+  /// Throws when there is none of that name.
+  Parameter& find(const std::string& name);
+  /// All gradients as one flat tensor [elements], in order of declaration with gaps of zeros.
+  TensorView gradients() const { return gradients_.view(DType::kF32, {gradients_.bytes() / 4}); }
+  int64_t elements() const;  ///< of all trained parameters, on this rank
+  int64_t value_bytes() const { return values_.bytes(); }
+  int64_t gradient_bytes() const { return gradients_.bytes(); }
+
+ private:
+  std::deque<Parameter> parameters_;
+  Buffer values_;
+  Buffer gradients_;
+};
+
+}  // namespace tessera

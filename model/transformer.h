@@ -1,0 +1,65 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/batch.h"
+#include "model/block.h"
+#include "model/head.h"
+
+namespace tessera {
+
+class ModelConfig;
+
+/// The whole model: embedding, blocks, head. Holds parameters and constants, never activations.
+class Transformer {
+ public:
+  /// Declares all parameters in `store`, which must outlive the model; the caller allocates.
+  Transformer(const ModelConfig& config, DType dtype, Recompute recompute, ParameterStore& store);
+
+  /// What one micro-batch needs besides the tokens.
+  struct Run {
+    Stream& stream;
+    Arena& arena;
+    SparsityPlan sparsity;
+    RouterPlan router;
+    StepSums& sums;
+  };
+
+  /// Adds the gradient of loss_scale * (sum of token losses) + the auxiliary losses to the
+  /// parameters' gradients and to `run.sums`. Returns the sum of the token losses, nats.
+  double forward_backward(Run& run, const Batch& batch, float loss_scale) const;
+  /// The sum of the token losses, nats; keeps nothing.
+  double forward(Run& run, const Batch& batch) const;
+  /// logits [tokens, vocabulary], f32, is overwritten.
+  void logits(Run& run, const Batch& batch, TensorView logits) const;
+
+  /// Once per optimizer step: loss-free balance biases from the counts of the global batch.
+  void update_balance_bias(Stream& stream, ConstTensorView expert_counts) const;
+
+  int64_t moe_layers() const { return moe_layers_; }
+  int64_t experts() const { return experts_; }
+  int64_t block() const { return block_; }
+  /// Multiply-adds of the matrix products of one token's forward, without attention: parameters
+  /// that a token meets (embedding look-up excluded).
+  int64_t active_parameters() const { return active_parameters_; }
+
+ private:
+  void add_block(const ModelConfig& config, DType dtype, Recompute recompute, ParameterStore& store,
+                 int64_t index);
+  StepContext start(Run& run, const Batch& batch, SegmentGrid& grid) const;
+  TensorView embed(StepContext& step, const Batch& batch) const;
+
+  std::vector<Block> blocks_;
+  Parameter* embedding_;
+  std::unique_ptr<Head> head_;
+  DType dtype_;
+  int64_t hidden_;
+  int64_t block_;  ///< tokens per key block
+  int64_t moe_layers_ = 0;
+  int64_t experts_ = 0;
+  float balance_bias_rate_ = 0;
+  int64_t active_parameters_ = 0;
+};
+
+}  // namespace tessera
