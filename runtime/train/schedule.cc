@@ -1,0 +1,115 @@
+#include "runtime/train/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "model/sparsity_budget.h"
+#include "runtime/config/train.pb.h"
+
+namespace tessera {
+
+namespace {
+
+// Just below 1, so that the logarithm of a closed gate and its derivative stay bounded.
+constexpr double kFullStrength = 1 - 0x1p-10;
+
+double geometric(double from, double to, double share) {
+  return std::pow(from, 1 - share) * std::pow(to, share);
+}
+
+void attend_to_everything(const TrainConfig& config, StepPlan& plan) {
+  const int64_t n = config.batch().sequence_length();
+  plan.kept_blocks = most_blocks(config.model(), n);
+  plan.window = n;
+  plan.gate_strength = 0;
+}
+
+void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
+  const SparsityConfig& sparsity = config.sparsity();
+  const int64_t n = config.batch().sequence_length();
+  const double x = static_cast<double>(done) / static_cast<double>(sparsity.transition_steps());
+  const double rho = x * x * (3 - 2 * x);
+  plan.kl = geometric(sparsity.kl(), sparsity.final_kl(), rho);
+  plan.entropy = rho * sparsity.entropy();
+  if (sparsity.dense_refresh() > 0 && plan.step % sparsity.dense_refresh() == 0) {
+    attend_to_everything(config, plan);
+    return;
+  }
+  const auto most = static_cast<double>(most_blocks(config.model(), n));
+  const double kept = std::min(most, static_cast<double>(kept_blocks(config.model(), n)));
+  const int64_t window = std::min<int64_t>(n, config.model().attention().window());
+  plan.kept_blocks = static_cast<int64_t>(std::ceil(geometric(most, kept, rho) - 1e-9));
+  plan.window = std::llround(geometric(static_cast<double>(n), static_cast<double>(window), rho));
+  plan.gate_strength = rho * kFullStrength;
+}
+
+void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
+  const SparsityConfig& sparsity = config.sparsity();
+  const int64_t n = config.batch().sequence_length();
+  const int64_t dense = sparsity.dense_steps();
+  const int64_t transition = sparsity.transition_steps();
+  plan.kl = sparsity.kl();
+  plan.z_loss = sparsity.z_loss();
+  plan.gated = plan.step > dense - sparsity.gate_warmup_steps();
+  if (plan.step <= dense) {
+    plan.stage = plan.gated ? Stage::kGateWarmup : Stage::kDense;
+    attend_to_everything(config, plan);
+  } else if (plan.step <= dense + transition) {
+    plan.stage = Stage::kTransition;
+    plan_transition(config, plan.step - dense, plan);
+  } else {
+    plan.stage = Stage::kTuning;
+    plan.kl = sparsity.final_kl();
+    plan.entropy = sparsity.entropy();
+    plan.kept_blocks = std::min(most_blocks(config.model(), n), kept_blocks(config.model(), n));
+    plan.window = std::min<int64_t>(n, config.model().attention().window());
+    plan.gate_strength = kFullStrength;
+  }
+}
+
+}  // namespace
+
+const char* name_of(Stage stage) {
+  switch (stage) {
+    case Stage::kDense:
+      return "dense";
+    case Stage::kGateWarmup:
+      return "gate warm-up";
+    case Stage::kTransition:
+      return "transition";
+    case Stage::kTuning:
+      return "tuning";
+  }
+  return "?";
+}
+
+double learning_rate(const TrainConfig& config, int64_t step) {
+  const ScheduleConfig& schedule = config.schedule();
+  const double peak = config.optimizer().learning_rate();
+  const double last = peak * schedule.final_fraction();
+  const int64_t warmup = schedule.warmup_steps();
+  if (step <= warmup) return peak * static_cast<double>(step) / static_cast<double>(warmup);
+  const auto share = [&](int64_t begin) {  // of the steps after `begin` that are done, in (0, 1]
+    const int64_t all = std::max<int64_t>(1, config.steps() - begin);
+    return std::clamp(static_cast<double>(step - begin) / static_cast<double>(all), 0.0, 1.0);
+  };
+  switch (schedule.shape()) {
+    case ScheduleConfig::WSD:
+      return peak + (last - peak) * share(config.steps() - schedule.decay_steps());
+    case ScheduleConfig::CONSTANT:
+      return peak;
+    default:
+      return last + (peak - last) * 0.5 * (1 + std::cos(std::numbers::pi * share(warmup)));
+  }
+}
+
+StepPlan plan_step(const TrainConfig& config, int64_t step) {
+  StepPlan plan;
+  plan.step = step;
+  plan.learning_rate = learning_rate(config, step);
+  plan_sparsity(config, plan);
+  return plan;
+}
+
+}  // namespace tessera

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "runtime/train/step_plan.h"
+
+namespace tessera {
+
+class TrainConfig;
+
+/// Learning rate of step `step` (counts from 1): linear warm-up, then
+/// * cosine: half a cosine from the peak to final_fraction of it at the last step,
+/// * WSD: the peak, then a straight line to final_fraction over the last decay_steps,
+/// * constant: the peak.
+double learning_rate(const TrainConfig& config, int64_t step);
+
+/// The plan of step `step` (counts from 1) of a resolved configuration: learning rate and the three
+/// stages of sparsity, a pure function of both.
+///   dense:       steps 1 .. dense_steps, the last gate_warmup_steps of them with the KL loss
+///   transition:  the next transition_steps; with x in (0, 1] the share done and
+///                rho = x^2 (3 - 2 x):  k = ceil(k_max^(1 - rho) k_final^rho),
+///                W = n^(1 - rho) W_final^rho,  lambda = rho (1 - 2^-10);
+///                every dense_refresh-th step attends to everything
+///   tuning:      the rest, with k_final, W_final and lambda = 1 - 2^-10.
+StepPlan plan_step(const TrainConfig& config, int64_t step);
+
+}  // namespace tessera

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "checkpoint/store.h"
+#include "model/parameter.h"
+#include "runtime/train/adamw_optimizer.h"
+#include "runtime/train/hook.h"
+#include "runtime/train/progress.h"
+#include "runtime/train/spike_guard.h"
+
+namespace tessera {
+
+class TrainConfig;
+
+/// Everything that a step changes: what a checkpoint holds.
+struct TrainState {
+  ParameterStore& store;
+  AdamwOptimizer& optimizer;
+  SpikeGuard guard;
+  RunProgress progress;
+  std::vector<std::unique_ptr<Hook>> hooks;
+};
+
+/// The parameters of a model as a checkpoint names them: trained ones, and buffers apart.
+struct NamedParameters {
+  std::vector<NamedTensor> trained;
+  std::vector<NamedTensor> buffers;
+};
+NamedParameters named_parameters(ParameterStore& store);
+
+/// Reads the parameters alone, for inference.
+void load_parameters(const CheckpointReader& reader, ParameterStore& store);
+
+/// Saves through the store of rank 0. `mesh` is for the record.
+SaveReport save_state(CheckpointStore& checkpoints, TrainState& state, const TrainConfig& config,
+                      const std::vector<MeshAxis>& mesh);
+
+/// Fills `state` so that the run goes on as if it had never stopped.
+void load_state(const CheckpointReader& reader, TrainState& state);
+
+}  // namespace tessera

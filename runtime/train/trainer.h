@@ -1,0 +1,34 @@
+#pragma once
+
+#include <optional>
+
+#include "runtime/train/global_batch.h"
+#include "runtime/train/stop_signal.h"
+#include "runtime/train/train_state.h"
+
+namespace tessera {
+
+/// All that the loop works with. Nothing here is owned.
+struct Training {
+  const TrainConfig& config;
+  Communicator& world;
+  Stream& stream;
+  const Transformer& model;
+  GlobalBatch& batch;
+  TrainState& state;
+  const DataLoader& data;
+  const DataLoader* validation;  ///< nullptr: no validation
+  CheckpointStore* checkpoints;  ///< rank 0's; nullptr elsewhere
+  const StopSignal& stop;
+};
+
+/// How a run ended.
+enum class TrainingEnd : uint8_t {
+  kFinished,  ///< all steps are done
+  kStopped,   ///< asked to stop: state saved, to be run again
+};
+
+/// Runs steps until config.steps are done or a stop is asked for, and saves at the end of both.
+TrainingEnd train(Training& t);
+
+}  // namespace tessera
