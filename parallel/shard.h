@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 
 #include "kernels/core/tensor_view.h"
 
@@ -33,9 +32,5 @@ struct Box {
   std::array<int64_t, Shape::kMaxRank> begin{};
   Shape extents;
 };
-
-/// The elements that both blocks hold, or nothing when there are none. Throws when the blocks are
-/// of global tensors of different shapes.
-std::optional<Box> overlap(const Shard& a, const Shard& b);
 
 }  // namespace tessera

@@ -45,6 +45,7 @@ const std::vector<Door> kDoors{
     {"cudnn.*", "kernels/attention_cudnn\\.cc"},
     {"(cuda_runtime|cuda_bf16|cuda_fp16)\\.h|cub/.*", ".*\\.(cu|cuh)|kernels/core/cuda_check\\.h"},
     {"google/protobuf/.*|.*\\.pb\\.h", "(parallel|model|checkpoint|runtime|launcher)/.*\\.cc"},
+    {"xxhash\\.h", "checkpoint/file_hash\\.cc"},
     {"nlohmann/.*", "(checkpoint|runtime|launcher)/.*\\.cc"},
     {"boost/program_options.*|boost/process.*", "launcher/.*"},
     {"boost/(beast|asio).*", "runtime/serve/.*"},
@@ -57,7 +58,7 @@ const std::vector<Door> kDoors{
 const std::regex kSystemHeader{
     "(sys|arpa|net|netinet|linux)/.*"
     "|(dirent|dlfcn|execinfo|fcntl|immintrin|netdb|nmmintrin|poll|pthread|sched|signal|spawn"
-    "|termios|unistd)\\.h"};
+    "|stdlib|termios|unistd)\\.h"};
 
 /// Headers without a test of the same name, and why.
 const std::map<std::string, std::string> kNoTestOfItsOwn{
@@ -94,7 +95,8 @@ std::string code_only(const std::string& text) {
     } else if (text.compare(i, 2, "/*") == 0) {
       blank(i, end = std::min(text.find("*/", i), text.size() - 2) + 2);
     } else if (text.compare(i, 2, "R\"") == 0) {
-      const std::string close = ")" + text.substr(i + 2, text.find('(', i) - i - 2) + "\"";
+      std::string close = ")";
+      close.append(text, i + 2, text.find('(', i) - i - 2).append("\"");
       end = std::min(text.find(close, i), text.size() - close.size()) + close.size();
       blank(i + 2, end - 1);
     } else if (text[i] == '"' || (text[i] == '\'' && (i == 0 || !std::isalnum(text[i - 1])))) {
