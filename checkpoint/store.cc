@@ -1,0 +1,228 @@
+#include "checkpoint/store.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "checkpoint/commit.h"
+#include "checkpoint/layout.h"
+#include "checkpoint/verify.h"
+#include "checkpoint/writer.h"
+#include "kernels/core/log.h"
+
+namespace tessera {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::filesystem::path prepared(const std::filesystem::path& run_directory) {
+  const std::filesystem::path checkpoints = run_directory / kCheckpointsName;
+  make_directories(checkpoints);
+  return checkpoints;
+}
+
+Fence next_incarnation(const Directory& checkpoints, const std::string& note) {
+  int64_t newest_epoch = 0;
+  std::string run_uuid;
+  for (const Candidate& candidate : list_checkpoints(checkpoints.path())) {
+    if (candidate.state != CandidateState::kValid || candidate.id.epoch <= newest_epoch) continue;
+    newest_epoch = candidate.id.epoch;
+    run_uuid = CheckpointReader(candidate.path).facts().run_uuid;
+  }
+  return raise_fence(checkpoints, newest_epoch, run_uuid, note);
+}
+
+// Renamed away before they are unlinked, as everything that is deleted.
+void clear_leftovers(const Directory& checkpoints) {
+  for (const std::string& name : checkpoints.entries()) {
+    if (!step_of_name(name)) continue;
+    const Candidate candidate = examine_checkpoint(checkpoints.path() / name);
+    if (candidate.state != CandidateState::kUncommitted) continue;
+    log_once(concat("clearing away ", name, ": an earlier save of it was cut off"));
+    move_checkpoint(checkpoints, name, kTrashName);
+  }
+  empty_trash(checkpoints);
+}
+
+void check_space(const Directory& checkpoints, int64_t bytes, int64_t reserve) {
+  const int64_t needed = bytes + bytes / 10 + reserve;
+  const int64_t free = checkpoints.free_bytes();
+  if (free < needed) {
+    throw Error(ExitCode::kTryAgain,
+                concat("the file system of ", checkpoints.path().string(), " has ", free,
+                       " bytes free, expected ", needed, ": make room or lower keep_last"));
+  }
+}
+
+// A new directory for the step. A name is never used by two incarnations at a time: who makes the
+// directory owns it, and works in it through its open descriptor whatever becomes of the name.
+std::string make_checkpoint_directory(const Directory& checkpoints, int64_t step, int64_t epoch) {
+  for (const std::string& name : {checkpoint_name(step), checkpoint_name(step, epoch)}) {
+    if (checkpoints.make_directory(name)) return name;
+  }
+  throw Error(ExitCode::kTryAgain, concat(checkpoints.path().string(), "/",
+                                          checkpoint_name(step, epoch), " exists already"));
+}
+
+// Gives back the space of a save that failed. Only what this save itself has made is touched:
+// files through the descriptor, the name only when it is empty.
+void discard(const Directory& checkpoints, const Directory& checkpoint, const std::string& name) {
+  try {
+    if (checkpoint.contains(kMarkerName)) return;
+    for (const std::string& entry : checkpoint.entries()) checkpoint.remove(entry);
+    checkpoints.remove_empty_directory(name);
+  } catch (const Error& error) {
+    log_line(concat("warning: the next start clears away ", name, ": ", error.what()));
+  }
+}
+
+// Damage that a full check proves, or nothing.
+std::optional<std::string> damage_of(const std::filesystem::path& checkpoint) {
+  try {
+    verify_checkpoint(CheckpointReader(checkpoint));
+    return std::nullopt;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kBadData) throw;
+    return error.what();
+  }
+}
+
+}  // namespace
+
+CheckpointStore::CheckpointStore(const std::filesystem::path& run_directory, StoreOptions options)
+    : directory_(prepared(run_directory)), options_(std::move(options)) {
+  const Directory checkpoints(directory_);
+  fence_ = next_incarnation(checkpoints, options_.note);
+  // After the fence: what an older incarnation commits from now on it does not acknowledge.
+  clear_leftovers(checkpoints);
+}
+
+void CheckpointStore::stage(const char* name) const {
+  if (options_.on_stage) options_.on_stage(name);
+}
+
+void CheckpointStore::quarantine(const Candidate& candidate) {
+  log_once(concat("warning: ", candidate.path.filename().string(), " is damaged and goes to ",
+                  kBadName, ": ", candidate.reason));
+  move_checkpoint(Directory(directory_), candidate.path.filename(), kBadName);
+}
+
+std::optional<CheckpointId> CheckpointStore::restore(
+    const std::function<void(const CheckpointReader&)>& load) {
+  bool found_any = false;
+  for (Candidate& candidate : list()) {
+    if (candidate.state == CandidateState::kUncommitted) continue;
+    found_any = true;
+    if (candidate.state == CandidateState::kUnsupported) {
+      throw Error(ExitCode::kBadData, candidate.reason);
+    }
+    if (candidate.state == CandidateState::kUnreadable) {
+      log_once(concat("warning: passing over ", candidate.path.filename().string(), ": ",
+                      candidate.reason));
+      continue;
+    }
+    if (candidate.state == CandidateState::kValid) {
+      try {
+        const CheckpointId id = restore_from(candidate.path, load);
+        last_.emplace();
+        last_->committed = true;
+        last_->path = candidate.path;
+        last_->bytes = candidate.bytes;
+        return id;
+      } catch (const Error& error) {
+        if (error.code() != ExitCode::kBadData) throw;
+        const std::optional<std::string> damage = damage_of(candidate.path);
+        if (!damage) throw;
+        candidate.reason = *damage;
+      }
+    }
+    quarantine(candidate);
+  }
+  const Directory checkpoints(directory_);
+  found_any = found_any || (checkpoints.contains(kBadName) &&
+                            !checkpoints.subdirectory(kBadName).entries().empty());
+  if (found_any) {
+    throw Error(ExitCode::kNoCheckpoint,
+                concat("no checkpoint in ", directory_.string(), " is valid any more (see ",
+                       kBadName, "): start afresh with --resume none or another run directory"));
+  }
+  return std::nullopt;
+}
+
+CheckpointId CheckpointStore::restore_from(
+    const std::filesystem::path& checkpoint,
+    const std::function<void(const CheckpointReader&)>& load) {
+  const CheckpointReader reader(checkpoint);
+  load(reader);
+  last_.reset();
+  parent_ = reader.facts().id;
+  return parent_;
+}
+
+SaveReport CheckpointStore::save(const CheckpointContents& contents) {
+  if (last_ && parent_.step == contents.step) return *last_;
+  const Directory checkpoints(directory_);
+  check_fence(checkpoints, fence_);
+  SaveReport report;
+  report.bytes = part_bytes(contents, 0);
+  std::string name;
+  Directory checkpoint;
+  try {
+    check_space(checkpoints, report.bytes, options_.reserve_bytes);
+    const Clock::time_point start = Clock::now();
+    name = make_checkpoint_directory(checkpoints, contents.step, fence_.epoch);
+    checkpoint = checkpoints.subdirectory(name);
+    checkpoint.make_directory(kDataName);
+    checkpoint.make_directory(kPartsName);
+    report.path = directory_ / name;
+    stage("directory made");
+    const auto on_stage = [this](const char* reached) { stage(reached); };
+    write_part(checkpoint,
+               {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = contents.step},
+               contents, on_stage);
+    report.write_seconds = seconds_since(start);
+    const Clock::time_point written = Clock::now();
+    commit(checkpoints, checkpoint,
+           {.name = name, .fence = fence_, .parent = parent_, .git_hash = options_.git_hash},
+           contents, on_stage);
+    report.commit_seconds = seconds_since(written);
+  } catch (const Error& error) {
+    if (!name.empty()) discard(checkpoints, checkpoint, name);
+    check_fence(checkpoints, fence_);
+    if (error.code() == ExitCode::kError) throw;
+    report.failure = error.what();
+    return report;
+  }
+  report.committed = true;
+  parent_ = {fence_.epoch, contents.step};
+  last_ = report;
+  retire(checkpoints);
+  return report;
+}
+
+void CheckpointStore::retire(const Directory& checkpoints) {
+  std::vector<CheckpointId> ids;
+  std::vector<std::string> names;
+  for (const Candidate& candidate : list()) {
+    if (candidate.state != CandidateState::kValid) continue;
+    ids.push_back(candidate.id);
+    names.push_back(candidate.path.filename());
+  }
+  const std::vector<bool> goes = expendable(ids, options_.retention);
+  try {
+    for (size_t i = 0; i < names.size(); ++i) {
+      if (!goes[i]) continue;
+      stage("before a deletion");
+      delete_checkpoint(checkpoints, names[i]);
+    }
+  } catch (const Error& error) {
+    log_line(concat("warning: old checkpoints stay for now: ", error.what()));
+  }
+}
+
+}  // namespace tessera

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/candidates.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/fence.h"
+#include "checkpoint/reader.h"
+#include "checkpoint/retention.h"
+
+namespace tessera {
+
+struct StoreOptions {
+  RetentionPolicy retention;
+  /// A save is not started unless 1.1 times its size and this much are free.
+  int64_t reserve_bytes = int64_t{64} << 20;
+  std::string git_hash;
+  /// Who holds the run directory now: host, job id. For people.
+  std::string note;
+  /// Called at each stage of a save with its name, as "manifest renamed": for fault injection.
+  std::function<void(const char* stage)> on_stage;
+};
+
+/// How a save went. Trouble of the storage is no reason to stop training: older checkpoints are
+/// intact, and the caller goes on and tries again at the next save.
+struct [[nodiscard]] SaveReport {
+  bool committed = false;
+  std::string failure;  ///< one sentence, when not committed
+  std::filesystem::path path;
+  int64_t bytes = 0;
+  double write_seconds = 0;   ///< data files and their sync
+  double commit_seconds = 0;  ///< manifest, marker, directories
+};
+
+/// The checkpoints of a run, held by its rank 0 for writing. Making one starts a new incarnation
+/// of the run: it raises the fence, which stops an older incarnation that still runs from
+/// committing, and clears away what interrupted saves have left.
+class CheckpointStore {
+ public:
+  explicit CheckpointStore(const std::filesystem::path& run_directory, StoreOptions options = {});
+
+  const std::filesystem::path& directory() const { return directory_; }
+  int64_t epoch() const { return fence_.epoch; }
+  std::vector<Candidate> list() const { return list_checkpoints(directory_); }
+
+  /// Calls `load` with the newest checkpoint that is valid. When `load` throws and the checkpoint
+  /// turns out to be damaged, or one was damaged from the start, it is moved to .bad, the log says
+  /// why in one line, and the next older one is tried. Errors that are not damage (another model,
+  /// a newer format) are thrown and move nothing.
+  /// Empty when the run has never committed a checkpoint; throws kNoCheckpoint when there were
+  /// some and none is valid, rather than start from scratch.
+  std::optional<CheckpointId> restore(const std::function<void(const CheckpointReader&)>& load);
+  /// The same for one checkpoint that the user named; throws when it cannot be loaded.
+  CheckpointId restore_from(const std::filesystem::path& checkpoint,
+                            const std::function<void(const CheckpointReader&)>& load);
+
+  /// Saves and commits, then deletes what the retention policy lets go. Durable when it returns.
+  /// A step that this incarnation has already saved is not saved again.
+  /// Throws kTryAgain when a newer incarnation has taken over: the caller must stop.
+  SaveReport save(const CheckpointContents& contents);
+
+ private:
+  void stage(const char* name) const;
+  void quarantine(const Candidate& candidate);
+  void retire(const Directory& checkpoints);
+
+  std::filesystem::path directory_;
+  StoreOptions options_;
+  Fence fence_;
+  CheckpointId parent_;
+  std::optional<SaveReport> last_;
+};
+
+}  // namespace tessera

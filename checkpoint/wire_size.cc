@@ -1,0 +1,89 @@
+#include "checkpoint/wire_size.h"
+
+#include <google/protobuf/descriptor.h>
+
+#include <limits>
+#include <optional>
+
+namespace tessera {
+
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+
+constexpr int64_t kNumberBytes = 16;    // a scalar in a list, or an unknown field
+constexpr int64_t kStringBytes = 48;    // a string object or the first allocation of a list
+constexpr int64_t kMessageBytes = 112;  // the largest message without its fields
+
+struct Cursor {
+  std::string_view rest;
+
+  std::optional<uint64_t> varint() {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 70 && !rest.empty(); shift += 7) {
+      const auto byte = static_cast<uint8_t>(rest.front());
+      rest.remove_prefix(1);
+      if (shift < 64) value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+      if ((byte & 0x80) == 0) return value;
+    }
+    return std::nullopt;
+  }
+
+  std::optional<std::string_view> take(uint64_t count) {
+    if (count > rest.size()) return std::nullopt;
+    const std::string_view taken = rest.substr(0, count);
+    rest.remove_prefix(count);
+    return taken;
+  }
+};
+
+// What a length-delimited field takes, or -1.
+int64_t bound_of(std::string_view body, const FieldDescriptor* field) {
+  const auto length = static_cast<int64_t>(body.size());
+  if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    return kStringBytes + kNumberBytes + length;
+  }
+  if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) return kStringBytes + 8 * length;
+  const int64_t inner = parsed_size_bound(body, *field->message_type());
+  return inner < 0 ? -1 : kMessageBytes + inner;
+}
+
+}  // namespace
+
+int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
+  int64_t total = 0;
+  Cursor cursor{bytes};
+  while (!cursor.rest.empty()) {
+    const std::optional<uint64_t> tag = cursor.varint();
+    if (!tag || *tag >> 3 == 0 || *tag > std::numeric_limits<uint32_t>::max()) return -1;
+    bool complete = false;
+    int64_t cost = kNumberBytes;
+    switch (*tag & 7) {
+      case 0:
+        complete = cursor.varint().has_value();
+        break;
+      case 1:
+        complete = cursor.take(8).has_value();
+        break;
+      case 2:
+        if (const std::optional<uint64_t> length = cursor.varint()) {
+          if (const std::optional<std::string_view> body = cursor.take(*length)) {
+            cost = bound_of(*body, type.FindFieldByNumber(static_cast<int>(*tag >> 3)));
+            complete = cost >= 0;
+          }
+        }
+        break;
+      case 5:
+        complete = cursor.take(4).has_value();
+        break;
+      default:  // groups: no message of ours has any
+        break;
+    }
+    if (!complete) return -1;
+    total += cost;
+  }
+  return total;
+}
+
+}  // namespace tessera
