@@ -32,4 +32,16 @@ void block_matmul(const BlockMatmul& a);
 /// The same function with bf16 operands widened to f32 first.
 void block_matmul_in_f32(const BlockMatmul& a);
 
+/// How many parts of at most `largest` an extent is cut into.
+constexpr int64_t parts_of(int64_t extent, int64_t largest) {
+  return (extent + largest - 1) / largest;
+}
+
+/// The size of parts of an extent > 0 that are at most `largest`, as equal as multiples of
+/// `multiple` (which divides `largest`) can be; the last part may be shorter.
+constexpr int64_t even_part(int64_t extent, int64_t largest, int64_t multiple) {
+  const int64_t equal = parts_of(extent, parts_of(extent, largest));
+  return parts_of(equal, multiple) * multiple;
+}
+
 }  // namespace tessera::cpu

@@ -17,25 +17,16 @@ struct Tile {
 constexpr Tile kTileSizes[] = {{512, 768}, {256, 768}, {256, 512}, {256, 384}, {128, 384}};
 constexpr Tile kSmallestTile{128, 256};
 constexpr int64_t kTiles = 12;
-
-int64_t parts_of(int64_t extent, int64_t size) {
-  return (extent + size - 1) / size;
-}
-
-/// Near-equal parts of at most `size`, rounded up to whole vectors.
-int64_t part_size(int64_t extent, int64_t size) {
-  constexpr int64_t kVector = 64;
-  const int64_t equal = parts_of(extent, parts_of(extent, size));
-  return std::min(size, parts_of(equal, kVector) * kVector);
-}
+constexpr int64_t kMultiple = 64;
 
 Tile tile_of(int64_t m, int64_t n) {
   for (const Tile& tile : kTileSizes) {
     if (parts_of(m, tile.rows) * parts_of(n, tile.columns) >= kTiles) {
-      return {part_size(m, tile.rows), part_size(n, tile.columns)};
+      return {even_part(m, tile.rows, kMultiple), even_part(n, tile.columns, kMultiple)};
     }
   }
-  return {part_size(m, kSmallestTile.rows), part_size(n, kSmallestTile.columns)};
+  return {even_part(m, kSmallestTile.rows, kMultiple),
+          even_part(n, kSmallestTile.columns, kMultiple)};
 }
 
 }  // namespace

@@ -12,7 +12,13 @@ enum class RouterMode : uint8_t {
   kSigmoid,            ///< top-k of s + bias, s = sigmoid(l); w = scale * s / (sum_S s + 1e-20)
 };
 
-/// Chooses k experts per token. Ties: lowest expert index.
+/// Experts of one router, at most: a token's scores stay on the stack.
+inline constexpr int64_t kMaxExperts = 1024;
+
+/// Chooses k <= experts of at most kMaxExperts for each token. Ties: lowest expert index. The
+/// softmax modes compare l, in whose order p is, so that rounding of p makes no ties.
+/// A token with a NaN logit still gets k distinct experts (NaN counts as -inf), and weights of NaN.
+/// With k = 1, weights other than those of kSoftmax are constant: the router would not learn.
 struct RouteForward {
   TensorView experts;      ///< out [tokens, k], i32, best first
   TensorView weights;      ///< out [tokens, k], f32: combine weights

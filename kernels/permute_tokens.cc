@@ -1,0 +1,68 @@
+#include "kernels/permute_tokens.h"
+
+#include "kernels/core/expect_tensor.h"
+
+namespace tessera {
+
+namespace {
+
+void expect_rows(const ConstTensorView& x, const char* what, const char* axes) {
+  CHECK(x.shape().rank() == 2, what, " is ", x.shape(), ", expected ", axes);
+  CHECK(x.dtype() == DType::kF32 || x.dtype() == DType::kBF16, what, " is ", name_of(x.dtype()),
+        ", expected f32 or bf16");
+}
+
+}  // namespace
+
+void sort_by_expert(Stream& stream, const SortByExpert& a) {
+  CHECK(a.experts.shape().rank() == 2, "sort_by_expert: experts is ", a.experts.shape(),
+        ", expected [tokens, k]");
+  const Shape pairs = a.experts.shape();
+  expect_tensor(a.experts, DType::kI32, pairs, "sort_by_expert: experts", "[tokens, k]");
+  expect_tensor(a.row_of, DType::kI32, pairs, "sort_by_expert: row_of", "[tokens, k]");
+  expect_tensor(a.source_of, DType::kI32, {pairs.elements()}, "sort_by_expert: source_of",
+                "[tokens * k]");
+  CHECK(a.offsets.dtype() == DType::kI32 && a.offsets.shape().rank() == 1 &&
+            a.offsets.shape()[0] >= 1,
+        "sort_by_expert: offsets is ", name_of(a.offsets.dtype()), " ", a.offsets.shape(),
+        ", expected i32 [experts + 1]");
+  if (stream.on(DeviceKind::kCpu)) cpu::sort_by_expert(stream.threads(), a);
+}
+
+void gather_rows(Stream& stream, const GatherRows& a) {
+  expect_rows(a.x, "gather_rows: x", "[tokens, dim]");
+  CHECK(a.source_of.shape().rank() == 1, "gather_rows: source_of is ", a.source_of.shape(),
+        ", expected [rows]");
+  const int64_t rows = a.source_of.shape()[0];
+  expect_tensor(a.source_of, DType::kI32, {rows}, "gather_rows: source_of", "[rows]");
+  expect_tensor(a.y, a.x.dtype(), {rows, a.x.shape()[1]}, "gather_rows: y", "[rows, dim]");
+  CHECK(a.slots >= 1, "gather_rows: slots is ", a.slots, ", expected at least 1");
+  if (stream.on(DeviceKind::kCpu)) cpu::gather_rows(stream.threads(), a);
+}
+
+void gather_sum(Stream& stream, const GatherSum& a) {
+  expect_rows(a.x, "gather_sum: x", "[rows, dim]");
+  CHECK(a.row_of.shape().rank() == 2, "gather_sum: row_of is ", a.row_of.shape(),
+        ", expected [tokens, k]");
+  const int64_t tokens = a.row_of.shape()[0];
+  expect_tensor(a.row_of, DType::kI32, a.row_of.shape(), "gather_sum: row_of", "[tokens, k]");
+  expect_tensor(a.y, a.x.dtype(), {tokens, a.x.shape()[1]}, "gather_sum: y", "[tokens, dim]");
+  if (!a.base.empty()) {
+    expect_tensor(a.base, a.x.dtype(), a.y.shape(), "gather_sum: base", "[tokens, dim]");
+  }
+  if (stream.on(DeviceKind::kCpu)) cpu::gather_sum(stream.threads(), a);
+}
+
+void permute_pairs(Stream& stream, const PermutePairs& a) {
+  CHECK(a.source_of.shape().rank() == 1, "permute_pairs: source_of is ", a.source_of.shape(),
+        ", expected [tokens * k]");
+  const int64_t pairs = a.source_of.shape()[0];
+  expect_tensor(a.source_of, DType::kI32, {pairs}, "permute_pairs: source_of", "[tokens * k]");
+  CHECK(a.x.dtype() == DType::kF32 && a.x.elements() == pairs, "permute_pairs: x is ",
+        name_of(a.x.dtype()), " ", a.x.shape(), ", expected f32 of ", pairs, " elements");
+  CHECK(a.y.dtype() == DType::kF32 && a.y.elements() == pairs, "permute_pairs: y is ",
+        name_of(a.y.dtype()), " ", a.y.shape(), ", expected f32 of ", pairs, " elements");
+  if (stream.on(DeviceKind::kCpu)) cpu::permute_pairs(stream.threads(), a);
+}
+
+}  // namespace tessera

@@ -1,0 +1,101 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <span>
+
+#include "kernels/core/grain.h"
+#include "kernels/core/simd.h"
+#include "kernels/permute_tokens.h"
+
+namespace tessera::cpu {
+
+namespace {
+
+// Indices come from a kernel or over the network, not from a person; a wrong one would read and
+// write anywhere.
+void check_indices(const char* what, std::span<const int32_t> indices, int64_t limit) {
+  for (const int32_t index : indices) {
+    CHECK(index >= 0 && index < limit, what, " has ", index, ", expected 0 to ", limit - 1);
+  }
+}
+
+}  // namespace
+
+// Two passes over a few thousand integers: not worth a second thread.
+void sort_by_expert(ThreadPool&, const SortByExpert& a) {
+  const auto experts = a.experts.as<int32_t>();
+  const auto row_of = a.row_of.as<int32_t>();
+  const auto source_of = a.source_of.as<int32_t>();
+  const auto offsets = a.offsets.as<int32_t>();
+  check_indices("sort_by_expert: experts", experts, static_cast<int64_t>(offsets.size()) - 1);
+  // offsets[e + 1] counts the rows of e, then is their end; placing a row moves offsets[e], the
+  // start, until it is the end of e, which is the start of e + 1.
+  std::fill(offsets.begin(), offsets.end(), 0);
+  for (const int32_t e : experts) ++offsets[static_cast<size_t>(e) + 1];
+  for (size_t e = 1; e < offsets.size(); ++e) offsets[e] += offsets[e - 1];
+  for (size_t pair = 0; pair < experts.size(); ++pair) {
+    const int32_t row = offsets[static_cast<size_t>(experts[pair])]++;
+    row_of[pair] = row;
+    source_of[static_cast<size_t>(row)] = static_cast<int32_t>(pair);
+  }
+  std::copy_backward(offsets.begin(), offsets.end() - 1, offsets.end());
+  offsets[0] = 0;
+}
+
+void gather_rows(ThreadPool& threads, const GatherRows& a) {
+  const auto source_of = a.source_of.as<int32_t>();
+  const int64_t dim = a.x.shape()[1];
+  const auto row_bytes = static_cast<size_t>(dim * size_of(a.x.dtype()));
+  check_indices("gather_rows: source_of", source_of, a.x.shape()[0] * a.slots);
+  const auto* from = static_cast<const char*>(a.x.data());
+  auto* to = static_cast<char*>(a.y.data());
+  threads.for_ranges(a.y.shape()[0], row_grain(dim), [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      const auto token = static_cast<size_t>(source_of[row] / a.slots);
+      std::memcpy(to + row * row_bytes, from + token * row_bytes, row_bytes);
+    }
+  });
+}
+
+void gather_sum(ThreadPool& threads, const GatherSum& a) {
+  const auto rows = a.row_of.as<int32_t>();
+  const int64_t k = a.row_of.shape()[1];
+  const int64_t dim = a.x.shape()[1];
+  check_indices("gather_sum: row_of", rows, a.x.shape()[0]);
+  with_float_type(a.x.dtype(), [&]<class T>() {
+    const T* x = a.x.as<T>().data();
+    const T* base = a.base.empty() ? nullptr : a.base.as<T>().data();
+    T* y = a.y.as<T>().data();
+    threads.for_ranges(a.y.shape()[0], row_grain(dim * (k + 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int32_t* row = rows.data() + t * k;
+        for_lanes(dim, [&](int64_t d, int64_t lanes) {
+          F32x16 sum{};
+          if (base != nullptr) sum = load_first(base + t * dim + d, lanes);
+          for (int64_t s = 0; s < k; ++s) sum += load_first(x + row[s] * dim + d, lanes);
+          store_first(y + t * dim + d, sum, lanes);
+        });
+      }
+    });
+  });
+}
+
+void permute_pairs(ThreadPool& threads, const PermutePairs& a) {
+  const auto source_of = a.source_of.as<int32_t>();
+  const auto x = a.x.as<float>();
+  const auto y = a.y.as<float>();
+  const auto pairs = static_cast<int64_t>(source_of.size());
+  check_indices("permute_pairs: source_of", source_of, pairs);
+  threads.for_ranges(pairs, kGrain, [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      const auto pair = static_cast<size_t>(source_of[row]);
+      if (a.inverse) {
+        y[pair] = x[row];
+      } else {
+        y[row] = x[pair];
+      }
+    }
+  });
+}
+
+}  // namespace tessera::cpu
