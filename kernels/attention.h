@@ -21,10 +21,10 @@ struct AttentionForward {
   ConstTensorView k;  ///< [tokens, kv_heads, d], with RoPE
   ConstTensorView v;  ///< [tokens, kv_heads, d]
   const SegmentGrid& grid;
-  std::span<const int32_t> groups;  ///< KV groups to compute
-  int64_t window;                   ///< tokens, itself included; >= 1
-  int64_t sink_tokens;              ///< >= 0
-  float scale;
+  std::span<const int32_t> groups;   ///< KV groups to compute
+  int64_t window;                    ///< tokens, itself included; >= 1
+  int64_t sink_tokens;               ///< >= 0
+  float scale;                       ///< > 0
   ConstTensorView sink_logits = {};  ///< [heads], f32; optional
 };
 void attention_forward(Stream& stream, const AttentionForward& a);
@@ -50,6 +50,28 @@ struct AttentionBackward {
   TensorView dsink_logits = {};  ///< in and out [heads], f32; added to; required with sink_logits
 };
 void attention_backward(Stream& stream, const AttentionBackward& a);
+
+/// Heads of at most this many numbers, a multiple of 8.
+inline constexpr int64_t kMaxHeadDim = 256;
+
+/// The checks of both kinds of attention, dense and sparse: they throw unless the tensors fit
+/// together. `who` begins the sentence; sink_logits may be empty.
+struct AttentionInputs {
+  ConstTensorView q;
+  ConstTensorView k;
+  ConstTensorView v;
+  ConstTensorView sink_logits;
+  const SegmentGrid& grid;
+  std::span<const int32_t> groups;
+  float scale;
+};
+void check_attention(const char* who, const AttentionInputs& a);
+struct AttentionGradientTensors {
+  ConstTensorView dq, dk, dv, delta;
+  ConstTensorView d_o, o, lse, q, k;
+  ConstTensorView sink_logits, dsink_logits;
+};
+void check_attention_gradient(const char* who, const AttentionGradientTensors& a);
 
 namespace cpu {
 void attention_forward(ThreadPool& threads, const AttentionForward& a);

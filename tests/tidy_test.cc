@@ -62,6 +62,8 @@ const std::regex kSystemHeader{
 
 /// Headers without a test of the same name, and why.
 const std::map<std::string, std::string> kNoTestOfItsOwn{
+    {"kernels/attention_gradient.h", "attention_test and sparse_attention_test are about it"},
+    {"kernels/attention_run.h", "attention_test and sparse_attention_test are about it"},
     {"parallel/named_tensor.h", "a struct"},
     {"model/step_context.h", "a struct"},
 };

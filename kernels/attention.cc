@@ -1,0 +1,97 @@
+#include "kernels/attention.h"
+
+#include <cmath>
+
+#include "kernels/core/expect_tensor.h"
+
+namespace tessera {
+
+void check_attention(const char* who, const AttentionInputs& a) {
+  const auto name = [&](const char* tensor) { return concat(who, ": ", tensor); };
+  expect_floats(a.q, 3, name("q").c_str(), "[tokens, heads, d]");
+  expect_floats(a.k, 3, name("k").c_str(), "[tokens, kv_heads, d]");
+  const int64_t tokens = a.q.shape()[0];
+  const int64_t heads = a.q.shape()[1];
+  const int64_t kv_heads = a.k.shape()[1];
+  const int64_t d = a.q.shape()[2];
+  CHECK(d >= 8 && d <= kMaxHeadDim && d % 8 == 0, who, ": d is ", d,
+        ", expected a multiple of 8 up to ", kMaxHeadDim);
+  CHECK(kv_heads >= 1 && heads % kv_heads == 0, who, ": ", heads, " heads and ", kv_heads,
+        " kv_heads, expected a multiple");
+  expect_tensor(a.k, a.q.dtype(), {tokens, kv_heads, d}, name("k").c_str(),
+                "[tokens, kv_heads, d]");
+  expect_tensor(a.v, a.q.dtype(), {tokens, kv_heads, d}, name("v").c_str(),
+                "[tokens, kv_heads, d]");
+  if (!a.sink_logits.empty()) {
+    expect_tensor(a.sink_logits, DType::kF32, {heads}, name("sink_logits").c_str(), "[heads]");
+  }
+  CHECK(a.grid.tokens() == tokens, who, ": the grid has ", a.grid.tokens(), " tokens, q has ",
+        tokens);
+  CHECK(a.grid.segments() >= 0, who, ": starts is ", a.grid.starts.shape(),
+        ", expected [segments + 1]");
+  for (const int32_t group : a.groups) {
+    CHECK(group >= 0 && group < kv_heads, who, ": group is ", group, ", expected 0 to ",
+          kv_heads - 1);
+  }
+  CHECK(a.scale > 0 && std::isfinite(a.scale), who, ": scale is ", a.scale,
+        ", expected a positive number");
+}
+
+namespace {
+
+void check_range(const char* who, int64_t window, int64_t sink_tokens) {
+  CHECK(window >= 1, who, ": window is ", window, ", expected at least 1");
+  CHECK(sink_tokens >= 0, who, ": sink_tokens is ", sink_tokens, ", expected at least 0");
+}
+
+}  // namespace
+
+void attention_forward(Stream& stream, const AttentionForward& a) {
+  constexpr const char* kWho = "attention_forward";
+  check_attention(kWho, {a.q, a.k, a.v, a.sink_logits, a.grid, a.groups, a.scale});
+  check_range(kWho, a.window, a.sink_tokens);
+  expect_tensor(a.o, a.q.dtype(), a.q.shape(), "attention_forward: o", "[tokens, heads, d]");
+  expect_tensor(a.lse, DType::kF32, {a.q.shape()[1], a.q.shape()[0]}, "attention_forward: lse",
+                "[heads, tokens]");
+  if (stream.on(DeviceKind::kCpu)) cpu::attention_forward(stream.threads(), a);
+}
+
+void attention_backward(Stream& stream, const AttentionBackward& a) {
+  constexpr const char* kWho = "attention_backward";
+  check_attention(kWho, {a.q, a.k, a.v, a.sink_logits, a.grid, a.groups, a.scale});
+  check_range(kWho, a.window, a.sink_tokens);
+  check_attention_gradient(kWho, {.dq = a.dq,
+                                  .dk = a.dk,
+                                  .dv = a.dv,
+                                  .delta = a.delta,
+                                  .d_o = a.d_o,
+                                  .o = a.o,
+                                  .lse = a.lse,
+                                  .q = a.q,
+                                  .k = a.k,
+                                  .sink_logits = a.sink_logits,
+                                  .dsink_logits = a.dsink_logits});
+  if (stream.on(DeviceKind::kCpu)) cpu::attention_backward(stream.threads(), a);
+}
+
+void check_attention_gradient(const char* who, const AttentionGradientTensors& a) {
+  const auto name = [&](const char* tensor) { return concat(who, ": ", tensor); };
+  const DType dtype = a.q.dtype();
+  const int64_t tokens = a.q.shape()[0];
+  const int64_t heads = a.q.shape()[1];
+  expect_tensor(a.dq, dtype, a.q.shape(), name("dq").c_str(), "[tokens, heads, d]");
+  expect_tensor(a.dk, dtype, a.k.shape(), name("dk").c_str(), "[tokens, kv_heads, d]");
+  expect_tensor(a.dv, dtype, a.k.shape(), name("dv").c_str(), "[tokens, kv_heads, d]");
+  expect_tensor(a.d_o, dtype, a.q.shape(), name("d_o").c_str(), "[tokens, heads, d]");
+  expect_tensor(a.o, dtype, a.q.shape(), name("o").c_str(), "[tokens, heads, d]");
+  expect_tensor(a.delta, DType::kF32, {heads, tokens}, name("delta").c_str(), "[heads, tokens]");
+  expect_tensor(a.lse, DType::kF32, {heads, tokens}, name("lse").c_str(), "[heads, tokens]");
+  CHECK(a.sink_logits.empty() == a.dsink_logits.empty(), who, ": sink_logits is ",
+        a.sink_logits.empty() ? "missing" : "given", ", but dsink_logits is ",
+        a.dsink_logits.empty() ? "missing" : "given");
+  if (!a.dsink_logits.empty()) {
+    expect_tensor(a.dsink_logits, DType::kF32, {heads}, name("dsink_logits").c_str(), "[heads]");
+  }
+}
+
+}  // namespace tessera

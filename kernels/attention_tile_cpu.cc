@@ -1,0 +1,246 @@
+#include <algorithm>
+#include <array>
+
+#include "kernels/attention_tile.h"
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace tessera::cpu {
+
+namespace {
+
+using U16x32 [[gnu::vector_size(64)]] = uint16_t;
+
+/// sum + a b, lane by lane, for one factor a and sixteen factors b.
+[[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, float a, const float* b) {
+  return broadcast(a) * load(b) + sum;
+}
+[[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, BF16x2 a, const BF16x2* b) {
+#ifdef __AVX512BF16__
+  const __m512i pairs = _mm512_loadu_si512(b);
+  const __m512i pair = _mm512_set1_epi32(static_cast<int>(a.bits));
+  return F32x16(_mm512_dpbf16_ps(__m512(sum), __m512bh(pairs), __m512bh(pair)));
+#else
+  U32x16 pairs;
+  std::memcpy(&pairs, b, sizeof(pairs));
+  const F32x16 low = std::bit_cast<F32x16>(pairs << 16);
+  const F32x16 high = std::bit_cast<F32x16>(pairs & 0xFFFF0000u);
+  sum += broadcast(std::bit_cast<float>(a.bits << 16)) * low;
+  return sum + broadcast(std::bit_cast<float>(a.bits & 0xFFFF0000u)) * high;
+#endif
+}
+
+template <class F, int kRows, int kVectors>
+void multiply_block(const TileProduct<F>& p, int64_t row, int64_t column) {
+  F32x16 sum[kRows][kVectors];
+  const F* a[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    a[r] = p.a[row + r];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sum[r][v] =
+          p.keep == nullptr ? F32x16{} : p.keep[row + r] * load(p.c[row + r] + column + v * kLanes);
+    }
+  }
+  const F* b = p.b + column;
+  for (int64_t k = 0; k < p.inner; ++k, b += p.b_stride) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = multiply_add(sum[r][v], a[r][k * p.a_step], b + v * kLanes);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store(p.c[row + r] + column + v * kLanes, sum[r][v]);
+  }
+}
+
+template <class F, int kVectors>
+void multiply_columns(const TileProduct<F>& p, int64_t column) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) multiply_block<F, 4, kVectors>(p, row, column);
+  switch (p.rows - row) {
+    case 3:
+      return multiply_block<F, 3, kVectors>(p, row, column);
+    case 2:
+      return multiply_block<F, 2, kVectors>(p, row, column);
+    case 1:
+      return multiply_block<F, 1, kVectors>(p, row, column);
+    default:
+      return;
+  }
+}
+
+/// Transposes 16 x 16 words: each stage swaps the off-diagonal quarters of blocks half the size.
+template <int kHalf>
+[[gnu::always_inline]] inline void transpose_stage(std::array<U32x16, 16>& x) {
+  U32x16 low{};
+  U32x16 high{};
+  for (uint32_t i = 0; i < 16; ++i) {
+    const bool lower = (i & kHalf) == 0;
+    low[i] = lower ? i : 16 + i - kHalf;
+    high[i] = lower ? i + kHalf : 16 + i;
+  }
+#pragma GCC unroll 16
+  for (size_t i = 0; i < 16; ++i) {
+    if ((i & kHalf) != 0) continue;
+    const U32x16 a = x[i];
+    const U32x16 b = x[i + kHalf];
+    x[i] = __builtin_shuffle(a, b, low);
+    x[i + kHalf] = __builtin_shuffle(a, b, high);
+  }
+}
+
+/// to[k][n] = from[n][k], k < 16, n < 16.
+void transpose(uint32_t* to, int64_t stride, const uint32_t* const* from, int64_t offset) {
+  std::array<U32x16, 16> x;
+#pragma GCC unroll 16
+  for (size_t i = 0; i < 16; ++i) std::memcpy(&x[i], from[i] + offset, sizeof(U32x16));
+  transpose_stage<8>(x);
+  transpose_stage<4>(x);
+  transpose_stage<2>(x);
+  transpose_stage<1>(x);
+#pragma GCC unroll 16
+  for (size_t i = 0; i < 16; ++i) {
+    std::memcpy(to + static_cast<int64_t>(i) * stride, &x[i], sizeof(U32x16));
+  }
+}
+
+/// One row of pairs from two rows of bf16.
+void interleave(uint32_t* to, const BF16* first, const BF16* second, int64_t width) {
+  int64_t n = 0;
+  for (; n + 32 <= width; n += 32) {
+    U16x32 a;
+    U16x32 b;
+    std::memcpy(&a, first + n, sizeof(a));
+    std::memcpy(&b, second + n, sizeof(b));
+    U16x32 low{};
+    U16x32 high{};
+    for (uint16_t i = 0; i < 32; ++i) {
+      low[i] = static_cast<uint16_t>(i / 2 + (i % 2) * 32);
+      high[i] = static_cast<uint16_t>(16 + i / 2 + (i % 2) * 32);
+    }
+    const U16x32 x = __builtin_shuffle(a, b, low);
+    const U16x32 y = __builtin_shuffle(a, b, high);
+    std::memcpy(to + n, &x, sizeof(x));
+    std::memcpy(to + n + 16, &y, sizeof(y));
+  }
+  for (; n < width; ++n) to[n] = first[n].bits | uint32_t{second[n].bits} << 16;
+}
+
+[[gnu::always_inline]] inline void store_bf16(BF16* to, F32x16 x) {
+#ifdef __AVX512BF16__
+  const __m256bh half = _mm512_cvtneps_pbh(__m512(x));
+  std::memcpy(&to->bits, &half, sizeof(half));
+#else
+  store(to, x);
+#endif
+}
+
+}  // namespace
+
+template <class F>
+void multiply(const TileProduct<F>& p) {
+  int64_t column = 0;
+  for (; column + 4 * kLanes <= p.columns; column += 4 * kLanes) multiply_columns<F, 4>(p, column);
+  switch ((p.columns - column) / kLanes) {
+    case 3:
+      return multiply_columns<F, 3>(p, column);
+    case 2:
+      return multiply_columns<F, 2>(p, column);
+    case 1:
+      return multiply_columns<F, 1>(p, column);
+    default:
+      return;
+  }
+}
+
+template <class T>
+void pack_columns(Factor<T>* panel, const T* const* x, int64_t count, int64_t width) {
+  static const std::array<uint32_t, 256> kZeros{};
+  auto* to = reinterpret_cast<uint32_t*>(panel);
+  const int64_t words = width / kPerFactor<T>;
+  for (int64_t n = 0; n < kPanel; n += kLanes) {
+    const uint32_t* rows[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) {
+      rows[i] = n + i < count ? reinterpret_cast<const uint32_t*>(x[n + i]) : nullptr;
+    }
+    int64_t k = 0;
+    for (; k + kLanes <= words; k += kLanes) {
+      const uint32_t* whole[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) whole[i] = rows[i] ? rows[i] + k : kZeros.data();
+      transpose(to + k * kPanel + n, kPanel, whole, 0);
+    }
+    for (; k < words; ++k) {
+      for (int64_t i = 0; i < kLanes; ++i) to[k * kPanel + n + i] = rows[i] ? rows[i][k] : 0;
+    }
+  }
+}
+
+template <class T>
+void pack_rows(Factor<T>* panel, const T* const* x, int64_t count, int64_t width) {
+  const int64_t stride = (width + kLanes - 1) / kLanes * kLanes;
+  if constexpr (std::is_same_v<T, float>) {
+    for (int64_t k = 0; k < count; ++k) {
+      std::copy_n(x[k], width, panel + k * stride);
+      std::fill(panel + k * stride + width, panel + (k + 1) * stride, 0.0f);
+    }
+  } else {
+    static const std::array<BF16, 1024> kZeros{};
+    auto* to = reinterpret_cast<uint32_t*>(panel);
+    for (int64_t k = 0; k < count; k += 2, to += stride) {
+      interleave(to, x[k], k + 1 < count ? x[k + 1] : kZeros.data(), width);
+      std::fill(to + width, to + stride, 0u);
+    }
+  }
+}
+
+template <class T>
+void to_factors(Factor<T>* row, const float* x, int64_t vectors) {
+  auto* to = reinterpret_cast<T*>(row);
+  for (int64_t v = 0; v < vectors; ++v) {
+    if constexpr (std::is_same_v<T, float>) {
+      store(to + v * kLanes, load(x + v * kLanes));
+    } else {
+      store_bf16(to + v * kLanes, load(x + v * kLanes));
+    }
+  }
+}
+
+template <class T>
+void to_factors_of_two_rows(Factor<T>* out, const float* first, const float* second,
+                            int64_t vectors) {
+  for (int64_t v = 0; v < vectors; ++v) {
+    const F32x16 a = load(first + v * kLanes);
+    const F32x16 b = load(second + v * kLanes);
+    if constexpr (std::is_same_v<T, float>) {
+      store(out + v * kLanes, a);
+      store(out + kPanel + v * kLanes, b);
+    } else {
+      BF16 rounded[2][kLanes];
+      store_bf16(rounded[0], a);
+      store_bf16(rounded[1], b);
+      interleave(reinterpret_cast<uint32_t*>(out) + v * kLanes, rounded[0], rounded[1], kLanes);
+    }
+  }
+}
+
+template void multiply<float>(const TileProduct<float>&);
+template void multiply<BF16x2>(const TileProduct<BF16x2>&);
+template void pack_columns<float>(float*, const float* const*, int64_t, int64_t);
+template void pack_columns<BF16>(BF16x2*, const BF16* const*, int64_t, int64_t);
+template void pack_rows<float>(float*, const float* const*, int64_t, int64_t);
+template void pack_rows<BF16>(BF16x2*, const BF16* const*, int64_t, int64_t);
+template void to_factors<float>(float*, const float*, int64_t);
+template void to_factors<BF16>(BF16x2*, const float*, int64_t);
+template void to_factors_of_two_rows<float>(float*, const float*, const float*, int64_t);
+template void to_factors_of_two_rows<BF16>(BF16x2*, const float*, const float*, int64_t);
+
+}  // namespace tessera::cpu
