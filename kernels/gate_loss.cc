@@ -10,7 +10,7 @@ void gate_loss(Stream& stream, const GateLoss& a) {
   const int64_t groups = a.selection.counts.shape()[0];
   const int64_t tokens = a.selection.counts.shape()[1];
   check_selection(a.selection, groups, tokens, "gate_loss");
-  expect_tensor(a.losses, DType::kF32, {3}, "gate_loss: losses", "[3]");
+  expect_tensor(a.losses, DType::kF32, {3}, "gate_loss: losses", "[kl, entropy, z]");
   expect_tensor(a.dscores, DType::kF32, a.selection.scores.shape(), "gate_loss: dscores",
                 "[groups, tokens, k + 1]");
   CHECK(a.block_lse.shape().rank() == 4 && a.block_lse.shape()[2] >= 1, "gate_loss: block_lse is ",
