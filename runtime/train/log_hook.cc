@@ -16,8 +16,8 @@ constexpr int64_t kBarWidth = 20;
 
 std::string bar(int64_t done, int64_t all) {
   const int64_t full = all > 0 ? done * kBarWidth / all : kBarWidth;
-  return "[" + std::string(static_cast<size_t>(full), '#') +
-         std::string(static_cast<size_t>(kBarWidth - full), '.') + "] ";
+  return concat("[", std::string(static_cast<size_t>(full), '#'),
+                std::string(static_cast<size_t>(kBarWidth - full), '.'), "] ");
 }
 
 size_t terminal_columns() {

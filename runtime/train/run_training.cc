@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "kernels/core/log.h"
-#include "runtime/config/config.h"
+#include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/data/dataset.h"
 #include "runtime/train/flops.h"

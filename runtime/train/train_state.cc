@@ -1,6 +1,6 @@
 #include "runtime/train/train_state.h"
 
-#include "runtime/config/config.h"
+#include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 
 namespace tessera {
