@@ -61,6 +61,12 @@ bool is_plain_relative(const std::filesystem::path& name) {
 
 File::File(int descriptor, std::string name) : descriptor_(descriptor), name_(std::move(name)) {}
 
+File File::open(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) fail("open", path);
+  return {descriptor, path};
+}
+
 File::~File() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }

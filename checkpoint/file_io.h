@@ -24,6 +24,8 @@ class File {
  public:
   File() = default;
   File(int descriptor, std::string name);
+  /// For reading a file that the user names. Throws kUsage when it cannot be opened.
+  static File open(const std::filesystem::path& path);
   ~File();
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
