@@ -19,8 +19,8 @@ World& world() {
 
 // "/somewhere/kernels/matmul.cc" is "kernels/matmul.cc" to a reader, on every machine.
 std::string_view from_root(std::string_view file) {
-  for (const std::string_view folder :
-       {"/kernels/", "/parallel/", "/model/", "/checkpoint/", "/runtime/", "/launcher/", "/tests/"}) {
+  for (const std::string_view folder : {"/kernels/", "/parallel/", "/model/", "/checkpoint/",
+                                        "/runtime/", "/launcher/", "/tests/"}) {
     const size_t at = file.rfind(folder);
     if (at != std::string_view::npos) return file.substr(at + 1);
   }
@@ -29,7 +29,9 @@ std::string_view from_root(std::string_view file) {
 
 }  // namespace
 
-void set_error_rank(int rank, int size) { world() = {rank, size}; }
+void set_error_rank(int rank, int size) {
+  world() = {rank, size};
+}
 
 std::string rank_prefix() {
   if (world().size == 1) return {};
