@@ -1,0 +1,96 @@
+#include "runtime/config/field_rules.h"
+
+#include <array>
+
+namespace tessera {
+
+namespace {
+
+constexpr double kTokens = 16777216;      // 2^24: a vocabulary, a sequence
+constexpr double kWidth = 1048576;        // 2^20
+constexpr double kRanks = 65536;          // along one axis of the mesh
+constexpr double kSteps = 1000000000000;  // 10^12
+constexpr double kCoefficient = 1000;     // of a loss
+constexpr auto kAbove = FieldRule::Ends::kAboveLeast;
+constexpr auto kBelow = FieldRule::Ends::kBelowMost;
+
+constexpr std::array kRules = std::to_array<FieldRule>({
+    {"model.vocabulary", 2, kTokens},
+    {"model.hidden", 1, kWidth},
+    {"model.layers", 1, 4096},
+    {"model.heads", 1, 4096},
+    {"model.kv_heads", 1, 4096},
+    {"model.head_dim", 2, 1024},
+    {"model.intermediate", 0, kWidth},
+    {"model.norm_epsilon", 0, 1, 1e-5, kAbove},
+    {"model.rope_base", 1, 1e12, 10000, kAbove},
+    {"model.tie_embeddings", 0, 1, 0},
+    {"model.init_std", 0, 1, 0.02, kAbove},
+    {"model.qk_norm", 0, 1, 0},
+    {"model.output_gate", 0, 1, 0},
+    {"model.attention.sparse_ratio", 0, 1},
+    {"model.attention.global_groups", 1, 4096},
+    {"model.attention.block", 16, 4096, 64},
+    {"model.attention.gate_dim", 1, 4096, 64},
+    {"model.attention.gate_keys", 1, 4096, 1},
+    {"model.attention.window", 1, kTokens, 1024},
+    {"model.attention.sink_tokens", 0, kTokens, 4},
+    {"model.attention.sink_blocks", 0, kWidth, 1},
+    {"model.attention.window_blocks", 1, kWidth, 2},
+    {"model.attention.budget_factor", 0, 1024, 4, kAbove},
+    {"model.attention.kept_blocks", 0, kWidth, 0},
+    {"model.attention.sink_logit", 0, 1, 0},
+    {"model.attention.gate_trunk_grad", 0, 1, 1},
+    {"model.moe.experts", 1, 4096},
+    {"model.moe.experts_per_token", 1, 4096},
+    {"model.moe.intermediate", 1, kWidth},
+    {"model.moe.shared_experts", 0, 4096},
+    {"model.moe.dense_layers", 0, 4096},
+    {"model.moe.router_scale", 0, kCoefficient, 1, kAbove},
+    {"model.moe.balance_loss", 0, kCoefficient, 0.01},
+    {"model.moe.z_loss", 0, kCoefficient, 0.001},
+    {"model.moe.balance_bias_rate", 0, 1, 0},
+    {"mesh.data", 0, kRanks, 0},
+    {"mesh.expert", 1, kRanks, 1},
+    {"mesh.sequence", 1, kRanks, 1},
+    {"mesh.tensor", 1, kRanks, 1},
+    {"data.document_boundaries", 0, 1, 1},
+    {"data.max_documents", 1, kWidth, 64},
+    {"batch.sequences", 1, kTokens},
+    {"batch.micro_sequences", 0, kTokens, 0},
+    {"batch.sequence_length", 2, kTokens},
+    {"optimizer.learning_rate", 0, 10, {}, kAbove},
+    {"optimizer.beta1", 0, 1, 0.9, kBelow},
+    {"optimizer.beta2", 0, 1, 0.95, kBelow},
+    {"optimizer.epsilon", 0, 1, 1e-8, kAbove},
+    {"optimizer.weight_decay", 0, 10, 0.1},
+    {"optimizer.clip_norm", 0, 1e9, 1},
+    {"schedule.warmup_steps", 0, kSteps},
+    {"schedule.final_fraction", 0, 1, 0.1},
+    {"schedule.decay_steps", 0, kSteps},
+    {"sparsity.dense_steps", 0, kSteps},
+    {"sparsity.gate_warmup_steps", 0, kSteps},
+    {"sparsity.transition_steps", 0, kSteps},
+    {"sparsity.dense_refresh", 0, kSteps, 32},
+    {"sparsity.kl", 0, kCoefficient, 1},
+    {"sparsity.final_kl", 0, kCoefficient, 0.3},
+    {"sparsity.entropy", 0, kCoefficient, 0.01},
+    {"sparsity.z_loss", 0, kCoefficient, 1e-4},
+    {"checkpoint.every", 0, kSteps, 1000},
+    {"checkpoint.keep_last", 1, kWidth, 3},
+    {"checkpoint.keep_every", 0, kSteps, 0},
+    {"runtime.threads", 0, 4096, 0},
+    {"runtime.log_every", 1, kSteps, 10},
+    {"runtime.validate_every", 0, kSteps, 0},
+    {"runtime.validate_batches", 1, kWidth, 8},
+    {"runtime.peak_tflops", 0, 1e6, {}, kAbove},
+    {"steps", 1, kSteps},
+});
+
+}  // namespace
+
+std::span<const FieldRule> field_rules() {
+  return kRules;
+}
+
+}  // namespace tessera

@@ -1,0 +1,191 @@
+#include "runtime/config/validate.h"
+
+#include <cmath>
+
+#include "kernels/core/error.h"
+#include "runtime/config/field_rules.h"
+#include "runtime/config/number_field.h"
+#include "runtime/config/train.pb.h"
+
+namespace tessera {
+
+namespace {
+
+using Problems = std::vector<FieldProblem>;
+
+template <class... Parts>
+void require(bool condition, Problems& problems, const char* field, const Parts&... what) {
+  if (!condition) problems.push_back({field, concat(what...)});
+}
+
+/// `field`, `value` of it, must be a multiple of `other`, whose value is `divisor`.
+void require_multiple(Problems& problems, const char* field, int64_t value, const char* other,
+                      int64_t divisor) {
+  require(divisor > 0 && value % divisor == 0, problems, field, "is ", value,
+          ", expected a multiple of ", other, " = ", divisor);
+}
+
+// Whole numbers without an exponent, others as short as they are exact to 6 digits.
+std::string number(double value) {
+  if (std::abs(value) < 1e18 && value == std::floor(value)) {
+    return std::to_string(static_cast<int64_t>(value));
+  }
+  return concat(value);
+}
+
+std::string allowed(const FieldRule& rule) {
+  if (rule.ends == FieldRule::Ends::kAboveLeast) {
+    return concat("above ", number(rule.least), " and at most ", number(rule.most));
+  }
+  if (rule.ends == FieldRule::Ends::kBelowMost) {
+    return concat("at least ", number(rule.least), " and below ", number(rule.most));
+  }
+  return concat(number(rule.least), " to ", number(rule.most));
+}
+
+bool holds(const FieldRule& rule, double value) {
+  if (rule.ends == FieldRule::Ends::kAboveLeast && value == rule.least) return false;
+  if (rule.ends == FieldRule::Ends::kBelowMost && value == rule.most) return false;
+  return value >= rule.least && value <= rule.most;  // false for NaN
+}
+
+// A field that was left out and has no default: required, or not there.
+bool may_be_unset(const std::string& path) {
+  return path == "runtime.peak_tflops" || path == "model.attention.sparse_ratio" ||
+         path == "model.attention.global_groups" || path == "model.head_dim";
+}
+
+void validate_ranges(const TrainConfig& config, Problems& problems) {
+  TrainConfig copy = config;  // NumberField makes the messages on its way
+  for (const FieldRule& rule : field_rules()) {
+    const NumberField field(copy, rule.path);
+    if (!field.reachable() || (!field.is_set() && may_be_unset(rule.path))) continue;
+    const double value = field.get();
+    if (holds(rule, value)) continue;
+    const std::string found = field.is_set() ? "is " + number(value) : "is missing or 0";
+    problems.push_back({rule.path, concat(found, ", expected ", allowed(rule))});
+  }
+  require(!config.run_dir().empty(), problems, "run_dir",
+          "is missing, expected the directory for everything that the run writes");
+  require(!config.data().path().empty(), problems, "data.path",
+          "is missing, expected a directory made by tessera data prepare");
+}
+
+void validate_model(const ModelConfig& model, Problems& problems) {
+  const bool all_experts = model.has_moe() && model.moe().dense_layers() == 0;
+  require(model.head_dim() != 0, problems, "model.hidden", "is ", model.hidden(),
+          ", expected a multiple of model.heads = ", model.heads(), "; or set model.head_dim");
+  require(model.head_dim() % 2 == 0, problems, "model.head_dim", "is ", model.head_dim(),
+          ", expected an even number, because rotary positions turn pairs");
+  require_multiple(problems, "model.heads", model.heads(), "model.kv_heads", model.kv_heads());
+  require(all_experts || model.intermediate() > 0, problems, "model.intermediate",
+          "is missing or 0, expected the width of the dense feed-forward layers");
+}
+
+void validate_attention(const ModelConfig& model, Problems& problems) {
+  const AttentionConfig& attention = model.attention();
+  require(!attention.has_sparse_ratio() || !attention.has_global_groups(), problems,
+          "model.attention.sparse_ratio",
+          "is set, and so is global_groups = ", attention.global_groups(),
+          "; take one away: --set model.attention.sparse_ratio=");
+  require(attention.global_groups() <= model.kv_heads(), problems, "model.attention.global_groups",
+          "is ", attention.global_groups(),
+          ", expected at most model.kv_heads = ", model.kv_heads());
+  require(attention.block() % 16 == 0, problems, "model.attention.block", "is ", attention.block(),
+          ", expected a multiple of 16");
+  require(attention.gate_keys() > 0 && attention.block() % attention.gate_keys() == 0, problems,
+          "model.attention.gate_keys", "is ", attention.gate_keys(),
+          ", expected a divisor of model.attention.block = ", attention.block());
+}
+
+void validate_moe(const ModelConfig& model, Problems& problems) {
+  if (!model.has_moe()) return;
+  const MoeConfig& moe = model.moe();
+  const bool sigmoid = moe.router() == MoeConfig::SIGMOID;
+  require(moe.experts_per_token() <= moe.experts(), problems, "model.moe.experts_per_token", "is ",
+          moe.experts_per_token(), ", expected at most model.moe.experts = ", moe.experts());
+  require(moe.experts_per_token() != 1 || moe.router() == MoeConfig::SOFTMAX, problems,
+          "model.moe.router", "is ", MoeConfig::RouterMode_Name(moe.router()),
+          ", expected SOFTMAX: with experts_per_token = 1 a normalised weight is always 1 and the ",
+          "router would not learn");
+  require(moe.dense_layers() <= model.layers(), problems, "model.moe.dense_layers", "is ",
+          moe.dense_layers(), ", expected at most model.layers = ", model.layers());
+  require(sigmoid || moe.balance_bias_rate() == 0, problems, "model.moe.balance_bias_rate", "is ",
+          moe.balance_bias_rate(), ", expected 0 unless model.moe.router is SIGMOID");
+  require(sigmoid || moe.router_scale() == 1, problems, "model.moe.router_scale", "is ",
+          moe.router_scale(), ", expected 1 unless model.moe.router is SIGMOID");
+}
+
+void validate_steps(const TrainConfig& config, Problems& problems) {
+  const ScheduleConfig& schedule = config.schedule();
+  const SparsityConfig& sparsity = config.sparsity();
+  const int64_t steps = config.steps();
+  const auto total = static_cast<double>(steps) * config.batch().sequences() *
+                     static_cast<double>(config.batch().sequence_length());
+  // Tokens are counted in 64 bits; beyond 2^62 something is mistyped anyway.
+  require(total < 0x1p62, problems, "steps", "is ", steps, ", expected steps x batch.sequences x ",
+          "batch.sequence_length below 2^62 tokens");
+  const bool decays = schedule.shape() == ScheduleConfig::WSD;
+  require(schedule.warmup_steps() <= steps, problems, "schedule.warmup_steps", "is ",
+          schedule.warmup_steps(), ", expected at most steps = ", steps);
+  require(!decays || schedule.decay_steps() <= steps - schedule.warmup_steps(), problems,
+          "schedule.decay_steps", "is ", schedule.decay_steps(),
+          ", expected at most steps - schedule.warmup_steps = ", steps - schedule.warmup_steps());
+  require(sparsity.gate_warmup_steps() <= sparsity.dense_steps(), problems,
+          "sparsity.gate_warmup_steps", "is ", sparsity.gate_warmup_steps(),
+          ", expected at most sparsity.dense_steps = ", sparsity.dense_steps());
+  const int64_t left = steps - sparsity.dense_steps();
+  require(left <= 0 || sparsity.transition_steps() <= left, problems, "sparsity.transition_steps",
+          "is ", sparsity.transition_steps(),
+          ", expected at most steps - sparsity.dense_steps = ", left);
+  const CheckpointConfig& checkpoint = config.checkpoint();
+  require(checkpoint.every() <= 0 || checkpoint.keep_every() % checkpoint.every() == 0, problems,
+          "checkpoint.keep_every", "is ", checkpoint.keep_every(),
+          ", expected a multiple of checkpoint.every = ", checkpoint.every());
+}
+
+}  // namespace
+
+Problems validate(const TrainConfig& config) {
+  Problems problems;
+  validate_ranges(config, problems);
+  // What fields say together is only worth saying when each of them is possible.
+  if (!problems.empty()) return problems;
+  validate_model(config.model(), problems);
+  validate_attention(config.model(), problems);
+  validate_moe(config.model(), problems);
+  validate_steps(config, problems);
+  return problems;
+}
+
+Problems validate_mesh(const TrainConfig& config) {
+  Problems problems;
+  const ModelConfig& model = config.model();
+  const MeshConfig& mesh = config.mesh();
+  const int64_t tensor = mesh.tensor();
+  const int64_t batch_ranks = int64_t{mesh.data()} * mesh.expert();
+  require_multiple(problems, "model.heads", model.heads(), "mesh.tensor", tensor);
+  // With more tensor ranks than KV heads several ranks hold the same KV head.
+  require(model.kv_heads() % tensor == 0 || tensor % model.kv_heads() == 0, problems,
+          "model.kv_heads", "is ", model.kv_heads(),
+          ", expected a multiple or a divisor of mesh.tensor = ", tensor);
+  require_multiple(problems, "model.intermediate", model.intermediate(), "mesh.tensor", tensor);
+  if (model.has_moe()) {
+    const int64_t shared = int64_t{model.moe().shared_experts()} * model.moe().intermediate();
+    require_multiple(problems, "model.moe.experts", model.moe().experts(), "mesh.expert",
+                     mesh.expert());
+    require(shared % tensor == 0, problems, "model.moe.shared_experts", "makes ", shared,
+            " columns, expected a multiple of mesh.tensor = ", tensor);
+  }
+  require_multiple(problems, "batch.sequence_length", config.batch().sequence_length(),
+                   "mesh.sequence", mesh.sequence());
+  require_multiple(problems, "batch.sequences", config.batch().sequences(),
+                   "mesh.data x mesh.expert", batch_ranks);
+  const int64_t of_rank = config.batch().sequences() / std::max<int64_t>(1, batch_ranks);
+  const int64_t micro = config.batch().micro_sequences();
+  require(micro == 0 || of_rank % micro == 0, problems, "batch.micro_sequences", "is ", micro,
+          ", expected a divisor of the ", of_rank, " sequences of each rank, or 0 for all of them");
+  return problems;
+}
+
+}  // namespace tessera
