@@ -52,6 +52,7 @@ struct AttentionOperands {
 
 /// A piece of a segment: positions first .. first + count - 1.
 struct Piece {
+  int64_t segment;
   int64_t origin;  ///< token where the segment starts
   int64_t first;
   int64_t count;

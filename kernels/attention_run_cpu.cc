@@ -44,7 +44,7 @@ Piece find_piece(std::span<const int32_t> starts, int64_t length, int64_t number
   const int64_t origin = starts[static_cast<size_t>(low)];
   const int64_t tokens = starts[static_cast<size_t>(low) + 1] - origin;
   const int64_t first = (number - origin / length - low) * length;
-  return {origin, first, std::clamp<int64_t>(tokens - first, 0, length), tokens};
+  return {low, origin, first, std::clamp<int64_t>(tokens - first, 0, length), tokens};
 }
 
 RowBatches::RowBatches(const Attendees& tokens, const KeyPanel& panel, int64_t window,
