@@ -197,25 +197,32 @@ Complex weighted_scores(const ScoreProblem& p, const std::vector<Complex>& qt,
   return sum;
 }
 
-TEST(ScoreBackward, IsTheGradientOfTheScores) {
+void expect_gradient(const ScoreProblem& p) {
   Stream stream{Device{}, 2};
+  const ScoreResult found = run_scores(stream, p);
+  const std::vector<double> qt = support::to_doubles(p.qt);
+  const std::vector<double> kt = support::to_doubles(p.kt);
+  const auto dqt = reference::complex_step_gradient(qt, [&](const std::vector<Complex>& x) {
+    return weighted_scores(p, x, reference::as<Complex>(kt));
+  });
+  const auto dkt = reference::complex_step_gradient(kt, [&](const std::vector<Complex>& x) {
+    return weighted_scores(p, reference::as<Complex>(qt), x);
+  });
+  support::expect_close(found.dqt, dqt, 1e-11, "dqt");
+  support::expect_close(found.dkt, dkt, 1e-11, "dkt");
+}
+
+TEST(ScoreBackward, IsTheGradientOfTheScores) {
   for (const int64_t gate_keys : {1, 4}) {
     for (const int64_t kept : {2, 20}) {
       const BlockRule rule{.sink_blocks = 1, .window_blocks = 1, .kept = kept};
-      const ScoreProblem p({0, 37, 90, 1}, rule, gate_keys, 3);
-      const ScoreResult found = run_scores(stream, p);
-      const std::vector<double> qt = support::to_doubles(p.qt);
-      const std::vector<double> kt = support::to_doubles(p.kt);
-      const auto dqt = reference::complex_step_gradient(qt, [&](const std::vector<Complex>& x) {
-        return weighted_scores(p, x, reference::as<Complex>(kt));
-      });
-      const auto dkt = reference::complex_step_gradient(kt, [&](const std::vector<Complex>& x) {
-        return weighted_scores(p, reference::as<Complex>(qt), x);
-      });
-      support::expect_close(found.dqt, dqt, 1e-11, "dqt");
-      support::expect_close(found.dkt, dkt, 1e-11, "dkt");
+      expect_gradient({{0, 37, 90, 1}, rule, gate_keys, 3});
     }
   }
+}
+
+TEST(ScoreBackward, ReachesEveryBlockOfALongSegment) {
+  expect_gradient({{40, 290}, {.sink_blocks = 0, .window_blocks = 1, .kept = 3}, 1, 1});
 }
 
 TEST(ScoreBackward, AnyNumberOfThreadsGivesTheSameBits) {
