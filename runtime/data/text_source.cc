@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kernels/core/log.h"
+#include "runtime/data/text_cut.h"
 
 namespace tessera {
 
@@ -84,17 +85,6 @@ bool is_blank(std::string_view line) {
 
 bool has_nul(std::string_view text) {
   return text.find('\0') != std::string_view::npos;
-}
-
-/// Where to cut `text` so that no line, or at least no UTF-8 character, is cut in two.
-size_t good_cut(std::string_view text) {
-  if (const size_t line_end = text.rfind('\n'); line_end != std::string_view::npos) {
-    return line_end + 1;
-  }
-  const auto continues = [&](size_t i) { return (static_cast<uint8_t>(text[i]) & 0xC0) == 0x80; };
-  size_t cut = text.size();
-  while (cut > 1 && text.size() - cut < 4 && continues(cut - 1)) --cut;
-  return cut > 1 && static_cast<uint8_t>(text[cut - 1]) >= 0xC0 ? cut - 1 : text.size();
 }
 
 /// The JSON library's message without "[json.exception.parse_error.101] ", and not the whole line.
@@ -188,7 +178,7 @@ bool TextSource::next_part(std::string& document) {
     }
     return false;
   }
-  used_ = offset_ < file_->size() ? good_cut(buffer_) : buffer_.size();
+  used_ = offset_ < file_->size() ? text_cut(buffer_) : buffer_.size();
   document.assign(buffer_, 0, used_);
   return true;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/core/error.h"
+#include "runtime/data/text_cut.h"
 
 namespace tessera {
 
@@ -16,6 +17,8 @@ constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 // Bytes, <unk> and </s> are always part of a vocabulary; some room must be left to learn.
 constexpr int32_t kLeastVocabulary = kBytes + 2 + 32;
 constexpr int32_t kMostVocabulary = 1'000'000;
+// SentencePiece takes about 90 bytes of memory for each byte of text it encodes at once.
+constexpr size_t kPieceBytes = size_t{64} << 10;
 
 /// Feeds text to the trainer line by line.
 class LineIterator final : public sentencepiece::SentenceIterator {
@@ -101,9 +104,14 @@ void Tokenizer::encode(std::string_view text, std::vector<int32_t>& tokens) cons
     return;
   }
   std::vector<int> ids;
-  const auto status = sentence_piece_->processor.Encode(text, &ids);
-  CHECK(status.ok(), "tokenizer: SentencePiece cannot encode: ", status.message());
-  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  while (!text.empty()) {
+    const bool last = text.size() <= kPieceBytes;
+    const size_t size = last ? text.size() : text_cut(text.substr(0, kPieceBytes));
+    const auto status = sentence_piece_->processor.Encode(text.substr(0, size), &ids);
+    CHECK(status.ok(), "tokenizer: SentencePiece cannot encode: ", status.message());
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    text.remove_prefix(size);
+  }
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> tokens) const {

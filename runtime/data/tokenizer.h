@@ -14,7 +14,8 @@ namespace tessera {
 /// * bytes: token b is byte b, so any bytes go through unchanged; token 256 ends a document; the
 ///   vocabulary is 257.
 /// * SentencePiece: a trained model (Kudo & Richardson 2018, arXiv:1808.06226); its </s> ends a
-///   document. Invalid UTF-8 becomes U+FFFD, and U+2581 reads back as a space.
+///   document. Invalid UTF-8 becomes U+FFFD, and U+2581 reads back as a space. A text of more
+///   than 64 KiB is encoded in pieces, cut as text_cut() says.
 /// Constant after construction: any number of threads may use it at once.
 class Tokenizer {
  public:

@@ -81,6 +81,21 @@ TEST(SentencePiece, NeverFailsOnStrangeText) {
   EXPECT_EQ(tokenizer.decode(tokens), "x</s>y<unk>");
 }
 
+TEST(SentencePiece, LongTextsAreEncodedInPiecesThatDoNotShow) {
+  const Tokenizer tokenizer = Tokenizer::from_model(trained_model(), "test");
+  std::string text;
+  std::vector<int32_t> by_line;
+  for (int i = 0; text.size() < 200'000; ++i) {
+    const std::string line = concat("  const int value_", i, " = größe;\n");
+    tokenizer.encode(line, by_line);
+    text += line;
+  }
+  EXPECT_EQ(encode(tokenizer, text), by_line);
+  std::string unbroken;
+  while (unbroken.size() < 200'000) unbroken += "漢字🎉é";
+  EXPECT_EQ(tokenizer.decode(encode(tokenizer, unbroken)), unbroken);
+}
+
 TEST(SentencePiece, DecodesAnyNumbers) {
   const Tokenizer tokenizer = Tokenizer::from_model(trained_model(), "test");
   std::vector<int32_t> tokens = encode(tokenizer, "ab");

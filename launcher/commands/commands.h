@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+/// The sub-commands of `tessera`, one file each. `arguments` are those behind the sub-command's
+/// name. Returns the exit code of the process; throws Error with the code for what went wrong.
+
+/// tessera data prepare: text to tokens.
+int run_data(const std::vector<std::string>& arguments);
+
+}  // namespace tessera
