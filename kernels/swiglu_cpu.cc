@@ -49,9 +49,9 @@ void swiglu_forward(ThreadPool& threads, const SwigluForward& a) {
         const float weight = weights == nullptr ? 1 : weights[r];
         const T* const row = gate_up + r * 2 * dim;
         for_lanes(dim, [&](int64_t j, int64_t lanes) {
-          const F32x16 silu = fast_silu(load_first(row + j, lanes));
-          const F32x16 product = silu * load_first(row + dim + j, lanes);
-          store_first(y + r * dim + j, product * weight, lanes);
+          const F32x16 g = load_first(row + j, lanes);
+          const F32x16 silu = g * fast_sigmoid(g);
+          store_first(y + r * dim + j, silu * load_first(row + dim + j, lanes) * weight, lanes);
         });
       }
     });

@@ -46,11 +46,4 @@ template <class F>
   return 1.0f / (1.0f + fast_exp(-x));
 }
 
-/// x * sigmoid(x), with the limits 0 at -inf and x at +inf.
-template <class F>
-[[gnu::always_inline]] inline F fast_silu(F x) {
-  const F lowest = F{} - 200.0f;
-  return (x < lowest ? lowest : x) * fast_sigmoid(x);
-}
-
 }  // namespace tessera

@@ -47,5 +47,14 @@ TEST(Error, NamesTheRankInAWorldOfSeveral) {
   }).join();
 }
 
+TEST(Error, ExitCodesAreAContract) {
+  EXPECT_EQ(static_cast<int>(ExitCode::kFinished), 0);
+  EXPECT_EQ(static_cast<int>(ExitCode::kUsage), 2);
+  EXPECT_EQ(static_cast<int>(ExitCode::kBadData), 65);
+  EXPECT_EQ(static_cast<int>(ExitCode::kNoCheckpoint), 66);
+  EXPECT_EQ(static_cast<int>(ExitCode::kTryAgain), 75);
+  EXPECT_EQ(static_cast<int>(ExitCode::kNoProgress), 93);
+}
+
 }  // namespace
 }  // namespace tessera

@@ -74,22 +74,13 @@ TEST(FastMath, ExpNeverFalls) {
   }
 }
 
-TEST(FastMath, SigmoidAndSilu) {
+TEST(FastMath, Sigmoid) {
   const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
-  const auto silu = [](double x) { return x / (1 + std::exp(-x)); };
-  const std::vector<float> range = sweep(-80.0f, 80.0f, 9973);
-  EXPECT_LT(worst_relative_error(range, fast_sigmoid<float>, sigmoid), 4e-7);
-  std::vector<float> not_zero;
-  for (const float x : range) {
-    if (std::abs(x) > 1e-30f) not_zero.push_back(x);
-  }
-  EXPECT_LT(worst_relative_error(not_zero, fast_silu<float>, silu), 5e-7);
+  EXPECT_LT(worst_relative_error(sweep(-80.0f, 80.0f, 9973), fast_sigmoid<float>, sigmoid), 4e-7);
   EXPECT_EQ(fast_sigmoid(-kInfinity), 0.0f);
   EXPECT_EQ(fast_sigmoid(kInfinity), 1.0f);
-  EXPECT_EQ(fast_silu(-kInfinity), 0.0f);
-  EXPECT_EQ(fast_silu(kInfinity), kInfinity);
-  EXPECT_TRUE(std::isnan(fast_silu(std::numeric_limits<float>::quiet_NaN())));
-  EXPECT_FLOAT_EQ(fast_silu(broadcast(1.5f))[3], static_cast<float>(silu(1.5)));
+  EXPECT_TRUE(std::isnan(fast_sigmoid(std::numeric_limits<float>::quiet_NaN())));
+  EXPECT_FLOAT_EQ(fast_sigmoid(broadcast(1.5f))[3], static_cast<float>(sigmoid(1.5)));
 }
 
 }  // namespace

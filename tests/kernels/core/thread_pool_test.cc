@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "tests/support/compare.h"
@@ -59,6 +61,28 @@ TEST(ThreadPool, AnExceptionOfATaskArrivesAndThePoolStaysUsable) {
       pool.for_each(10, [&](int64_t i) { sum += i; });
       EXPECT_EQ(sum, 45);
     }
+  }
+}
+
+TEST(ThreadPool, UsesItsThreads) {
+  ThreadPool pool(2);
+  std::atomic<int> inside{0};
+  // Each of the two tasks waits for the other: only two threads can finish this.
+  pool.for_each(2, [&](int64_t) {
+    inside.fetch_add(1);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (inside.load() < 2 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    EXPECT_EQ(inside.load(), 2);
+  });
+}
+
+TEST(ThreadPool, WakesUpAfterALongPause) {
+  ThreadPool pool(3);
+  for (int loop = 0; loop < 3; ++loop) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::atomic<int> runs{0};
+    pool.for_each(10, [&](int64_t) { runs.fetch_add(1); });
+    EXPECT_EQ(runs.load(), 10);
   }
 }
 

@@ -1,0 +1,102 @@
+#include "kernels/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/compare.h"
+#include "tests/support/tolerance.h"
+
+namespace tessera {
+namespace {
+
+using support::from_ints;
+using support::plan_view;
+using support::random_tensor;
+using support::Tensor;
+
+TEST(Embedding, ForwardCopiesRows) {
+  Stream stream{Device{}, 2};
+  const std::vector<int32_t> ids{4, 0, 2, 2, 6};
+  for (const DType dtype : support::dtypes()) {
+    const Tensor table = random_tensor(dtype, {7, 20}, 1);
+    const Tensor y(dtype, {5, 20});
+    embedding_forward(stream, {.y = y, .table = table, .ids = from_ints(ids)});
+    for (int64_t t = 0; t < 5; ++t) {
+      support::expect_same_bits(y.view().rows(t, 1),
+                                table.view().rows(ids[static_cast<size_t>(t)], 1), "row");
+    }
+  }
+}
+
+TEST(Embedding, BackwardAddsInTokenOrder) {
+  Stream stream{Device{}, 3};
+  const Tensor ids = support::random_ints({64}, 2, 0, 5);
+  for (const DType dtype : support::dtypes()) {
+    for (const int64_t dim : {16, 300}) {
+      const Tensor dy = random_tensor(dtype, {64, dim}, 3);
+      const Tensor dtable = random_tensor(DType::kF32, {6, dim}, 4);
+      const Tensor expected = support::copy_of(dtable);
+      const auto more = support::to_doubles(dy);
+      for (size_t t = 0; t < 64; ++t) {
+        for (size_t d = 0; d < static_cast<size_t>(dim); ++d) {
+          const size_t to = static_cast<size_t>(ids.as<int32_t>()[t] * dim) + d;
+          const size_t from = t * static_cast<size_t>(dim) + d;
+          expected.as<float>()[to] += static_cast<float>(more[from]);
+        }
+      }
+      embedding_backward(stream, {.dtable = dtable, .dy = dy, .ids = ids});
+      support::expect_same_bits(dtable, expected, concat("dtable of ", name_of(dtype)));
+    }
+  }
+}
+
+TEST(Embedding, GivesTheSameBitsOnAnyNumberOfThreads) {
+  const Tensor ids = support::random_ints({500}, 5, 0, 40);
+  const Tensor dy = random_tensor(DType::kBF16, {500, 700}, 6);
+  support::expect_same_on_any_threads([&](Stream& stream) {
+    Tensor dtable(DType::kF32, {40, 700});
+    embedding_backward(stream, {.dtable = dtable, .dy = dy, .ids = ids});
+    return support::tensors(std::move(dtable));
+  });
+}
+
+TEST(Embedding, SaysWhichTokenIsOutOfRange) {
+  Stream stream{Device{}};
+  const Tensor table(DType::kF32, {7, 4});
+  const Tensor y(DType::kF32, {3, 4});
+  for (const int32_t bad : {7, -1, 50256}) {
+    const std::string sentence =
+        concat("embedding: token 2 has id ", bad, ", expected 0 to 6; use data of the model's");
+    const Tensor ids = from_ints({6, 0, bad});
+    support::expect_error([&] { embedding_forward(stream, {.y = y, .table = table, .ids = ids}); },
+                          sentence);
+    support::expect_error(
+        [&] { embedding_backward(stream, {.dtable = table, .dy = y, .ids = ids}); }, sentence);
+  }
+  try {
+    embedding_forward(stream, {.y = y, .table = table, .ids = from_ints({7, 7, 7})});
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::kBadData);
+  }
+}
+
+TEST(Embedding, SaysWhatIsWrong) {
+  Stream stream(Device{DeviceKind::kPlan});
+  const TensorView table = plan_view(DType::kBF16, {7, 4});
+  support::expect_error(
+      [&] {
+        embedding_forward(stream, {.y = plan_view(DType::kF32, {3, 4}),
+                                   .table = table,
+                                   .ids = plan_view(DType::kI32, {3})});
+      },
+      "embedding_forward: y is f32 [3, 4], expected bf16 [tokens, dim] = [3, 4]");
+  support::expect_error(
+      [&] {
+        embedding_backward(stream, {.dtable = table,
+                                    .dy = plan_view(DType::kF32, {3, 4}),
+                                    .ids = plan_view(DType::kI32, {3})});
+      },
+      "embedding_backward: dtable is bf16 [7, 4], expected f32 [vocabulary, dim] = [7, 4]");
+}
+
+}  // namespace
+}  // namespace tessera
