@@ -56,15 +56,12 @@ SparsityPlan sparsity_plan(const StepPlan& plan, double gate_rows) {
 
 GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model, Communicator& data,
                          Stream& stream, Arena& arena)
-    : config_(config), model_(model), data_(data), stream_(stream), arena_(arena) {
-  const Shape counts{model.moe_layers(), model.experts()};
-  const bool routed = counts.elements() > 0;
-  const int64_t small = aligned(4 * 4);
-  sums_buffer_ = Buffer(stream.device(), 3 * small + (routed ? counts.elements() * 4 : 0));
-  sums_.gate_losses = sums_buffer_.view(DType::kF32, {3});
-  sums_.router_losses = sums_buffer_.view(DType::kF32, {2}, small);
-  sums_.gate_stats = sums_buffer_.view(DType::kF32, {4}, 2 * small);
-  if (routed) sums_.expert_counts = sums_buffer_.view(DType::kF32, counts, 3 * small);
+    : config_(config),
+      model_(model),
+      data_(data),
+      stream_(stream),
+      arena_(arena),
+      sums_(stream.device(), model) {
   const int64_t per_rank = config.batch().sequences() / data.size();
   micro_batches_.resize(static_cast<size_t>(per_rank / micro_sequences(config, data.size())));
 }
@@ -100,15 +97,12 @@ double GlobalBatch::count_gate_rows_of(const StepPlan& plan) const {
 
 Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
   const double parts = static_cast<double>(micro_batches_.size()) * data_.size();
-  for (const TensorView& sum :
-       {sums_.gate_losses, sums_.router_losses, sums_.gate_stats, sums_.expert_counts}) {
-    if (!sum.empty()) fill(stream_, {.x = sum, .value = 0});
-  }
+  sums_.clear(stream_);
   return {.stream = stream_,
           .arena = arena_,
           .sparsity = sparsity_plan(plan, gate_rows),
           .router = {.share = static_cast<float>(1 / parts), .ranks = &data_},
-          .sums = sums_};
+          .sums = sums_.views()};
 }
 
 GlobalBatch::Totals GlobalBatch::forward_backward(const DataLoader& loader, int64_t first,
@@ -137,9 +131,9 @@ GlobalBatch::Totals GlobalBatch::forward_backward(const DataLoader& loader, int6
 }
 
 void GlobalBatch::reduce(Totals& totals) {
-  const auto gate = sums_.gate_losses.as<float>();
-  const auto router = sums_.router_losses.as<float>();
-  const auto stats = sums_.gate_stats.as<float>();
+  const auto gate = sums_.views().gate_losses.as<float>();
+  const auto router = sums_.views().router_losses.as<float>();
+  const auto stats = sums_.views().gate_stats.as<float>();
   std::array<double, 11> values{totals.loss, gate[0],  gate[1],  gate[2],  router[0], router[1],
                                 totals.stop, stats[0], stats[1], stats[2], stats[3]};
   data_.all_reduce_values(values);
@@ -152,9 +146,14 @@ void GlobalBatch::reduce(Totals& totals) {
   totals.stop = values[6];
   if (values[7] > 0) totals.sparsity = values[8] / values[7];
   if (values[9] > 0) totals.gate_openness = values[10] / values[9];
-  if (!sums_.expert_counts.empty()) {
-    data_.all_reduce(stream_, sums_.expert_counts, Reduction::kSum);
+  if (model_.moe_layers() > 0) {
+    data_.all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
+}
+
+ConstTensorView GlobalBatch::expert_counts() const {
+  if (model_.moe_layers() == 0) return {};
+  return sums_.views().expert_counts;
 }
 
 double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan) {

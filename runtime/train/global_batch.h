@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "model/transformer.h"
+#include "model/step_sums.h"
 #include "parallel/communicator.h"
 #include "runtime/data/data_loader.h"
 #include "runtime/train/step_plan.h"
@@ -43,7 +43,7 @@ class GlobalBatch {
 
   /// Tokens that chose each expert in the last forward_backward, over all ranks,
   /// [moe layers, experts] f32; empty without MoE.
-  ConstTensorView expert_counts() const { return sums_.expert_counts; }
+  ConstTensorView expert_counts() const;
 
  private:
   void load(const DataLoader& loader, int64_t first);
@@ -57,8 +57,7 @@ class GlobalBatch {
   Communicator& data_;
   Stream& stream_;
   Arena& arena_;
-  Buffer sums_buffer_;
-  StepSums sums_;
+  StepSumsBuffer sums_;
   std::vector<MicroBatch> micro_batches_;
 };
 

@@ -5,7 +5,7 @@
 #include <sstream>
 #include <vector>
 
-#include "model/transformer.h"
+#include "model/step_sums.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/global_batch.h"
@@ -38,18 +38,14 @@ MemoryPlan plan_memory(const TrainConfig& config, int data_ranks) {
   const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
   store.allocate(device);
   const AdamwOptimizer optimizer(config.optimizer(), store, device);
-  StepSums sums;
-  sums.gate_losses = {nullptr, DType::kF32, {3}, device};
-  sums.gate_stats = {nullptr, DType::kF32, {4}, device};
-  sums.router_losses = {nullptr, DType::kF32, {2}, device};
-  sums.expert_counts = {nullptr, DType::kF32, {model.moe_layers(), model.experts()}, device};
+  StepSumsBuffer sums(device, model);
   Arena arena(device, 0);
   for (const int64_t step : stage_begins(config)) {
     Transformer::Run run{.stream = stream,
                          .arena = arena,
                          .sparsity = sparsity_plan(plan_step(config, step), 1),
                          .router = {},
-                         .sums = sums};
+                         .sums = sums.views()};
     (void)model.forward_backward(run, planned_batch(config, data_ranks), 1);
   }
   return {.parameters = store.value_bytes(),

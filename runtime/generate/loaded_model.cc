@@ -1,0 +1,72 @@
+#include "runtime/generate/loaded_model.h"
+
+#include <array>
+
+#include "checkpoint/candidates.h"
+#include "checkpoint/reader.h"
+#include "kernels/elementwise.h"
+#include "runtime/config/config.h"
+#include "runtime/config/train.pb.h"
+#include "runtime/train/model_options.h"
+
+namespace tessera {
+
+namespace {
+
+DType chosen_dtype(const std::string& precision, const TrainConfig& config) {
+  if (precision == "checkpoint") return value_dtype(config);
+  if (precision == "f32") return DType::kF32;
+  if (precision == "bf16") return DType::kBF16;
+  throw Error(ExitCode::kUsage,
+              concat("--precision is '", precision, "', expected checkpoint, f32 or bf16"));
+}
+
+DType stored_dtype(const CheckpointReader& reader, TensorKind kind, const std::string& name) {
+  for (const TensorFacts& facts : reader.tensors()) {
+    if (facts.kind == kind && facts.name == name) return facts.dtype;
+  }
+  throw Error(ExitCode::kBadData,
+              concat(reader.directory().string(), " has no ", name_of(kind), " '", name, "'"));
+}
+
+void load_parameter(Stream& stream, const CheckpointReader& reader, const Parameter& parameter) {
+  TensorKind kind = parameter.trained ? TensorKind::kParameter : TensorKind::kBuffer;
+  if (parameter.dtype == DType::kF32 && reader.contains(TensorKind::kMaster, parameter.name)) {
+    kind = TensorKind::kMaster;
+  }
+  const DType stored = stored_dtype(reader, kind, parameter.name);
+  const Shape shape = parameter.shard.local();
+  Buffer buffer;
+  TensorView target = parameter.value;
+  if (stored != parameter.dtype) {
+    buffer = Buffer(Device{}, shape.elements() * size_of(stored));
+    target = buffer.view(stored, shape);
+  }
+  const std::array<NamedTensor, 1> tensor{
+      NamedTensor{.name = parameter.name, .shard = parameter.shard, .data = target}};
+  reader.read(kind, tensor);
+  if (stored != parameter.dtype) cast(stream, {.y = parameter.value, .x = target});
+}
+
+}  // namespace
+
+LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
+                       const LoadOptions& options) {
+  const CheckpointReader reader(find_checkpoint(path));
+  const std::string name = (reader.directory() / kConfigBlob).string();
+  LoadedModel loaded;
+  loaded.config =
+      std::make_unique<TrainConfig>(parse_train_config(reader.read_blob(kConfigBlob), name));
+  loaded.step = reader.facts().id.step;
+  loaded.dtype = chosen_dtype(options.precision, *loaded.config);
+  loaded.store = std::make_unique<ParameterStore>();
+  loaded.model = std::make_unique<Transformer>(loaded.config->model(), loaded.dtype,
+                                               Recompute::kNothing, *loaded.store);
+  loaded.store->allocate(stream.device(), options.gradients);
+  for (const Parameter& parameter : loaded.store->all()) {
+    load_parameter(stream, reader, parameter);
+  }
+  return loaded;
+}
+
+}  // namespace tessera

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "model/transformer.h"
+
+namespace tessera {
+
+class TrainConfig;
+
+/// A trained model, ready to run on the CPU.
+struct LoadedModel {
+  std::unique_ptr<TrainConfig> config;  ///< of the run that made it
+  int64_t step = 0;                     ///< finished steps of that run
+  DType dtype = DType::kBF16;
+  std::unique_ptr<ParameterStore> store;
+  std::unique_ptr<Transformer> model;
+};
+
+struct LoadOptions {
+  /// "checkpoint": as it was trained; "f32", "bf16". In f32 a bf16 run's master weights are used.
+  std::string precision = "checkpoint";
+  bool gradients = false;  ///< allocate gradients too
+};
+
+/// `path` is a checkpoint, or a run directory: then its newest valid checkpoint.
+/// Throws Error: kNoCheckpoint, kBadData, kUsage for an unknown precision.
+LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
+                       const LoadOptions& options);
+
+}  // namespace tessera
