@@ -1,0 +1,65 @@
+#include "launcher/dispatch.h"
+
+#include <array>
+#include <iostream>
+
+#include "kernels/core/error.h"
+#include "launcher/arguments.h"
+#include "launcher/commands/commands.h"
+#include "launcher/version.h"
+#include "runtime/config/wording.h"
+
+namespace tessera {
+
+namespace {
+
+struct Command {
+  const char* name;
+  const char* job;
+  int (*run)(const std::vector<std::string>& arguments);
+};
+
+constexpr std::array kCommands = std::to_array<Command>({
+    {"train", "train a model, alone or as one rank of a job", run_train},
+    {"data", "make token shards from text", run_data},
+    {"score", "logits, losses and gradients of given tokens", run_score},
+});
+
+void print_help() {
+  std::cout << "usage: tessera COMMAND ...\n\n"
+               "Trains, checks and serves language models with sparse attention and experts.\n\n";
+  for (const Command& command : kCommands) {
+    std::string name = command.name;
+    name.resize(12, ' ');
+    std::cout << "  " << name << command.job << "\n";
+  }
+  std::cout
+      << "\n"
+         "tessera COMMAND --help says more. Exit codes: 0 finished, 1 error, 2 wrong usage or\n"
+         "configuration, 65 damaged data or checkpoint, 66 no valid checkpoint, 75 try again,\n"
+         "93 no progress.\n\n"
+         "example: tessera data prepare --input /usr/include/c++ --output data/headers\n";
+}
+
+}  // namespace
+
+int dispatch(const std::vector<std::string>& arguments) {
+  if (arguments.empty()) misuse("", "the command is missing");
+  const std::string& name = arguments.front();
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_help();
+    return 0;
+  }
+  if (name == "--version") {
+    std::cout << version_text() << "\n";
+    return 0;
+  }
+  std::vector<std::string> names;
+  for (const Command& command : kCommands) {
+    if (name == command.name) return command.run({arguments.begin() + 1, arguments.end()});
+    names.push_back(command.name);
+  }
+  misuse("", concat("there is no command ", in_quotes(name), did_you_mean(name, names)));
+}
+
+}  // namespace tessera
