@@ -15,16 +15,23 @@ namespace options = boost::program_options;
 // Takes the arguments that are one too many, so that they can be named.
 constexpr const char* kTooMany = "argument too many";
 
+bool has(const options::options_description& description, const std::string& name) {
+  return description.find_nothrow(name, /*approx=*/false) != nullptr;
+}
+
 void print_help(const CommandLine& line) {
+  options::options_description shown_options = line.options;
+  if (!has(shown_options, "help")) shown_options.add_options()("help", "show this text");
   std::cout << "usage: tessera " << line.name << " " << line.usage << "\n\n"
             << line.about << "\n\n"
-            << line.options << "  --help" << std::string(20, ' ')
-            << "show this text\n\nexample: " << line.examples << "\n";
+            << shown_options << "\nexample: " << line.examples
+            << (line.examples.ends_with("\n") ? "" : "\n");
 }
 
 std::vector<std::string> option_names(const CommandLine& line) {
-  std::vector<std::string> names{"--help"};
+  std::vector<std::string> names;
   for (const auto& option : line.options.options()) names.push_back("--" + option->long_name());
+  if (!has(line.options, "help")) names.push_back("--help");
   return names;
 }
 
@@ -55,7 +62,7 @@ options::variables_map parse(const CommandLine& line, const std::vector<std::str
   all.add(line.options);
   options::positional_options_description positional;
   for (const std::string& name : line.positional) {
-    all.add_options()(name.c_str(), options::value<std::string>());
+    if (!has(all, name)) all.add_options()(name.c_str(), options::value<std::string>());
     positional.add(name.c_str(), 1);
   }
   all.add_options()(kTooMany, options::value<std::vector<std::string>>());

@@ -15,7 +15,7 @@ struct CommandLine {
   /// Ready to be copied into a shell, each with a line before it that says what for.
   std::string examples;
   boost::program_options::options_description options{"options", 98};
-  /// Names of the arguments without "--", in order; read them as std::string.
+  /// Names of the arguments without "--", in order: required, read as std::string.
   std::vector<std::string> positional = {};
 };
 

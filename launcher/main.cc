@@ -1,6 +1,9 @@
+#include <chrono>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels/core/cpu_features.h"
@@ -14,8 +17,10 @@ namespace {
 using tessera::ExitCode;
 
 // Wrong usage is told as it is, for people and editors that follow file:line:column; everything
-// else goes to the log, too. The rank is in the message already.
+// else goes to the log, too. The rank is in the message already. What all ranks see is told by rank
+// 0 alone: its exit ends the job before the others speak.
 int report(const std::string& message, ExitCode code) {
+  if (tessera::job_environment().rank > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
   const std::string prefix = tessera::rank_prefix();
   const std::string plain = message.starts_with(prefix) ? message.substr(prefix.size()) : message;
   if (code == ExitCode::kUsage) {
@@ -38,6 +43,8 @@ int main(int argc, char** argv) {
                  missing);
     return static_cast<int>(ExitCode::kUsage);
   }
+  const tessera::JobEnvironment job = tessera::job_environment();
+  tessera::set_error_rank(job.rank, job.ranks);
   const tessera::JobEnvironment job = tessera::job_environment();
   tessera::set_error_rank(job.rank, job.ranks);
   try {

@@ -8,6 +8,10 @@ namespace tessera {
 /// The sub-commands of `tessera`, one file each. `arguments` are those behind the sub-command's
 /// name. Returns the exit code of the process; throws Error with the code for what went wrong.
 
+/// tessera train: the rank program.
+int run_train(const std::vector<std::string>& arguments);
+/// tessera score: logits, losses and gradients of given tokens.
+int run_score(const std::vector<std::string>& arguments);
 /// tessera data prepare: text to tokens.
 int run_data(const std::vector<std::string>& arguments);
 
