@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <span>
 
 #include "kernels/block_selection.h"
@@ -12,6 +14,13 @@ struct GateRamp {
   float strength;          ///< lambda in [0, 1 - 2^-10]
   ConstTensorView widths;  ///< w, [groups], f32, nats, > 0
 };
+
+/// log G of a chosen block with score z where the runner-up's is tau. G = 1 gives 0 exactly.
+inline float log_gate(float z, float tau, float strength, float width) {
+  const float u = (z - tau) / width;
+  if (u >= 1) return 0;
+  return std::log((1 - strength) + strength * std::max(u, 0.0f));
+}
 
 /// Attention of global groups over forced blocks and chosen blocks:
 ///   s_ij = scale q_i . k_j + log G_{i, block(j)}   (log G = 0 on forced blocks), j <= i

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 
 #include "kernels/attention_gradient.h"
 
@@ -41,9 +40,7 @@ class Choices {
     const int32_t* blocks = blocks_ + token * slots_;
     const float* scores = scores_ + token * slots_;
     if (blocks[kept()] < 0) return 0;  // nothing was dropped
-    const float u = (scores[slot] - scores[kept()]) / width_;
-    if (u >= 1) return 0;
-    return std::log((1 - strength_) + strength_ * std::max(u, 0.0f));
+    return tessera::log_gate(scores[slot], scores[kept()], strength_, width_);
   }
   void expect_block(int64_t token, int64_t slot, int64_t block) const {
     CHECK(slot < kept() && blocks_[token * slots_ + slot] == block,
