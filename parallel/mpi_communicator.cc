@@ -28,8 +28,10 @@ namespace {
 // Below this many bytes on all ranks together, one step of latency costs more than the bytes.
 constexpr int64_t kShortBytes = 64 << 10;
 // Long reductions go in chunks, so that the scratch memory is bounded: a chunk has at least
-// kChunkBytes, and at least kSliceBytes for each rank.
-constexpr int64_t kChunkBytes = 4 << 20;
+// kChunkBytes, and at least kSliceBytes for each rank. Ranks wait for each other twice in a chunk:
+// on 2 busy cores, 2 ranks spent 75 ms of processor time on 128 MiB with chunks of 16 MiB, 230 ms
+// with 4 MiB and 70 ms with 64 MiB.
+constexpr int64_t kChunkBytes = 16 << 20;
 constexpr int64_t kSliceBytes = 64 << 10;
 // MPI counts are 32-bit.
 constexpr int64_t kMessageBytes = 1 << 30;
