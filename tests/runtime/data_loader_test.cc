@@ -46,8 +46,8 @@ TEST_F(DataLoaderTest, WindowsCoverTheTokensInOrder) {
 }
 
 TEST_F(DataLoaderTest, DocumentsBeginSegmentsAndEndTargets) {
-  // Documents at 0, 3, 4, 8 and 13; an empty one at 8.
-  const TokenDataset dataset = make({3, 1, 4, 0, 5, 4});
+  // Documents at 0, 3, 4, 8 and 13; an empty one at 4.
+  const TokenDataset dataset = make({3, 1, 0, 4, 5, 4});
   const DataLoader loader(dataset, {.sequence_length = 8, .max_documents = 4, .shuffle = false});
   MicroBatch batch;
   loader.fill(0, 2, batch);
@@ -58,7 +58,7 @@ TEST_F(DataLoaderTest, DocumentsBeginSegmentsAndEndTargets) {
 }
 
 TEST_F(DataLoaderTest, LaterDocumentsRunOnInTheLastSegment) {
-  const TokenDataset dataset = make({3, 1, 4, 0, 5, 4});
+  const TokenDataset dataset = make({3, 1, 0, 4, 5, 4});
   const DataLoader loader(dataset, {.sequence_length = 8, .max_documents = 2, .shuffle = false});
   MicroBatch batch;
   loader.fill(0, 2, batch);
@@ -68,7 +68,7 @@ TEST_F(DataLoaderTest, LaterDocumentsRunOnInTheLastSegment) {
 }
 
 TEST_F(DataLoaderTest, WithoutDocumentBoundariesEverySequenceIsOneSegment) {
-  const TokenDataset dataset = make({3, 1, 4, 0, 5, 4});
+  const TokenDataset dataset = make({3, 1, 0, 4, 5, 4});
   const DataLoader loader(dataset,
                           {.sequence_length = 8, .document_boundaries = false, .shuffle = false});
   MicroBatch batch;

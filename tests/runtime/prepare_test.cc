@@ -168,6 +168,25 @@ TEST_F(PrepareTest, FailureLeavesTheOldDataSetAsItWas) {
   EXPECT_EQ(prepare_dataset(wanted).description.skipped_lines, 1);
 }
 
+TEST_F(PrepareTest, ARunThatDiesWhileReplacingLeavesNoDataSetAndCanBeRepeated) {
+  write_files(20);
+  prepare_dataset(options());
+  // A directory of this name makes the renaming fail when train.bin is new already.
+  fs::remove(out_ / "set/train.idx");
+  fs::create_directory(out_ / "set/train.idx");
+  PrepareOptions wanted = options();
+  wanted.seed = 2;
+  wanted.overwrite = true;
+  EXPECT_EQ(thrown_by([&] { prepare_dataset(wanted); }),
+            "2: " + (out_ / "set/train.idx").string() + ": cannot create: Is a directory");
+  EXPECT_FALSE(has_dataset(out_ / "set"));
+  fs::remove(out_ / "set/train.idx");
+  wanted.overwrite = false;
+  EXPECT_FALSE(prepare_dataset(wanted).already_there);
+  EXPECT_EQ(documents(kTrainSplit).size() + documents(kValidationSplit).size(), 20u);
+  EXPECT_EQ(output().size(), 5u);
+}
+
 TEST_F(PrepareTest, FilesThatAreNotOursAreKept) {
   write_files(3);
   out_.write("set/train.bin", "somebody's");

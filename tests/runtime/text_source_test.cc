@@ -95,6 +95,14 @@ TEST_F(TextSourceTest, ANamedBinaryFileIsAnError) {
             "2: --input " + path.string() + " is a binary file (it has a NUL byte), expected text");
 }
 
+TEST_F(TextSourceTest, OfABinaryFileOnlyTheBeginningIsRead) {
+  const fs::path path = directory_.write("big", std::string(20'000'000, '\0'));
+  directory_.write("text", "text");
+  EXPECT_EQ(read({directory_.path()}, {}), (std::vector<std::string>{"text"}));
+  // All of it counts as read, or a progress bar would stop short of its end.
+  EXPECT_EQ(bytes_read_, 20'000'004);
+}
+
 TEST_F(TextSourceTest, AFileThatVanishedIsSkipped) {
   directory_.write("a", "a");
   directory_.write("b", "b");
