@@ -89,6 +89,33 @@ TEST_F(PrepareTest, EveryDocumentGoesToOneSplitInOrder) {
                                              "validation.bin", "validation.idx"}));
 }
 
+TEST_F(PrepareTest, WritesTheBytesOfTheExampleInTheManual) {
+  in_.write("1", "ab");
+  in_.write("2", "cde");
+  in_.write("3", "f");
+  prepare_dataset(options());
+  const auto hex = [](const std::string& bytes) {
+    std::string text;
+    for (const char byte : bytes) {
+      text += "0123456789abcdef"[static_cast<uint8_t>(byte) / 16];
+      text += "0123456789abcdef"[static_cast<uint8_t>(byte) % 16];
+    }
+    return text;
+  };
+  const std::string manual = file_content(SOURCE_ROOT "/docs/data.md");
+  for (const char* name : {"train.bin", "train.idx", "validation.bin"}) {
+    // The example's lines: two spaces, bytes, and a comment behind column 32.
+    size_t at = manual.find(concat("\n", name, "\n  "));
+    ASSERT_NE(at, std::string::npos) << name;
+    std::string expected;
+    for (at = manual.find('\n', at + 1) + 1; manual.compare(at, 2, "  ") == 0;
+         at = manual.find('\n', at) + 1) {
+      for (const char c : manual.substr(at, 33)) expected += c == ' ' ? "" : std::string(1, c);
+    }
+    EXPECT_EQ(hex(output().at(name)), expected) << name;
+  }
+}
+
 TEST_F(PrepareTest, NoSplitIsEmpty) {
   for (const double share : {1e-9, 1 - 1e-9}) {
     for (int count = 2; count <= 4; ++count) {
