@@ -31,8 +31,7 @@ template <class T>
 float maximum(const T* logits, int64_t vocabulary) {
   F32x16 most = broadcast(kLowest);
   for_lanes(vocabulary, [&](int64_t v, int64_t lanes) {
-    const F32x16 x = load_first(logits + v, lanes, kLowest);
-    most = most < x ? x : most;
+    most = larger(load_first(logits + v, lanes, kLowest), most);
   });
   return largest(most);
 }

@@ -20,12 +20,7 @@ template <class F>
   constexpr float kLn2High = 0.693359375f;  // few bits, so that n * kLn2High is exact
   constexpr float kLn2Low = -2.12194440e-4f;
   constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const F zero{};
-  const F lowest = zero - 87.0f;
-  const F highest = zero + 89.0f;
-  // In this order of operands a NaN stays.
-  x = x < lowest ? lowest : x;
-  x = x > highest ? highest : x;
+  x = smaller(F{} + 89.0f, larger(F{} - 87.0f, x));  // in this order a NaN stays
   // e^x = 2^n e^r with |r| <= ln(2) / 2. The polynomial, fitted to the relative error (3e-9),
   // is 2 e^r, so that the factor 2^(n - 1) is finite also for the largest n, which is 128.
   const F shifted = x * kLog2E + kRounder;
@@ -35,7 +30,8 @@ template <class F>
   p = p * r + 0x1.5558f8p-4f;
   p = p * r + 0x1.555490p-2f;
   p = p * r + 0x1.fffffcp-1f;
-  p = p * (r * r) + (r + r) + 2.0f;
+  p = p * r + 2.0f;
+  p = p * r + 2.0f;
   const U exponent = std::bit_cast<U>(shifted) - std::bit_cast<uint32_t>(kRounder) + 126u;
   return p * std::bit_cast<F>(exponent << 23);
 }
