@@ -16,8 +16,8 @@ void ramp_backward(Stream& stream, const RampBackward& a) {
                 "ramp_backward: dlog_gate", "[groups, tokens, k]");
   expect_tensor(a.dwidths, DType::kF32, {groups}, "ramp_backward: dwidths", "[groups]");
   expect_tensor(a.ramp.widths, DType::kF32, {groups}, "ramp_backward: ramp.widths", "[groups]");
-  CHECK(a.ramp.strength >= 0 && a.ramp.strength < 1, "ramp_backward: strength is ", a.ramp.strength,
-        ", expected in [0, 1)");
+  CHECK(a.ramp.strength >= 0 && a.ramp.strength <= 1 - 0x1p-10f, "ramp_backward: strength is ",
+        a.ramp.strength, ", expected 0 to 1 - 2^-10");
   if (stream.on(DeviceKind::kCpu)) cpu::ramp_backward(stream.threads(), a);
 }
 

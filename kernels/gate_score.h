@@ -3,52 +3,91 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
+
+#include "kernels/core/simd.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace tessera {
 
 /// The score of one block, defined to the last bit: training scores a tile of tokens at once and
 /// decoding one token, in files compiled with different flags, and both must choose the same
 /// blocks. Every product that is added to something is written as a fused multiply-add, so that
-/// no compiler is free to round it in another way. Functions are straight lines without branches:
-/// a loop over tokens around them vectorises.
+/// no compiler is free to round it in another way. F is float or F32x16, with the same bits.
+
+/// a * b + c, rounded once, of one number or of sixteen.
+inline float fused(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+[[gnu::always_inline]] inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
+#if defined(__AVX512F__)
+  return std::bit_cast<F32x16>(_mm512_fmadd_ps(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b),
+                                               std::bit_cast<__m512>(c)));
+#else
+  F32x16 sum;
+  for (int lane = 0; lane < kLanes; ++lane) sum[lane] = std::fma(a[lane], b[lane], c[lane]);
+  return sum;
+#endif
+}
 
 /// exp(x) for x <= 0, relative error below 2e-7; x < -86 counts as -86. NaN stays NaN.
 /// Source: Cephes expf (Moshier 1989): x = n log 2 + r, a polynomial in r, then 2^n.
-inline float gate_exp(float x) {
-  constexpr float kRound = 0x1.8p23f;  // adding it rounds to a whole number, found in the low bits
-  const float bounded = x < -86.0f ? -86.0f : x;
-  const float shifted = std::fma(bounded, 1.44269504f, kRound);
-  const float n = shifted - kRound;
-  const float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, bounded));
-  float p = std::fma(1.9875691500e-4f, r, 1.3981999507e-3f);
-  p = std::fma(p, r, 8.3334519073e-3f);
-  p = std::fma(p, r, 4.1665795894e-2f);
-  p = std::fma(p, r, 1.6666665459e-1f);
-  p = std::fma(p, r, 5.0000001201e-1f);
-  p = std::fma(p, r * r, r + 1.0f);
+template <class F>
+[[gnu::always_inline]] inline F gate_exp(F x) {
+  using U = std::conditional_t<std::is_same_v<F, float>, uint32_t, U32x16>;
+  const F zero{};
+  const F lowest = zero - 86.0f;
+  const F round = zero + 0x1.8p23f;  // adding it rounds to a whole number, found in the low bits
+  const F bounded = x < lowest ? lowest : x;
+  const F shifted = fused(bounded, zero + 1.44269504f, round);
+  const F n = shifted - round;
+  const F r = fused(n, zero + 2.12194440e-4f, fused(n, zero - 0.693359375f, bounded));
+  F p = fused(zero + 1.9875691500e-4f, r, zero + 1.3981999507e-3f);
+  p = fused(p, r, zero + 8.3334519073e-3f);
+  p = fused(p, r, zero + 4.1665795894e-2f);
+  p = fused(p, r, zero + 1.6666665459e-1f);
+  p = fused(p, r, zero + 5.0000001201e-1f);
+  p = fused(p, r * r, r + 1.0f);
   // A power of two: the product is exact, fused with a later sum or not.
-  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) + 127) << 23;
-  return p * std::bit_cast<float>(exponent);
+  const U exponent = (std::bit_cast<U>(shifted) + 127u) << 23;
+  return p * std::bit_cast<F>(exponent);
 }
 
 /// log(x) for normal x > 0, relative error below 2e-7. Source: Cephes logf (Moshier 1989).
-inline float gate_log(float x) {
-  // m in [sqrt(1/2), sqrt(2)) with x = m 2^n.
-  const int32_t bits = std::bit_cast<int32_t>(x);
-  const int32_t n = (bits - 0x3F3504F3) >> 23;
-  const float m = std::bit_cast<float>(bits - (n << 23)) - 1.0f;
-  const float e = static_cast<float>(n);
-  float p = std::fma(7.0376836292e-2f, m, -1.1514610310e-1f);
-  p = std::fma(p, m, 1.1676998740e-1f);
-  p = std::fma(p, m, -1.2420140846e-1f);
-  p = std::fma(p, m, 1.4249322787e-1f);
-  p = std::fma(p, m, -1.6668057665e-1f);
-  p = std::fma(p, m, 2.0000714765e-1f);
-  p = std::fma(p, m, -2.4999993993e-1f);
-  p = std::fma(p, m, 3.3333331174e-1f);
-  const float square = m * m;
-  const float low = std::fma(e, -2.12194440e-4f, p * (square * m));
-  return std::fma(e, 0.693359375f, m + std::fma(-0.5f, square, low));
+template <class F>
+[[gnu::always_inline]] inline F gate_log(F x) {
+  using U = std::conditional_t<std::is_same_v<F, float>, uint32_t, U32x16>;
+  // m in [sqrt(1/2), sqrt(2)) with x = m 2^n; `exponent` is n + 256, so that it is not negative.
+  const U bits = std::bit_cast<U>(x);
+  const U exponent = (bits - 0x3F3504F3u + 0x80000000u) >> 23;
+  const F m = std::bit_cast<F>(bits - ((exponent - 256u) << 23)) - 1.0f;
+  // A small whole number as a float: the low bits of 2^23 + n.
+  const F zero{};
+  const F e = std::bit_cast<F>(exponent + 0x4B000000u) - (0x1p23f + 256.0f);
+  F p = fused(zero + 7.0376836292e-2f, m, zero - 1.1514610310e-1f);
+  p = fused(p, m, zero + 1.1676998740e-1f);
+  p = fused(p, m, zero - 1.2420140846e-1f);
+  p = fused(p, m, zero + 1.4249322787e-1f);
+  p = fused(p, m, zero - 1.6668057665e-1f);
+  p = fused(p, m, zero + 2.0000714765e-1f);
+  p = fused(p, m, zero - 2.4999993993e-1f);
+  p = fused(p, m, zero + 3.3333331174e-1f);
+  const F square = m * m;
+  const F low = fused(e, zero - 2.12194440e-4f, p * (square * m));
+  return fused(e, zero + 0.693359375f, m + fused(zero - 0.5f, square, low));
+}
+
+/// log sum_a exp(x_a) of `count` > 1 numbers.
+template <class F>
+[[gnu::always_inline]] inline F gate_log_sum(const F* x, int64_t count) {
+  F largest = x[0];
+  for (int64_t a = 1; a < count; ++a) largest = x[a] > largest ? x[a] : largest;
+  F sum{};
+  for (int64_t a = 0; a < count; ++a) sum += gate_exp(x[a] - largest);
+  return largest + gate_log(sum);
 }
 
 /// 1 / sqrt(gate_dim).
@@ -66,7 +105,7 @@ inline float gate_product(const float* qt, const float* kt, int64_t gate_dim) {
 
 /// z = log sum_{a < gate_keys} exp(qt . kt_a / sqrt(gate_dim)); without exp for one key.
 /// `kt`: [gate_keys, gate_dim], the keys of one block. A NaN or an infinite product gives NaN or
-/// an infinity. Source: dgsa definition 2.2.
+/// an infinity. The same bits as gate_log_sum of the products. Source: dgsa definition 2.2.
 inline float gate_score(const float* qt, const float* kt, int64_t gate_dim, int64_t gate_keys) {
   float largest = gate_product(qt, kt, gate_dim);
   if (gate_keys == 1) return largest;

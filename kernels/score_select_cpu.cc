@@ -24,18 +24,6 @@ namespace {
 constexpr int64_t kTile = SegmentGrid::kTile;
 static_assert(kTile == kLanes);
 
-/// a * b + c per lane, rounded once.
-[[gnu::always_inline]] inline F32x16 fused(float a, F32x16 b, F32x16 c) {
-#if defined(__AVX512F__)
-  return std::bit_cast<F32x16>(
-      _mm512_fmadd_ps(_mm512_set1_ps(a), std::bit_cast<__m512>(b), std::bit_cast<__m512>(c)));
-#else
-  F32x16 sum;
-  for (int lane = 0; lane < kLanes; ++lane) sum[lane] = std::fma(a, b[lane], c[lane]);
-  return sum;
-#endif
-}
-
 /// Bit t: lane t of x is at least that of y.
 [[gnu::always_inline]] inline uint32_t at_least(I32x16 x, I32x16 y) {
 #if defined(__AVX512F__)
@@ -75,10 +63,10 @@ void multiply(const F32x16* queries, const float* kt, int64_t gate_dim, float sc
   F32x16 sums[kRows] = {};
   for (int64_t d = 0; d < gate_dim; ++d) {
     for (int row = 0; row < kRows; ++row) {
-      sums[row] = fused(kt[row * gate_dim + d], queries[d], sums[row]);
+      sums[row] = fused(broadcast(kt[row * gate_dim + d]), queries[d], sums[row]);
     }
   }
-  for (int row = 0; row < kRows; ++row) out[row] = fused(scale, sums[row], F32x16{});
+  for (int row = 0; row < kRows; ++row) out[row] = fused(broadcast(scale), sums[row], F32x16{});
 }
 
 /// out[r] = gate_product of all tokens with key row r.
@@ -94,24 +82,13 @@ void multiply_rows(const F32x16* queries, const float* kt, int64_t rows, int64_t
   }
 }
 
-/// The rest of gate_score, from its products.
-F32x16 combine(const F32x16* products, int64_t gate_keys) {
-  F32x16 score;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    float largest = products[0][lane];
-    for (int64_t a = 1; a < gate_keys; ++a) {
-      largest = products[a][lane] > largest ? products[a][lane] : largest;
-    }
-    float sum = 0;
-    for (int64_t a = 0; a < gate_keys; ++a) sum += gate_exp(products[a][lane] - largest);
-    score[lane] = largest + gate_log(sum);
-  }
-  return score;
-}
-
 I32x16 keys_of(F32x16 scores) {
   const I32x16 bits = scores == scores ? std::bit_cast<I32x16>(scores) : I32x16{} - 1;
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+}
+
+F32x16 scores_of(I32x16 keys) {
+  return std::bit_cast<F32x16>(keys ^ ((keys >> 31) & 0x7FFFFFFF));
 }
 
 /// Fills scratch.keys.
@@ -133,7 +110,7 @@ void score_tile(const TileTask& a, Scratch& scratch) {
     for (int64_t b = 0; b < blocks; ++b) {
       const F32x16* of_block = products + b * a.gate_keys;
       scratch.keys[static_cast<size_t>(first + b)] =
-          keys_of(a.gate_keys == 1 ? *of_block : combine(of_block, a.gate_keys));
+          keys_of(a.gate_keys == 1 ? *of_block : gate_log_sum(of_block, a.gate_keys));
     }
   }
 }
@@ -145,6 +122,16 @@ struct Threshold {
   I32x16 above;
 };
 
+/// A key in (low, high] where low < high. Halves the interval of scores, which are spread evenly;
+/// in every fourth pass that of their bits, which is certain to end.
+I32x16 split(I32x16 low, I32x16 high, int pass) {
+  const U32x16 distance = std::bit_cast<U32x16>(high) - std::bit_cast<U32x16>(low);
+  const I32x16 half_of_bits = high - std::bit_cast<I32x16>(distance >> 1);
+  if (pass % 4 == 3) return half_of_bits;
+  const I32x16 half = keys_of(0.5f * scores_of(low) + 0.5f * scores_of(high));
+  return (half > low) & (half <= high) ? half : half_of_bits;
+}
+
 Threshold find_threshold(const std::vector<I32x16>& keys, int32_t wanted) {
   I32x16 low = keys[0];
   I32x16 high = keys[0];
@@ -155,9 +142,8 @@ Threshold find_threshold(const std::vector<I32x16>& keys, int32_t wanted) {
   // At least `wanted` keys are >= low, fewer are > high.
   I32x16 above = I32x16{} + static_cast<int32_t>(keys.size());
   const I32x16 target = I32x16{} + wanted;
-  while ((at_least(low, high) | at_least(target, above)) != 0xFFFF) {
-    const U32x16 distance = std::bit_cast<U32x16>(high) - std::bit_cast<U32x16>(low);
-    const I32x16 middle = high - std::bit_cast<I32x16>(distance >> 1);
+  for (int pass = 0; (at_least(low, high) | at_least(target, above)) != 0xFFFF; ++pass) {
+    const I32x16 middle = split(low, high, pass);
     I32x16 count{};
     for (const I32x16& key : keys) count -= key >= middle;
     const auto enough = count >= target;

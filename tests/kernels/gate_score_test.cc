@@ -18,9 +18,9 @@ TEST(GateScore, ExpIsAccurate) {
     const double exact = std::exp(static_cast<double>(x));
     EXPECT_NEAR(gate_exp(x) / exact, 1, 2e-7) << x;
   }
-  EXPECT_EQ(gate_exp(0), 1.0f);
-  EXPECT_EQ(gate_exp(-1000), gate_exp(-86));
-  EXPECT_EQ(gate_exp(-kInfinity), gate_exp(-86));
+  EXPECT_EQ(gate_exp(0.0f), 1.0f);
+  EXPECT_EQ(gate_exp(-1000.0f), gate_exp(-86.0f));
+  EXPECT_EQ(gate_exp(-kInfinity), gate_exp(-86.0f));
   EXPECT_TRUE(std::isnan(gate_exp(kNan)));
 }
 
@@ -29,7 +29,20 @@ TEST(GateScore, LogIsAccurate) {
     const double exact = std::log(static_cast<double>(x));
     EXPECT_NEAR(gate_log(x), exact, 2e-7 * std::max(1.0, std::abs(exact))) << x;
   }
-  EXPECT_EQ(gate_log(1), 0.0f);
+  EXPECT_EQ(gate_log(1.0f), 0.0f);
+}
+
+TEST(GateScore, SixteenAtOnceHaveTheSameBits) {
+  const support::Tensor values = support::random_tensor(DType::kF32, {4, 16}, 1, 5);
+  F32x16 x[4];
+  for (int64_t a = 0; a < 4; ++a) x[a] = load(values.as<float>().data() + a * 16);
+  const F32x16 lse = gate_log_sum(x, 4);
+  const F32x16 exp = gate_exp(x[0] - 20.0f);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const float column[4] = {x[0][lane], x[1][lane], x[2][lane], x[3][lane]};
+    EXPECT_EQ(lse[lane], gate_log_sum(column, 4));
+    EXPECT_EQ(exp[lane], gate_exp(column[0] - 20.0f));
+  }
 }
 
 TEST(GateScore, IsTheDefinition) {
