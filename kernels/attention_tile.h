@@ -6,8 +6,9 @@
 
 namespace tessera::cpu {
 
-/// Two bf16 numbers that are neighbours along the summed axis; the first in the lower half.
-struct BF16x2 {
+/// Two bf16 numbers that are neighbours along the summed axis; the first in the lower half. Rows of
+/// BF16 may be read through it.
+struct [[gnu::may_alias]] BF16x2 {
   uint32_t bits;
 };
 
@@ -40,12 +41,12 @@ struct TileProduct {
 template <class F>
 void multiply(const TileProduct<F>& p);
 
-/// B[k, n] = x[n][k]: `count` <= 64 rows of `width` numbers become columns of a panel
+/// B[k, n] = x[n][k]: `count` <= 64 rows of `width` <= 256 numbers become columns of a panel
 /// [width / kPerFactor, 64]; the other columns are 0.
 template <class T>
 void pack_columns(Factor<T>* panel, const T* const* x, int64_t count, int64_t width);
 
-/// B[k, n] = x[k][n]: `count` rows of `width` numbers become rows of a panel
+/// B[k, n] = x[k][n]: `count` rows of `width` <= 256 numbers become rows of a panel
 /// [count / kPerFactor rounded up, stride]; columns from `width` to `stride` are 0, and so is the
 /// second half of an odd pair. `stride` is `width` rounded up to a multiple of 16.
 template <class T>

@@ -11,7 +11,11 @@ namespace tessera::cpu {
 
 namespace {
 
+constexpr int64_t kMaxWords = 256;  // numbers of a row
+
 using U16x32 [[gnu::vector_size(64)]] = uint16_t;
+/// A factor of either kind as it lies in memory.
+using Word [[gnu::may_alias]] = uint32_t;
 
 /// sum + a b, lane by lane, for one factor a and sixteen factors b.
 [[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, float a, const float* b) {
@@ -99,10 +103,10 @@ template <int kHalf>
 }
 
 /// to[k][n] = from[n][k], k < 16, n < 16.
-void transpose(uint32_t* to, int64_t stride, const uint32_t* const* from, int64_t offset) {
+void transpose(Word* to, int64_t stride, const Word* const* from) {
   std::array<U32x16, 16> x;
 #pragma GCC unroll 16
-  for (size_t i = 0; i < 16; ++i) std::memcpy(&x[i], from[i] + offset, sizeof(U32x16));
+  for (size_t i = 0; i < 16; ++i) std::memcpy(&x[i], from[i], sizeof(U32x16));
   transpose_stage<8>(x);
   transpose_stage<4>(x);
   transpose_stage<2>(x);
@@ -114,7 +118,7 @@ void transpose(uint32_t* to, int64_t stride, const uint32_t* const* from, int64_
 }
 
 /// One row of pairs from two rows of bf16.
-void interleave(uint32_t* to, const BF16* first, const BF16* second, int64_t width) {
+void interleave(Word* to, const BF16* first, const BF16* second, int64_t width) {
   int64_t n = 0;
   for (; n + 32 <= width; n += 32) {
     U16x32 a;
@@ -164,22 +168,21 @@ void multiply(const TileProduct<F>& p) {
 
 template <class T>
 void pack_columns(Factor<T>* panel, const T* const* x, int64_t count, int64_t width) {
-  static const std::array<uint32_t, 256> kZeros{};
-  auto* to = reinterpret_cast<uint32_t*>(panel);
+  static constexpr std::array<uint32_t, kMaxWords> kZeros{};
+  auto* to = reinterpret_cast<Word*>(panel);
   const int64_t words = width / kPerFactor<T>;
   for (int64_t n = 0; n < kPanel; n += kLanes) {
-    const uint32_t* rows[kLanes];
+    const Word* rows[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
-      rows[i] = n + i < count ? reinterpret_cast<const uint32_t*>(x[n + i]) : nullptr;
+      rows[i] = n + i < count ? reinterpret_cast<const Word*>(x[n + i]) : kZeros.data();
     }
     int64_t k = 0;
     for (; k + kLanes <= words; k += kLanes) {
-      const uint32_t* whole[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) whole[i] = rows[i] ? rows[i] + k : kZeros.data();
-      transpose(to + k * kPanel + n, kPanel, whole, 0);
+      transpose(to + k * kPanel + n, kPanel, rows);
+      for (const Word*& row : rows) row += kLanes;
     }
     for (; k < words; ++k) {
-      for (int64_t i = 0; i < kLanes; ++i) to[k * kPanel + n + i] = rows[i] ? rows[i][k] : 0;
+      for (int64_t i = 0; i < kLanes; ++i) to[k * kPanel + n + i] = *rows[i]++;
     }
   }
 }
@@ -193,8 +196,8 @@ void pack_rows(Factor<T>* panel, const T* const* x, int64_t count, int64_t width
       std::fill(panel + k * stride + width, panel + (k + 1) * stride, 0.0f);
     }
   } else {
-    static const std::array<BF16, 1024> kZeros{};
-    auto* to = reinterpret_cast<uint32_t*>(panel);
+    static constexpr std::array<BF16, kMaxWords> kZeros{};
+    auto* to = reinterpret_cast<Word*>(panel);
     for (int64_t k = 0; k < count; k += 2, to += stride) {
       interleave(to, x[k], k + 1 < count ? x[k + 1] : kZeros.data(), width);
       std::fill(to + width, to + stride, 0u);
@@ -227,7 +230,7 @@ void to_factors_of_two_rows(Factor<T>* out, const float* first, const float* sec
       BF16 rounded[2][kLanes];
       store_bf16(rounded[0], a);
       store_bf16(rounded[1], b);
-      interleave(reinterpret_cast<uint32_t*>(out) + v * kLanes, rounded[0], rounded[1], kLanes);
+      interleave(reinterpret_cast<Word*>(out) + v * kLanes, rounded[0], rounded[1], kLanes);
     }
   }
 }
