@@ -21,9 +21,7 @@ struct Command {
 
 constexpr std::array kCommands = std::to_array<Command>({
     {"train", "train a model, alone or as one rank of a job", run_train},
-    {"train", "train a model: the program of every rank", run_train},
     {"data", "make token shards from text", run_data},
-    {"score", "logits, losses and gradients of given tokens", run_score},
     {"score", "logits, losses and gradients of given tokens", run_score},
 });
 

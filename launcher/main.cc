@@ -17,16 +17,14 @@ namespace {
 using tessera::ExitCode;
 
 // Wrong usage is told as it is, for people and editors that follow file:line:column; everything
-// else goes to the log, too. The rank is in the message already. What all ranks see is told by rank
-// 0 alone: its exit ends the job before the others speak.
+// else goes to the log, too. What all ranks see is told by rank 0 alone: its exit ends the job
+// before the others speak.
 int report(const std::string& message, ExitCode code) {
   if (tessera::job_environment().rank > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
   const std::string prefix = tessera::rank_prefix();
   const std::string plain = message.starts_with(prefix) ? message.substr(prefix.size()) : message;
   if (code == ExitCode::kUsage) {
-    // Every rank of a job reads the same command line and files: once is enough.
-    const bool first = prefix.empty() || prefix.starts_with("[rank 0/");
-    if (first) std::fputs((plain + "\n").c_str(), stderr);
+    std::fputs((plain + "\n").c_str(), stderr);
   } else {
     tessera::log_line(plain);
   }
@@ -43,8 +41,6 @@ int main(int argc, char** argv) {
                  missing);
     return static_cast<int>(ExitCode::kUsage);
   }
-  const tessera::JobEnvironment job = tessera::job_environment();
-  tessera::set_error_rank(job.rank, job.ranks);
   const tessera::JobEnvironment job = tessera::job_environment();
   tessera::set_error_rank(job.rank, job.ranks);
   try {

@@ -37,12 +37,10 @@ template <class T>
 std::optional<T> to_integer(const TextValue& value) {
   if (value.kind != Kind::kInteger) return {};
   const uint64_t most = static_cast<uint64_t>(std::numeric_limits<T>::max());
-  const bool below_zero = value.negative && std::numeric_limits<T>::is_signed;
+  if (value.negative && !std::numeric_limits<T>::is_signed) return {};
   uint64_t magnitude = 0;
-  if (!Tokenizer::ParseInteger(value.text, below_zero ? most + 1 : most, &magnitude)) return {};
-  if (!value.negative) return static_cast<T>(magnitude);
-  if (!below_zero && magnitude != 0) return {};
-  return static_cast<T>(0 - magnitude);
+  if (!Tokenizer::ParseInteger(value.text, most + (value.negative ? 1 : 0), &magnitude)) return {};
+  return static_cast<T>(value.negative ? 0 - magnitude : magnitude);
 }
 
 std::optional<double> to_double(const TextValue& value) {

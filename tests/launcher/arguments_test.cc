@@ -59,11 +59,11 @@ TEST(Arguments, MistakesAreNamedWithAWayOut) {
             "tessera walk: there is no option --minuts; did you mean \"--minutes\"?; see tessera "
             "walk --help");
   EXPECT_EQ(refusal({"rex", "--min", "3"}),
-            "tessera walk: there is no option --min; expected one of --help, --minutes, --set, "
-            "--fast; see tessera walk --help");
+            "tessera walk: there is no option --min; expected one of --minutes, --set, --fast, "
+            "--help; see tessera walk --help");
   EXPECT_EQ(refusal({"rex", "-x"}),
-            "tessera walk: there is no option -x; expected one of --help, --minutes, --set, "
-            "--fast; see tessera walk --help");
+            "tessera walk: there is no option -x; expected one of --minutes, --set, --fast, "
+            "--help; see tessera walk --help");
   EXPECT_EQ(refusal({"rex", "--minutes"}),
             "tessera walk: --minutes needs a value; see tessera walk --help");
   EXPECT_EQ(refusal({"rex", "--minutes", "3", "--minutes", "4"}),
