@@ -73,9 +73,9 @@ std::optional<Box> intersect(const Box& first, const Box& second) {
   return both;
 }
 
-void for_each_run(const Box& overlap, const Box& first, const Box& second,
-                  const std::function<void(const Run&)>& visit) {
-  // Inner axes that the overlap fills in both boxes make one run with the axis before them.
+void for_each_stretch(const Box& overlap, const Box& first, const Box& second,
+                      const std::function<void(const Stretch&)>& visit) {
+  // Inner axes that the overlap fills in both boxes make one stretch with the axis before them.
   int split = overlap.extents.rank() - 1;
   int64_t length = overlap.extents[split];
   while (split > 0 && overlap.extents[split] == first.extents[split] &&

@@ -28,16 +28,16 @@ std::string to_string(const Box& box);
 std::optional<Box> intersect(const Box& a, const Box& b);
 
 /// A stretch of elements that are consecutive in the numbering of two boxes.
-struct Run {
+struct Stretch {
   int64_t in_first = 0;   ///< number of the first element within the first box
   int64_t in_second = 0;  ///< number of the first element within the second box
   int64_t length = 0;     ///< elements
 };
 
-/// Calls `visit` for the elements of `overlap`, a box within both a and b, in maximal runs that
-/// are consecutive in a and in b, in increasing order of both.
-void for_each_run(const Box& overlap, const Box& a, const Box& b,
-                  const std::function<void(const Run&)>& visit);
+/// Calls `visit` for the elements of `overlap`, a box within both a and b, in maximal stretches
+/// that are consecutive in a and in b, in increasing order of both.
+void for_each_stretch(const Box& overlap, const Box& a, const Box& b,
+                      const std::function<void(const Stretch&)>& visit);
 
 /// Whether `parts`, each within `whole`, hold every element of it exactly once.
 /// n log n in the number of parts: the mixed difference of an indicator function is a sum of

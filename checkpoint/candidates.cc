@@ -59,6 +59,21 @@ std::optional<std::filesystem::path> newest_valid(const std::filesystem::path& c
   return std::nullopt;
 }
 
+// A checkpoint that the user calls by its name. Without the incarnation it means the newest valid
+// one of the step; what is there and not valid is returned too, for its reader to say why.
+std::filesystem::path named_checkpoint(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
+  for (const Candidate& candidate : list_checkpoints(parent)) {
+    if (candidate.state == CandidateState::kValid &&
+        candidate.path.filename().string().starts_with(path.filename().string() + ".")) {
+      return candidate.path;
+    }
+  }
+  if (std::filesystem::exists(path, ignored)) return path;
+  throw Error(ExitCode::kNoCheckpoint, concat("there is no checkpoint ", path.string()));
+}
+
 }  // namespace
 
 const char* name_of(CandidateState state) {
@@ -128,6 +143,7 @@ std::filesystem::path checkpoints_directory(const std::filesystem::path& path) {
 std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::exists(path / kMarkerName, ignored)) return path;
+  if (step_of_name(path.filename())) return named_checkpoint(path);
   if (std::filesystem::is_regular_file(path, ignored) && path.filename() == kLatestName) {
     const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
     const std::string hint = decode_latest(Directory(parent).read(kLatestName, kMaxHintBytes));

@@ -43,11 +43,11 @@ ExitCode code_of(int error) {
 // there the caller's own check of the name and O_NOFOLLOW on the last part must do.
 int open_beneath(int directory, const char* name) {
   open_how how{};
-  how.flags = O_RDONLY | O_CLOEXEC;
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;  // a pipe must not make us wait
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
   const auto descriptor = static_cast<int>(syscall(SYS_openat2, directory, name, &how, sizeof how));
   if (descriptor >= 0 || (errno != ENOSYS && errno != EPERM)) return descriptor;
-  return openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  return openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 }
 
 bool is_plain_relative(const std::filesystem::path& name) {

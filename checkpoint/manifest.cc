@@ -15,7 +15,7 @@ namespace tessera {
 
 namespace {
 
-constexpr int64_t kMaxParsedBytes = int64_t{512} << 20;
+constexpr int64_t kMaxParsedBytes = int64_t{384} << 20;
 constexpr int kMaxFiles = 1'000'000;
 constexpr int kMaxBlobs = 100'000;
 constexpr int64_t kMaxFileBytes = int64_t{1} << 60;

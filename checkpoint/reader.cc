@@ -206,10 +206,12 @@ void CheckpointReader::read(std::span<const TensorGroup> into) const {
     const int64_t size = size_of(piece.target->data.dtype());
     const std::string title = title_of(*piece.tensor);
     auto* data = static_cast<std::byte*>(piece.target->data.data());
-    for_each_run(piece.overlap, piece.slice, box_of(piece.target->shard), [&](const Run& run) {
-      file->read(piece.byte_offset + run.in_first * size,
-                 {data + run.in_second * size, static_cast<size_t>(run.length * size)}, title);
-    });
+    for_each_stretch(
+        piece.overlap, piece.slice, box_of(piece.target->shard), [&](const Stretch& stretch) {
+          file->read(piece.byte_offset + stretch.in_first * size,
+                     {data + stretch.in_second * size, static_cast<size_t>(stretch.length * size)},
+                     title);
+        });
   }
   for (const TensorGroup& group : into) {
     for (const NamedTensor& target : group.tensors) state_->check_digest(group.kind, target);

@@ -12,9 +12,11 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 
-constexpr int64_t kNumberBytes = 16;    // a scalar in a list, or an unknown field
-constexpr int64_t kStringBytes = 48;    // a string object or the first allocation of a list
-constexpr int64_t kMessageBytes = 112;  // the largest message without its fields
+// Lists grow by doubling: what is in them may take twice its size.
+constexpr int64_t kNumberBytes = 16;  // a number in a list
+constexpr int64_t kUnknownFieldBytes = 32;
+constexpr int64_t kStringBytes = 64;    // a string object, or the first allocation of a list
+constexpr int64_t kMessageBytes = 128;  // the largest message, and its place in a list
 
 struct Cursor {
   std::string_view rest;
@@ -41,12 +43,14 @@ struct Cursor {
 // What a length-delimited field takes, or -1.
 int64_t bound_of(std::string_view body, const FieldDescriptor* field) {
   const auto length = static_cast<int64_t>(body.size());
-  if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
-    return kStringBytes + kNumberBytes + length;
+  if (field == nullptr) return kUnknownFieldBytes + kStringBytes + length;
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) return kStringBytes + length;
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    const int64_t inner = parsed_size_bound(body, *field->message_type());
+    return inner < 0 ? -1 : kMessageBytes + inner;
   }
-  if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) return kStringBytes + 8 * length;
-  const int64_t inner = parsed_size_bound(body, *field->message_type());
-  return inner < 0 ? -1 : kMessageBytes + inner;
+  const bool fixed = field->type() == FieldDescriptor::TYPE_FIXED32;
+  return kStringBytes + (fixed ? length : kNumberBytes * length);
 }
 
 }  // namespace
@@ -58,7 +62,8 @@ int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
     const std::optional<uint64_t> tag = cursor.varint();
     if (!tag || *tag >> 3 == 0 || *tag > std::numeric_limits<uint32_t>::max()) return -1;
     bool complete = false;
-    int64_t cost = kNumberBytes;
+    const FieldDescriptor* field = type.FindFieldByNumber(static_cast<int>(*tag >> 3));
+    int64_t cost = field == nullptr ? kUnknownFieldBytes : kNumberBytes;
     switch (*tag & 7) {
       case 0:
         complete = cursor.varint().has_value();
@@ -69,7 +74,7 @@ int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
       case 2:
         if (const std::optional<uint64_t> length = cursor.varint()) {
           if (const std::optional<std::string_view> body = cursor.take(*length)) {
-            cost = bound_of(*body, type.FindFieldByNumber(static_cast<int>(*tag >> 3)));
+            cost = bound_of(*body, field);
             complete = cost >= 0;
           }
         }
