@@ -149,7 +149,8 @@ Threshold find_threshold(const std::vector<I32x16>& keys, int32_t wanted) {
     const auto enough = count >= target;
     low = enough ? middle : low;
     above = enough ? count : above;
-    high = enough ? high : middle - 1;
+    // Of unsigned numbers: a lane whose keys are all the smallest number is not used, but computed.
+    high = enough ? high : std::bit_cast<I32x16>(std::bit_cast<U32x16>(middle) - 1u);
   }
   return {low, above};
 }
