@@ -6,7 +6,8 @@ namespace tessera {
 
 /// One product per group e over the rows [offsets[e], offsets[e + 1]) of a and c:
 ///   c[rows] = a[rows] op(b[e]).   op(b[e]) is [k, n].
-/// Rows from offsets[groups] on are left as they are.
+/// Rows from offsets[groups] on are left as they are. Offsets that descend or leave the rows
+/// throw on the CPU.
 struct GroupedMatmul {
   TensorView c;             ///< out [rows, n], f32 or bf16
   ConstTensorView a;        ///< [rows, k], f32 or bf16

@@ -14,8 +14,9 @@ struct Tile {
 
 // Large tiles run at the processor's rate, small ones lose up to a fifth of it but are enough of
 // them to keep threads busy: the first size that gives kTiles of them.
-constexpr Tile kTileSizes[] = {{512, 768}, {256, 768}, {256, 512}, {256, 384}, {128, 384}};
-constexpr Tile kSmallestTile{128, 256};
+constexpr Tile kTileSizes[] = {{512, 768}, {256, 768}, {256, 512},
+                               {256, 384}, {256, 256}, {256, 192}};
+constexpr Tile kSmallestTile{256, 128};
 constexpr int64_t kTiles = 12;
 constexpr int64_t kMultiple = 64;
 

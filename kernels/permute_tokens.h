@@ -5,7 +5,8 @@
 namespace tessera {
 
 /// Stable counting sort of (token, slot) pairs by expert: rows of expert e are
-/// [offsets[e], offsets[e + 1]), ordered by token.
+/// [offsets[e], offsets[e + 1]), ordered by token. Here and below, indices out of range throw on
+/// the CPU, before anything is written.
 struct SortByExpert {
   TensorView row_of;        ///< out [tokens, k], i32: row of each pair
   TensorView source_of;     ///< out [tokens * k], i32: token * k + slot of each row

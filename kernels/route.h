@@ -31,6 +31,7 @@ struct RouteForward {
 void route_forward(Stream& stream, const RouteForward& a);
 
 /// Gradient through the combine weights. `experts` is as chosen in forward: never chosen again.
+/// Experts out of range throw on the CPU.
 struct RouteBackward {
   TensorView dlogits;        ///< out [tokens, experts], f32; overwritten
   ConstTensorView dweights;  ///< [tokens, k], f32
