@@ -119,6 +119,7 @@ std::vector<Case> cases() {
       {{300}, 2, 2, 8, 100, 3, true},     {{200, 17}, 6, 2, 24, 16, 0, false},
       {{150}, 5, 1, 40, 1, 1, false},     {{150}, 16, 1, 72, 64, 70, true},
       {{90, 64}, 3, 3, 128, 65, 5, true}, {{80}, 2, 1, 256, kAll, 0, true},
+      {{150}, 2, 1, 8, 66, 0, false},  // token 128 sees just the last key of the first panel
       {{1}, 1, 1, 8, 1, 0, true},
   };
 }
