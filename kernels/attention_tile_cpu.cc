@@ -17,20 +17,25 @@ using U16x32 [[gnu::vector_size(64)]] = uint16_t;
 /// A factor of either kind as it lies in memory.
 using Word [[gnu::may_alias]] = uint32_t;
 
-/// sum + a b, lane by lane, for one factor a and sixteen factors b.
-[[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, float a, const float* b) {
-  return broadcast(a) * load(b) + sum;
+/// Sixteen factors, and sum + a b lane by lane for one factor a.
+[[gnu::always_inline]] inline F32x16 load_factors(const float* from) {
+  return load(from);
 }
-[[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, BF16x2 a, const BF16x2* b) {
-#ifdef __AVX512BF16__
-  const __m512i pairs = _mm512_loadu_si512(b);
-  const __m512i pair = _mm512_set1_epi32(static_cast<int>(a.bits));
-  return F32x16(_mm512_dpbf16_ps(__m512(sum), __m512bh(pairs), __m512bh(pair)));
-#else
+[[gnu::always_inline]] inline U32x16 load_factors(const BF16x2* from) {
   U32x16 pairs;
-  std::memcpy(&pairs, b, sizeof(pairs));
-  const F32x16 low = std::bit_cast<F32x16>(pairs << 16);
-  const F32x16 high = std::bit_cast<F32x16>(pairs & 0xFFFF0000u);
+  std::memcpy(&pairs, from, sizeof(pairs));
+  return pairs;
+}
+[[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, float a, F32x16 b) {
+  return broadcast(a) * b + sum;
+}
+[[gnu::always_inline]] inline F32x16 multiply_add(F32x16 sum, BF16x2 a, U32x16 b) {
+#ifdef __AVX512BF16__
+  const __m512i pair = _mm512_set1_epi32(static_cast<int>(a.bits));
+  return F32x16(_mm512_dpbf16_ps(__m512(sum), __m512bh(b), __m512bh(pair)));
+#else
+  const F32x16 low = std::bit_cast<F32x16>(b << 16);
+  const F32x16 high = std::bit_cast<F32x16>(b & 0xFFFF0000u);
   sum += broadcast(std::bit_cast<float>(a.bits << 16)) * low;
   return sum + broadcast(std::bit_cast<float>(a.bits & 0xFFFF0000u)) * high;
 #endif
@@ -51,11 +56,20 @@ void multiply_block(const TileProduct<F>& p, int64_t row, int64_t column) {
   }
   const F* b = p.b + column;
   for (int64_t k = 0; k < p.inner; ++k, b += p.b_stride) {
+    decltype(load_factors(b)) factors[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      factors[v] = load_factors(b + v * kLanes);
+#ifdef __AVX512F__
+      // Keeps it in a register: the compiler would read it again for every row.
+      asm("" : "+v"(factors[v]));
+#endif
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] = multiply_add(sum[r][v], a[r][k * p.a_step], b + v * kLanes);
+        sum[r][v] = multiply_add(sum[r][v], a[r][k * p.a_step], factors[v]);
       }
     }
   }
