@@ -31,8 +31,7 @@ void throw_problems(const std::vector<std::string>& problems) {
 
 void check_is_text(std::string_view text, const std::string& name) {
   if (text.size() > kMostBytes) {
-    refuse(concat(name, " has ", text.size(), " bytes, expected a configuration of at most ",
-                  kMostBytes));
+    refuse(concat(name, " has more than ", kMostBytes, " bytes, too many for a configuration"));
   }
   const auto odd = std::find_if(text.begin(), text.end(), [](unsigned char c) {
     return (c < 0x20 && (c < '\t' || c > '\r')) || c == 0x7F;

@@ -87,7 +87,7 @@ void validate_attention(const ModelConfig& model, Problems& problems) {
   require(!attention.has_sparse_ratio() || !attention.has_global_groups(), problems,
           "model.attention.sparse_ratio",
           "is set, and so is global_groups = ", attention.global_groups(),
-          "; take one away: --set model.attention.sparse_ratio=");
+          "; take one of them away, with --set model.attention.global_groups= for example");
   require(attention.global_groups() <= model.kv_heads(), problems, "model.attention.global_groups",
           "is ", attention.global_groups(),
           ", expected at most model.kv_heads = ", model.kv_heads());

@@ -113,9 +113,10 @@ TEST(Validate, ChecksTheAttention) {
   };
   EXPECT_EQ(with([](A& a) { a.set_global_groups(3); }),
             "model.attention.global_groups is 3, expected at most model.kv_heads = 2");
-  EXPECT_EQ(with([](A& a) { a.set_sparse_ratio(0.5f); }),
-            "model.attention.sparse_ratio is set, and so is global_groups = 1; take one away: "
-            "--set model.attention.sparse_ratio=");
+  EXPECT_EQ(
+      with([](A& a) { a.set_sparse_ratio(0.5f); }),
+      "model.attention.sparse_ratio is set, and so is global_groups = 1; take one of them away, "
+      "with --set model.attention.global_groups= for example");
   EXPECT_EQ(with([](A& a) { a.set_block(24); }),
             "model.attention.block is 24, expected a multiple of 16");
   EXPECT_EQ(with([](A& a) { a.set_gate_keys(3); }),
