@@ -22,6 +22,8 @@ struct Command {
 constexpr std::array kCommands = std::to_array<Command>({
     {"train", "train a model, alone or as one rank of a job", run_train},
     {"data", "make token shards from text", run_data},
+    {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},
+    {"generate", "continue a text with a trained model", run_generate},
     {"score", "logits, losses and gradients of given tokens", run_score},
 });
 

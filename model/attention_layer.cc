@@ -80,7 +80,8 @@ TensorView AttentionLayer::unroped(StepContext& step, ConstTensorView x,
   return y;
 }
 
-void AttentionLayer::project(StepContext& step, Saved& saved, const Decision& decision) const {
+AttentionLayer::Unroped AttentionLayer::project_heads(StepContext& step, Saved& saved,
+                                                      bool gated) const {
   const ConstTensorView x = saved.x;
   const int64_t tokens = x.shape()[0];
   const int64_t d = options_.head_dim;
@@ -101,10 +102,9 @@ void AttentionLayer::project(StepContext& step, Saved& saved, const Decision& de
   }
   q = q.reshape({tokens, options_.heads, d});
   k = k.reshape({tokens, options_.kv_heads, d});
-  if (decision) {
-    const TensorView q0 = unroped(step, q, options_.heads / options_.kv_heads);
-    const TensorView k0 = unroped(step, k, 1);
-    saved.selector = gate_->forward(step, q0, k0, *decision);
+  Unroped heads;
+  if (gated) {
+    heads = {.q0 = unroped(step, q, options_.heads / options_.kv_heads), .k0 = unroped(step, k, 1)};
   }
   const ConstTensorView positions = step.grid.positions;
   rope(step.stream, {.x = q, .positions = positions, .base = options_.rope_base});
@@ -112,6 +112,7 @@ void AttentionLayer::project(StepContext& step, Saved& saved, const Decision& de
   saved.q = q;
   saved.k = k;
   saved.v = v.reshape({tokens, options_.kv_heads, d});
+  return heads;
 }
 
 AttentionLayer::Saved AttentionLayer::forward(StepContext& step, ConstTensorView x,
@@ -120,7 +121,8 @@ AttentionLayer::Saved AttentionLayer::forward(StepContext& step, ConstTensorView
   const int64_t width = options_.heads * options_.head_dim;
   Saved saved;
   saved.x = x;
-  project(step, saved, decision);
+  const Unroped heads = project_heads(step, saved, decision.has_value());
+  if (decision) saved.selector = gate_->forward(step, heads.q0, heads.k0, *decision);
   const TensorView o =
       step.arena.allocate(x.dtype(), {tokens, options_.heads, options_.head_dim}, "attention.o");
   const TensorView lse =

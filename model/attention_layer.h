@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/gate.h"
+#include "model/kv_cache.h"
 #include "model/linear.h"
 #include "model/norm.h"
 
@@ -57,13 +58,39 @@ class AttentionLayer {
   /// dx [tokens, hidden] is overwritten.
   void backward(StepContext& step, const Saved& saved, ConstTensorView dy, TensorView dx) const;
 
+  /// An empty cache for one sequence of at most `max_tokens` tokens under `plan`, in pages
+  /// of `block` tokens.
+  AttentionCache make_cache(Device device, const SparsityPlan& plan, int64_t block,
+                            int64_t max_tokens) const;
+  /// The forward of one new token at `position`: x and y are [1, hidden]. Adds it to the cache.
+  void decode(StepContext& step, ConstTensorView x, int64_t position, AttentionCache& cache,
+              TensorView y) const;
+
  private:
+  struct Unroped {
+    ConstTensorView q0;  ///< [global groups, tokens, g * d]
+    ConstTensorView k0;  ///< [global groups, tokens, d]
+  };
+  struct SpanLists {
+    ConstTensorView spans;
+    ConstTensorView log_gates;
+    ConstTensorView counts;
+  };
+  Unroped project_heads(StepContext& step, Saved& saved, bool gated) const;
+  void decode_local(StepContext& step, const Saved& now, int64_t position, AttentionCache& cache,
+                    TensorView o) const;
+  void decode_global(StepContext& step, const Saved& now, const Unroped& unroped_heads,
+                     int64_t position, AttentionCache& cache, TensorView o) const;
+  SpanLists same_spans(StepContext& step, std::span<const int32_t> groups,
+                       std::span<const CacheSpan> spans) const;
+  void attend_spans(StepContext& step, const Saved& now, const SpanLists& lists,
+                    std::span<const int32_t> groups, ConstTensorView k, ConstTensorView v,
+                    TensorView o) const;
   struct HeadGradients {
     TensorView dq;  ///< [tokens, heads, d]
     TensorView dk;  ///< [tokens, kv_heads, d]
     TensorView dv;  ///< [tokens, kv_heads, d]
   };
-  void project(StepContext& step, Saved& saved, const Decision& decision) const;
   void attend(StepContext& step, Saved& saved, TensorView o, TensorView lse) const;
   void attend_global(StepContext& step, Saved& saved, TensorView o, TensorView lse) const;
   void backward_attend(StepContext& step, const Saved& saved, ConstTensorView d_o,

@@ -23,21 +23,43 @@ Block::Decisions Block::allocate_decisions(StepContext& step) const {
 
 Block::Activations Block::run(StepContext& step, ConstTensorView x, const Decisions& decisions,
                               TensorView y) const {
-  const Norm::Output n1 = attention_norm_.forward(step, x);
+  const Norm::Output normed = attention_norm_.forward(step, x);
   const TensorView x2 = step.arena.allocate(x.dtype(), x.shape(), "block.attention");
-  AttentionLayer::Saved attention = attention_.forward(step, n1.y, decisions.attention, x2);
-  const Norm::Output n2 = feed_forward_norm_.forward_sum(step, x2, x);
-  Activations activations{.attention_norm = n1.saved,
-                          .attention = std::move(attention),
-                          .feed_forward_norm = n2.saved,
+  Activations activations{.attention_norm = normed.saved,
+                          .attention = attention_.forward(step, normed.y, decisions.attention, x2),
+                          .feed_forward_norm = {},
                           .feed_forward = Mlp::Saved{}};
+  run_feed_forward(step, activations, x, x2, decisions.moe, y);
+  return activations;
+}
+
+// x2 is the attention's output and becomes the residual stream after it.
+void Block::run_feed_forward(StepContext& step, Activations& activations, ConstTensorView x,
+                             TensorView x2, const std::optional<Moe::Decision>& decision,
+                             TensorView y) const {
+  const Norm::Output normed = feed_forward_norm_.forward_sum(step, x2, x);
+  activations.feed_forward_norm = normed.saved;
   if (const Mlp* mlp = std::get_if<Mlp>(&feed_forward_)) {
-    activations.feed_forward = mlp->forward(step, n2.y, y);
+    activations.feed_forward = mlp->forward(step, normed.y, y);
   } else {
-    activations.feed_forward = moe()->forward(step, n2.y, *decisions.moe, y);
+    activations.feed_forward = moe()->forward(step, normed.y, *decision, y);
   }
   add(step.stream, {.y = y, .a = y, .b = x2});
-  return activations;
+}
+
+TensorView Block::decode(StepContext& step, ConstTensorView x, int64_t position,
+                         AttentionCache& cache) const {
+  const TensorView y = step.arena.allocate(x.dtype(), x.shape(), "block.y");
+  const Arena::Scope scratch(step.arena);
+  std::optional<Moe::Decision> decision;
+  if (moe() != nullptr) decision = moe()->allocate_decision(step);
+  const Norm::Output normed = attention_norm_.forward(step, x);
+  const TensorView x2 = step.arena.allocate(x.dtype(), x.shape(), "block.attention");
+  attention_.decode(step, normed.y, position, cache, x2);
+  Activations unused{
+      .attention_norm = {}, .attention = {}, .feed_forward_norm = {}, .feed_forward = Mlp::Saved{}};
+  run_feed_forward(step, unused, x, x2, decision, y);
+  return y;
 }
 
 Block::Output Block::forward(StepContext& step, ConstTensorView x) const {

@@ -4,6 +4,7 @@
 
 #include "kernels/block_selection.h"
 #include "kernels/sparse_attention.h"
+#include "model/kv_cache.h"
 #include "model/parameter.h"
 #include "model/step_context.h"
 
@@ -54,6 +55,20 @@ class Gate {
   /// the shapes of q0 and k0, are overwritten; the losses do not reach them, only the LM gradient.
   void backward(StepContext& step, const Saved& saved, ConstTensorView dlog_gate,
                 ConstTensorView aux_dscores, TensorView dq0, TensorView dk0) const;
+
+  /// What one new token of a sequence attends to: see DecodeSelect.
+  struct Choice {
+    TensorView spans;      ///< [groups, most, 2], i32
+    TensorView log_gates;  ///< [groups, most], f32
+    TensorView counts;     ///< [groups], i32
+  };
+  /// Decoding: chooses for the token at `position`, whose query without RoPE is q0
+  /// [groups, 1, g * d]. Allocates in the arena.
+  Choice choose(StepContext& step, ConstTensorView q0, int64_t position,
+                const GateCache& cache) const;
+  /// Decoding, after choose(): adds the token's key k0 [groups, 1, d] to its page.
+  void remember(StepContext& step, ConstTensorView k0, int64_t position,
+                const GateCache& cache) const;
 
  private:
   struct KeyGradients {

@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include <array>
 #include <cmath>
 
 #include "kernels/embedding.h"
@@ -160,10 +161,9 @@ StepContext Transformer::start(Run& run, const Batch& batch, SegmentGrid& grid) 
   return {run.stream, arena, grid, run.sparsity, run.router, run.sums, batch.sequences};
 }
 
-TensorView Transformer::embed(StepContext& step, const Batch& batch) const {
-  const TensorView x =
-      step.arena.allocate(dtype_, {batch.tokens.shape()[0], hidden_}, "embedding.y");
-  embedding_forward(step.stream, {.y = x, .table = embedding_->value, .ids = batch.tokens});
+TensorView Transformer::embed(StepContext& step, ConstTensorView tokens) const {
+  const TensorView x = step.arena.allocate(dtype_, {tokens.shape()[0], hidden_}, "embedding.y");
+  embedding_forward(step.stream, {.y = x, .table = embedding_->value, .ids = tokens});
   return x;
 }
 
@@ -176,7 +176,7 @@ double Transformer::forward_backward(Run& run, const Batch& batch, float loss_sc
   const TensorView d = run.arena.allocate(dtype_, {tokens, hidden_}, "residual_gradient");
   std::vector<Block::Saved> saved;
   saved.reserve(blocks_.size());
-  TensorView x = embed(step, batch);
+  TensorView x = embed(step, batch.tokens);
   for (const Block& block : blocks_) {
     Block::Output out = block.forward(step, x);
     x = out.y;
@@ -196,7 +196,7 @@ double Transformer::forward(Run& run, const Batch& batch) const {
   SegmentGrid grid;
   StepContext step = start(run, batch, grid);
   const TensorView losses = run.arena.allocate(DType::kF32, {batch.tokens.shape()[0]}, "losses");
-  TensorView x = embed(step, batch);
+  TensorView x = embed(step, batch.tokens);
   for (const Block& block : blocks_) x = block.infer(step, x);
   head_->forward(step, x, batch.targets, losses);
   return sum(run.stream, losses);
@@ -206,8 +206,37 @@ void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const 
   const Arena::Scope scratch(run.arena);
   SegmentGrid grid;
   StepContext step = start(run, batch, grid);
-  TensorView x = embed(step, batch);
+  TensorView x = embed(step, batch.tokens);
   for (const Block& block : blocks_) x = block.infer(step, x);
+  head_->logits(step, x, logits);
+}
+
+std::vector<AttentionCache> Transformer::make_caches(Device device, const SparsityPlan& plan,
+                                                     int64_t max_tokens) const {
+  std::vector<AttentionCache> caches;
+  for (const Block& block : blocks_) {
+    caches.push_back(block.make_cache(device, plan, block_, max_tokens));
+  }
+  return caches;
+}
+
+void Transformer::decode(Run& run, ConstTensorView token, int64_t position,
+                         std::vector<AttentionCache>& caches, TensorView logits) const {
+  const Arena::Scope scratch(run.arena);
+  // A grid of one token: what the layers ask of it are its size and the token's position.
+  std::array<int32_t, 2> starts{0, 1};
+  std::array<int32_t, 1> positions{static_cast<int32_t>(position)};
+  const ConstTensorView starts_view(starts.data(), DType::kI32, {2}, Device{});
+  const SegmentGrid grid{.starts = starts_view,
+                         .positions = {positions.data(), DType::kI32, {1}, Device{}},
+                         .tile_starts = starts_view,
+                         .block_starts = starts_view,
+                         .block = block_};
+  StepContext step{run.stream, run.arena, grid, run.sparsity, run.router, run.sums, 1};
+  TensorView x = embed(step, token);
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    x = blocks_[layer].decode(step, x, position, caches[layer]);
+  }
   head_->logits(step, x, logits);
 }
 

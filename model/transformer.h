@@ -34,6 +34,14 @@ class Transformer {
   /// logits [tokens, vocabulary], f32, is overwritten.
   void logits(Run& run, const Batch& batch, TensorView logits) const;
 
+  /// Decoding: empty caches of one sequence of at most `max_tokens` tokens, one per layer.
+  std::vector<AttentionCache> make_caches(Device device, const SparsityPlan& plan,
+                                          int64_t max_tokens) const;
+  /// Decoding: logits [1, vocabulary], f32, of the token that follows `token`, [1] i32, which is
+  /// at `position` of its sequence. Equals logits() at that position.
+  void decode(Run& run, ConstTensorView token, int64_t position,
+              std::vector<AttentionCache>& caches, TensorView logits) const;
+
   /// Once per optimizer step: loss-free balance biases from the counts of the global batch.
   void update_balance_bias(Stream& stream, ConstTensorView expert_counts) const;
 
@@ -48,7 +56,7 @@ class Transformer {
   void add_block(const ModelConfig& config, DType dtype, Recompute recompute, ParameterStore& store,
                  int64_t index);
   StepContext start(Run& run, const Batch& batch, SegmentGrid& grid) const;
-  TensorView embed(StepContext& step, const Batch& batch) const;
+  TensorView embed(StepContext& step, ConstTensorView tokens) const;
 
   std::vector<Block> blocks_;
   Parameter* embedding_;

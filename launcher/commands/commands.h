@@ -10,8 +10,12 @@ namespace tessera {
 
 /// tessera train: the rank program.
 int run_train(const std::vector<std::string>& arguments);
+/// tessera generate: continues a text.
+int run_generate(const std::vector<std::string>& arguments);
 /// tessera score: logits, losses and gradients of given tokens.
 int run_score(const std::vector<std::string>& arguments);
+/// tessera checkpoint list, inspect, verify, diff: look at checkpoints.
+int run_checkpoint(const std::vector<std::string>& arguments);
 /// tessera data prepare: text to tokens.
 int run_data(const std::vector<std::string>& arguments);
 

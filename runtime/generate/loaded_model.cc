@@ -50,6 +50,12 @@ void load_parameter(Stream& stream, const CheckpointReader& reader, const Parame
 
 }  // namespace
 
+// Here, where TrainConfig is complete.
+LoadedModel::LoadedModel() = default;
+LoadedModel::~LoadedModel() = default;
+LoadedModel::LoadedModel(LoadedModel&&) noexcept = default;
+LoadedModel& LoadedModel::operator=(LoadedModel&&) noexcept = default;
+
 LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
                        const LoadOptions& options) {
   const CheckpointReader reader(find_checkpoint(path));

@@ -12,6 +12,11 @@ class TrainConfig;
 
 /// A trained model, ready to run on the CPU.
 struct LoadedModel {
+  LoadedModel();
+  ~LoadedModel();
+  LoadedModel(LoadedModel&&) noexcept;
+  LoadedModel& operator=(LoadedModel&&) noexcept;
+
   std::unique_ptr<TrainConfig> config;  ///< of the run that made it
   int64_t step = 0;                     ///< finished steps of that run
   DType dtype = DType::kBF16;

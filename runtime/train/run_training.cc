@@ -161,8 +161,12 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   optimizer.take_values(stream);
   Arena arena(device, memory.activations);
   GlobalBatch batch(config, model, world, stream, arena);
-  TrainState state{
-      .store = store, .optimizer = optimizer, .guard = {}, .progress = {}, .hooks = {}};
+  TrainState state{.store = store,
+                   .optimizer = optimizer,
+                   .guard = {},
+                   .progress = {},
+                   .hooks = {},
+                   .tokenizer_model = load_tokenizer(config.data().path()).model()};
   if (world.rank() == 0) {
     write_resolved_config(config);
     state.hooks.push_back(std::make_unique<LogHook>(

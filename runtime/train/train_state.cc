@@ -64,7 +64,9 @@ SaveReport save_state(CheckpointStore& checkpoints, TrainState& state, const Tra
                      {TensorKind::kMaster, optimizer.masters},
                      {TensorKind::kExpAvg, optimizer.m},
                      {TensorKind::kExpAvgSq, optimizer.v}};
-  contents.blobs = {{kProgressBlob, to_text(state.progress)}, {kGuardBlob, state.guard.state()}};
+  contents.blobs = {{kProgressBlob, to_text(state.progress)},
+                    {kGuardBlob, state.guard.state()},
+                    {kTokenizerBlob, state.tokenizer_model}};
   for (const auto& hook : state.hooks) contents.blobs[hook_blob(*hook)] = hook->state();
   contents.resolved_config = to_text(config);
   return checkpoints.save(contents);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "checkpoint/store.h"
@@ -21,7 +22,11 @@ struct TrainState {
   SpikeGuard guard;
   RunProgress progress;
   std::vector<std::unique_ptr<Hook>> hooks;
+  std::string tokenizer_model;  ///< Tokenizer::model(): saved, so that text can be sampled
 };
+
+/// The blob of a checkpoint that holds TrainState::tokenizer_model.
+inline constexpr const char* kTokenizerBlob = "tokenizer.model";
 
 /// The parameters of a model as a checkpoint names them: trained ones, and buffers apart.
 struct NamedParameters {

@@ -1,0 +1,91 @@
+#include "runtime/generate/generator.h"
+
+#include <algorithm>
+
+#include "runtime/config/train.pb.h"
+#include "runtime/train/global_batch.h"
+#include "runtime/train/schedule.h"
+
+namespace tessera {
+
+namespace {
+
+// A text longer than the sequences of the run keeps the run's window and number of blocks.
+SparsityPlan decoding_plan(const LoadedModel& loaded, int64_t max_tokens, int64_t step) {
+  const StepPlan plan =
+      plan_step(*loaded.config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
+  SparsityPlan decoding = sparsity_plan(plan, 0);
+  const bool dense = plan.stage == Stage::kDense || plan.stage == Stage::kGateWarmup;
+  if (dense) {
+    decoding.gated = false;
+    decoding.window = max_tokens;
+  }
+  return decoding;
+}
+
+// Decoding uses little, and the same at every position: one planned step counts it.
+int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan, int64_t max_tokens) {
+  const Device device{DeviceKind::kPlan};
+  Stream stream(device);
+  ParameterStore store;
+  const Transformer model(loaded.config->model(), loaded.dtype, Recompute::kNothing, store);
+  store.allocate(device, /*gradients=*/false);
+  Arena arena(device, 0);
+  StepSumsBuffer sums(device, model);
+  std::vector<AttentionCache> caches = model.make_caches(device, plan, max_tokens);
+  Transformer::Run run{
+      .stream = stream, .arena = arena, .sparsity = plan, .router = {}, .sums = sums.views()};
+  const Shape logits{1, loaded.config->model().vocabulary()};
+  // Late enough that every kind of span is there.
+  model.decode(run, {nullptr, DType::kI32, {1}, device}, max_tokens - 1, caches,
+               TensorView(nullptr, DType::kF32, logits, device));
+  return arena.high_water() + 4 * Buffer::kAlignment * loaded.config->model().layers();
+}
+
+}  // namespace
+
+Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_tokens, int64_t step)
+    : loaded_(loaded),
+      stream_(stream),
+      max_tokens_(max_tokens),
+      plan_(decoding_plan(loaded, max_tokens, step)),
+      caches_(loaded.model->make_caches(stream.device(), plan_, max_tokens)),
+      sums_(stream.device(), *loaded.model),
+      arena_(stream.device(), arena_bytes(loaded, plan_, max_tokens)),
+      logits_(stream.device(), loaded.config->model().vocabulary() * 4) {}
+
+ConstTensorView Generator::next(int32_t token) {
+  Transformer::Run run{
+      .stream = stream_, .arena = arena_, .sparsity = plan_, .router = {}, .sums = sums_.views()};
+  const TensorView logits = logits_.view(DType::kF32, {1, loaded_.config->model().vocabulary()});
+  const ConstTensorView view(&token, DType::kI32, {1}, Device{});
+  loaded_.model->decode(run, view, position_, caches_, logits);
+  ++position_;
+  return logits;
+}
+
+void Generator::run(const std::vector<int32_t>& prompt, int64_t count, int32_t end_of_document,
+                    const SamplerOptions& options, const std::function<void(int32_t)>& on_token) {
+  const auto length = static_cast<int64_t>(prompt.size());
+  if (length < 1 || count < 0 || length + count > max_tokens_) {
+    throw Error(ExitCode::kUsage, concat("the prompt has ", length, " tokens and ", count,
+                                         " more were asked for, expected at least 1 and together ",
+                                         "at most ", max_tokens_));
+  }
+  ConstTensorView logits;
+  for (const int32_t token : prompt) {
+    if (token < 0 || token >= loaded_.config->model().vocabulary()) {
+      throw Error(ExitCode::kUsage, concat("token ", token, " of the prompt is not in the model's ",
+                                           "vocabulary of ", loaded_.config->model().vocabulary()));
+    }
+    logits = next(token);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t token = sample(logits.as<float>(), options, static_cast<uint64_t>(i));
+    if (token == end_of_document) return;
+    on_token(token);
+    if (i + 1 < count) logits = next(token);
+  }
+}
+
+}  // namespace tessera

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that Tessera is built from, those that are missing. Without the right
+# to install it prints the line to run and stops.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build ccache pkg-config
+  libopenmpi-dev openmpi-bin
+  libprotobuf-dev protobuf-compiler
+  libboost-dev libboost-program-options-dev
+  libdnnl-dev
+  libsentencepiece-dev sentencepiece
+  nlohmann-json3-dev libpng-dev libxxhash-dev
+  libgtest-dev
+  python3 python3-numpy
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
+    missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
+if ((EUID != 0)); then
+  echo "Some packages are missing. Run this, then start again:" >&2
+  echo "  sudo apt-get update && sudo ${install[*]}" >&2
+  exit 2
+fi
+echo "installing ${missing[*]}"
+apt-get update -q >/dev/null
+DEBIAN_FRONTEND=noninteractive "${install[@]}" >/dev/null

@@ -1,0 +1,72 @@
+#include <gtest/gtest.h>
+
+#include "tests/model/tiny_model.h"
+#include "tests/support/compare.h"
+
+// Decoding one token at a time gives what the training forward gives at that position.
+
+namespace tessera {
+
+namespace {
+
+using support::tiny_config;
+using support::tiny_plan;
+using support::TinyBatch;
+using support::TinyModel;
+
+void expect_decoding_equals_training(const TrainConfig& config, const SparsityPlan& plan,
+                                     double tolerance) {
+  TinyModel tiny(config);
+  TinyBatch batch(config, 5);
+  const int64_t length = config.batch().sequence_length();
+  batch.starts = {0, static_cast<int32_t>(length)};
+  batch.sequences = 1;
+  batch.tokens.resize(static_cast<size_t>(length));
+  batch.targets.resize(static_cast<size_t>(length));
+  const int64_t vocabulary = config.model().vocabulary();
+  Buffer buffer(Device{}, 2 * length * vocabulary * 4);
+  const TensorView expected = buffer.view(DType::kF32, {length, vocabulary});
+  const TensorView found = buffer.view(DType::kF32, {length, vocabulary}, length * vocabulary * 4);
+  Transformer::Run run = tiny.run(plan);
+  tiny.model.logits(run, batch.view(), expected);
+  std::vector<AttentionCache> caches = tiny.model.make_caches(Device{}, plan, length);
+  for (int64_t position = 0; position < length; ++position) {
+    const ConstTensorView token(&batch.tokens[static_cast<size_t>(position)], DType::kI32, {1},
+                                Device{});
+    tiny.model.decode(run, token, position, caches, found.rows(position, 1));
+    if (config.runtime().precision() == RuntimeConfig::F32) {
+      support::expect_close(found.rows(position, 1),
+                            support::to_doubles(expected.rows(position, 1)), tolerance,
+                            concat("position ", position));
+    }
+  }
+  support::expect_close(found, support::to_doubles(expected), tolerance, "all positions");
+}
+
+TEST(Decode, EqualsTrainingAtEveryPositionOfASparseModel) {
+  for (const char* keys : {"1", "2"}) {
+    const TrainConfig config = tiny_config({concat("model.attention.gate_keys=", keys)});
+    SparsityPlan plan = tiny_plan();
+    expect_decoding_equals_training(config, plan, 1e-10);
+    plan.kept = 3;
+    plan.strength = 1 - 0x1p-10f;
+    expect_decoding_equals_training(config, plan, 1e-10);
+  }
+}
+
+TEST(Decode, EqualsTrainingAtEveryPositionOfADenseModel) {
+  expect_decoding_equals_training(tiny_config(), {.window = 112}, 1e-10);
+  const TrainConfig plain = tiny_config(
+      {"model.qk_norm=false", "model.output_gate=false", "model.attention.sink_logit=false"});
+  expect_decoding_equals_training(plain, {.window = 112}, 1e-10);
+}
+
+// With every expert chosen, because two roundings of one sum may send a token to another one.
+TEST(Decode, EqualsTrainingWithinTheRoundingOfBFloat16) {
+  expect_decoding_equals_training(
+      tiny_config({"runtime.precision=BF16", "model.moe.experts_per_token=4"}), tiny_plan(), 2e-3);
+}
+
+}  // namespace
+
+}  // namespace tessera
