@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "kernels/attention_tile.h"
 
@@ -96,23 +97,23 @@ void multiply_columns(const TileProduct<F>& p, int64_t column) {
   }
 }
 
+/// Swaps the off-diagonal quarters of the block of 2 kHalf words that rows a and b cross.
+template <size_t kHalf, size_t... kWords>
+[[gnu::always_inline]] inline void swap_quarters(U32x16& a, U32x16& b,
+                                                 std::index_sequence<kWords...>) {
+  const U32x16 x = a;
+  a = __builtin_shufflevector(x, b, ((kWords & kHalf) == 0 ? kWords : 16 + kWords - kHalf)...);
+  b = __builtin_shufflevector(x, b, ((kWords & kHalf) == 0 ? kWords + kHalf : 16 + kWords)...);
+}
+
 /// Transposes 16 x 16 words: each stage swaps the off-diagonal quarters of blocks half the size.
-template <int kHalf>
+template <size_t kHalf>
 [[gnu::always_inline]] inline void transpose_stage(std::array<U32x16, 16>& x) {
-  U32x16 low{};
-  U32x16 high{};
-  for (uint32_t i = 0; i < 16; ++i) {
-    const bool lower = (i & kHalf) == 0;
-    low[i] = lower ? i : 16 + i - kHalf;
-    high[i] = lower ? i + kHalf : 16 + i;
-  }
 #pragma GCC unroll 16
   for (size_t i = 0; i < 16; ++i) {
-    if ((i & kHalf) != 0) continue;
-    const U32x16 a = x[i];
-    const U32x16 b = x[i + kHalf];
-    x[i] = __builtin_shuffle(a, b, low);
-    x[i + kHalf] = __builtin_shuffle(a, b, high);
+    if ((i & kHalf) == 0) {
+      swap_quarters<kHalf>(x[i], x[i + kHalf], std::make_index_sequence<16>());
+    }
   }
 }
 
@@ -131,6 +132,14 @@ void transpose(Word* to, int64_t stride, const Word* const* from) {
   }
 }
 
+/// (a0, b0, a1, b1, ...), the first and the second half of it.
+template <size_t... kWords>
+[[gnu::always_inline]] inline std::pair<U16x32, U16x32> interleaved(
+    U16x32 a, U16x32 b, std::index_sequence<kWords...>) {
+  return {__builtin_shufflevector(a, b, (kWords / 2 + kWords % 2 * 32)...),
+          __builtin_shufflevector(a, b, (16 + kWords / 2 + kWords % 2 * 32)...)};
+}
+
 /// One row of pairs from two rows of bf16.
 void interleave(Word* to, const BF16* first, const BF16* second, int64_t width) {
   int64_t n = 0;
@@ -139,14 +148,7 @@ void interleave(Word* to, const BF16* first, const BF16* second, int64_t width) 
     U16x32 b;
     std::memcpy(&a, first + n, sizeof(a));
     std::memcpy(&b, second + n, sizeof(b));
-    U16x32 low{};
-    U16x32 high{};
-    for (uint16_t i = 0; i < 32; ++i) {
-      low[i] = static_cast<uint16_t>(i / 2 + (i % 2) * 32);
-      high[i] = static_cast<uint16_t>(16 + i / 2 + (i % 2) * 32);
-    }
-    const U16x32 x = __builtin_shuffle(a, b, low);
-    const U16x32 y = __builtin_shuffle(a, b, high);
+    const auto [x, y] = interleaved(a, b, std::make_index_sequence<32>());
     std::memcpy(to + n, &x, sizeof(x));
     std::memcpy(to + n + 16, &y, sizeof(y));
   }
