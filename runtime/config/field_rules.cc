@@ -1,7 +1,5 @@
 #include "runtime/config/field_rules.h"
 
-#include <array>
-
 namespace tessera {
 
 namespace {
@@ -14,7 +12,7 @@ constexpr double kCoefficient = 1000;     // of a loss
 constexpr auto kAbove = FieldRule::Ends::kAboveLeast;
 constexpr auto kBelow = FieldRule::Ends::kBelowMost;
 
-constexpr std::array kRules = std::to_array<FieldRule>({
+constexpr FieldRule kRules[] = {
     {"model.vocabulary", 2, kTokens},
     {"model.hidden", 1, kWidth},
     {"model.layers", 1, 4096},
@@ -85,7 +83,7 @@ constexpr std::array kRules = std::to_array<FieldRule>({
     {"runtime.validate_batches", 1, kWidth, 8},
     {"runtime.peak_tflops", 0, 1e6, {}, kAbove},
     {"steps", 1, kSteps},
-});
+};
 
 }  // namespace
 
