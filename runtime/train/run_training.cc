@@ -23,7 +23,12 @@ namespace tessera {
 namespace {
 
 Device compute_device(const TrainConfig& config) {
-  return {config.runtime().device() == RuntimeConfig::GPU ? DeviceKind::kGpu : DeviceKind::kCpu};
+  if (config.runtime().device() == RuntimeConfig::GPU) {
+    throw Error(ExitCode::kUsage,
+                "runtime.device is GPU, but this version has no CUDA kernels yet; set "
+                "runtime.device to CPU");
+  }
+  return {DeviceKind::kCpu};
 }
 
 // A rank that its launcher has bound to some cores uses these; otherwise the ranks of the job

@@ -1,0 +1,17 @@
+#include <cstdint>
+
+#include "kernels/core/cuda_check.h"
+
+namespace tessera::gpu {
+
+void* allocate_zeroed(int device_index, int64_t bytes) {
+  void* data = nullptr;
+  CUDA_CHECK(cudaSetDevice(device_index));
+  CUDA_CHECK(cudaMalloc(&data, static_cast<size_t>(bytes)));
+  CUDA_CHECK(cudaMemset(data, 0, static_cast<size_t>(bytes)));
+  return data;
+}
+
+void release(void* data) noexcept { cudaFree(data); }
+
+}  // namespace tessera::gpu

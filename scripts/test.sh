@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test: the CPU build with real MPI and end-to-end
+# runs, the CUDA build where nvcc is found, and the sanitizers. One closing line per suite.
+#   scripts/test.sh             all suites
+#   scripts/test.sh cpu asan    these ones: cpu, cuda, asan, tsan
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+suites=("$@")
+((${#suites[@]})) || suites=(cpu cuda asan tsan)
+scripts/packages.sh || exit $?
+
+failed=0
+lines=()
+
+# suite NAME: configures, builds and tests the preset of that name.
+suite() {
+  local name=$1 begin=$SECONDS result=passed
+  mkdir -p build
+  if ! cmake --preset "$name" >"build/$name.configure.log" 2>&1; then
+    tail -n 30 "build/$name.configure.log"
+    result="could not be configured"
+  elif ! cmake --build --preset "$name" >"build/$name.build.log" 2>&1; then
+    tail -n 40 "build/$name.build.log"
+    result="did not build"
+  elif ! ctest --preset "$name" --progress 2>&1 | tee "build/$name.test.log" | tail -n 40; then
+    result="has failing tests"
+  fi
+  [[ $result == passed ]] || failed=1
+  local count
+  count=$(grep -oE '[0-9]+ tests failed out of [0-9]+' "build/$name.test.log" 2>/dev/null | tail -n 1)
+  lines+=("suite $name: $result (${count:-no tests ran}, $((SECONDS - begin)) s)")
+  echo "${lines[-1]}"
+}
+
+for name in "${suites[@]}"; do
+  if [[ $name == cuda ]] && ! command -v nvcc >/dev/null; then
+    lines+=("suite cuda: skipped, nvcc was not found")
+    continue
+  fi
+  suite "$name"
+done
+
+printf '\n'
+printf '%s\n' "${lines[@]}"
+exit "$failed"
