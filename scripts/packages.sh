@@ -8,7 +8,7 @@ packages=(
   libopenmpi-dev openmpi-bin
   libprotobuf-dev protobuf-compiler
   libboost-dev libboost-program-options-dev
-  libdnnl-dev
+  libdnnl-dev ocl-icd-opencl-dev
   libsentencepiece-dev sentencepiece
   nlohmann-json3-dev libpng-dev libxxhash-dev
   libgtest-dev
