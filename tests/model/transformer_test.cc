@@ -19,15 +19,16 @@ using support::TinyModel;
 
 constexpr float kScale = 1.0f / 200;
 
-SparsityPlan dense_plan() { return {.window = 112}; }
+SparsityPlan dense_plan() {
+  return {.window = 112};
+}
 
 // Loss and all gradients of one micro-batch.
 std::vector<double> losses_and_gradients(TinyModel& tiny, const SparsityPlan& plan,
                                          const TinyBatch& batch) {
   tiny.store.zero_gradients(tiny.stream);
   Transformer::Run run = tiny.run(plan);
-  std::vector<double> all{tiny.model.forward_backward(run, batch.view(), kScale),
-                          tiny.auxiliary()};
+  std::vector<double> all{tiny.model.forward_backward(run, batch.view(), kScale), tiny.auxiliary()};
   for (const float g : tiny.store.gradients().as<float>()) all.push_back(g);
   for (const float n : tiny.sums.expert_counts.as<float>()) all.push_back(n);
   return all;
@@ -115,8 +116,11 @@ TEST(Transformer, PlanCountsTheBytesOfTheRealStepExactly) {
     store.allocate(device);
     Arena arena(device, 0);
     StepSumsBuffer sums(device, model);
-    Transformer::Run run{
-        .stream = stream, .arena = arena, .sparsity = tiny_plan(), .router = {}, .sums = sums.views()};
+    Transformer::Run run{.stream = stream,
+                         .arena = arena,
+                         .sparsity = tiny_plan(),
+                         .router = {},
+                         .sums = sums.views()};
     const Batch real = batch.view();
     const auto planned = [&](const ConstTensorView& x) {
       return ConstTensorView(nullptr, x.dtype(), x.shape(), device);
