@@ -148,7 +148,8 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
     const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
     const std::string hint = decode_latest(Directory(parent).read(kLatestName, kMaxHintBytes));
     const std::filesystem::path named = parent / hint;
-    if (!hint.empty() && examine_checkpoint(named).state == CandidateState::kValid) return named;
+    if (step_of_name(hint) && examine_checkpoint(named).state == CandidateState::kValid)
+      return named;
     return find_checkpoint(parent);
   }
   if (const auto newest = newest_valid(checkpoints_directory(path))) return *newest;

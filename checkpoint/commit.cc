@@ -123,13 +123,11 @@ void commit(const Directory& checkpoints, const Directory& checkpoint, const Com
             const CheckpointContents& contents, const StageObserver& on_stage) {
   wire::Manifest manifest = manifest_of(request, contents);
   merge_parts(read_parts(checkpoint, request, contents.step), manifest);
-  check_manifest(manifest, kManifestName);
-  check_sizes(checkpoint, manifest);
+  const std::string bytes = manifest.SerializeAsString();
+  // By the reader's own rules: what is committed can be read.
+  check_sizes(checkpoint, parse_manifest(bytes, kManifestName));
   on_stage("parts merged");
 
-  const std::string bytes = manifest.SerializeAsString();
-  CHECK(std::ssize(bytes) <= kMaxManifestBytes, "checkpoint: the manifest has ", bytes.size(),
-        " bytes, expected at most ", kMaxManifestBytes);
   checkpoint.replace(kManifestName, bytes);
   on_stage("manifest renamed");
   checkpoint.remove(kPartsName);

@@ -1,6 +1,9 @@
 #include "checkpoint/manifest.h"
 
+#include <google/protobuf/stubs/logging.h>
+
 #include <algorithm>
+#include <array>
 #include <set>
 #include <utility>
 #include <vector>
@@ -35,6 +38,7 @@ Message parse(std::string_view bytes, const std::string& name) {
   require(bound >= 0, name, " is damaged: it is no well-formed message");
   require(bound + size <= kMaxParsedBytes, name, " would take ", bound,
           " bytes of memory, expected at most ", kMaxParsedBytes);
+  const google::protobuf::LogSilencer quiet;  // what is wrong is said in our own words
   Message message;
   require(message.ParseFromArray(bytes.data(), static_cast<int>(size)), name,
           " is damaged: it is no ", Message::descriptor()->name(), " message");
@@ -214,7 +218,8 @@ std::optional<std::string> unsupported(const wire::Manifest& manifest) {
   return std::nullopt;
 }
 
-void check_manifest(const wire::Manifest& manifest, const std::string& name) {
+wire::Manifest parse_manifest(std::string_view bytes, const std::string& name) {
+  wire::Manifest manifest = parse<wire::Manifest>(bytes, name);
   if (const std::optional<std::string> reason = unsupported(manifest)) {
     throw Error(ExitCode::kBadData, concat(name, " ", *reason));
   }
@@ -224,11 +229,6 @@ void check_manifest(const wire::Manifest& manifest, const std::string& name) {
   check_tensors(manifest, name, segments);
   check_blobs(manifest, name, segments);
   check_tiling(manifest, name, segments);
-}
-
-wire::Manifest parse_manifest(std::string_view bytes, const std::string& name) {
-  wire::Manifest manifest = parse<wire::Manifest>(bytes, name);
-  check_manifest(manifest, name);
   return manifest;
 }
 

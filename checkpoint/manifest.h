@@ -23,8 +23,6 @@ constexpr size_t kMaxNameBytes = 4096;
 /// can read and whose tensors and blobs fill its files: every element of every tensor in exactly
 /// one slice, every slice in its file, no two in the same place, no gap but alignment.
 wire::Manifest parse_manifest(std::string_view bytes, const std::string& name);
-/// The checks of parse_manifest, of a manifest in memory.
-void check_manifest(const wire::Manifest& manifest, const std::string& name);
 /// Why this program cannot read the manifest though it is intact, or nothing.
 std::optional<std::string> unsupported(const wire::Manifest& manifest);
 

@@ -59,7 +59,7 @@ std::string encode_latest(const std::string& checkpoint) {
 
 std::string decode_latest(std::string_view text) {
   const std::string_view body = without_crc(text);
-  return body.empty() ? std::string() : std::string(body.substr(0, body.size() - 1));
+  return body.ends_with(" ") ? std::string(body.substr(0, body.size() - 1)) : std::string();
 }
 
 }  // namespace tessera

@@ -14,7 +14,7 @@ using google::protobuf::FieldDescriptor;
 
 // Lists grow by doubling: what is in them may take twice its size.
 constexpr int64_t kNumberBytes = 16;  // a number in a list
-constexpr int64_t kUnknownFieldBytes = 32;
+constexpr int64_t kUnknownFieldBytes = 64;
 constexpr int64_t kStringBytes = 64;    // a string object, or the first allocation of a list
 constexpr int64_t kMessageBytes = 128;  // the largest message, and its place in a list
 

@@ -16,7 +16,7 @@ class Tensor;
 }  // namespace wire
 
 /// Between the messages of manifest.proto and the types of this program. Apart from
-/// has_known_type, what comes out of a message must have passed check_manifest.
+/// has_known_type, what comes out of a message must have passed parse_manifest.
 bool has_known_type(const wire::Tensor& tensor);
 DType dtype_of(const wire::Tensor& tensor);
 TensorKind kind_of(const wire::Tensor& tensor);

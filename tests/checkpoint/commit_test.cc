@@ -105,6 +105,19 @@ TEST_F(Commit, StopsAtANewerFence) {
   EXPECT_FALSE(checkpoint_.contains(kMarkerName));
 }
 
+// Names that no reader accepts must not become a checkpoint that no reader opens.
+TEST(CommittedManifest, IsOneThatItsReaderAccepts) {
+  const TemporaryDirectory run;
+  CheckpointStore store(run.path(), support::quick_options());
+  const SampleState state(10);
+  CheckpointContents contents = state.contents();
+  contents.blobs["not \xFF UTF-8"] = "x";
+  const SaveReport report = store.save(contents);
+  EXPECT_FALSE(report.committed);
+  EXPECT_NE(report.failure.find("is no Part message"), std::string::npos) << report.failure;
+  EXPECT_TRUE(store.list().empty());
+}
+
 TEST(MergeParts, RefusesWritersThatDisagree) {
   std::vector<wire::Part> parts(2);
   for (wire::Part& part : parts) {

@@ -71,6 +71,7 @@ TEST(Latest, ComesBackOrIsEmpty) {
     EXPECT_EQ(decode_latest(text.substr(0, length)), "") << length;
   }
   EXPECT_EQ(decode_latest("step-00001000"), "");
+  EXPECT_EQ(decode_latest("step-000010004a50962d\n"), "");
 }
 
 }  // namespace
