@@ -61,7 +61,10 @@ std::string did_you_mean(std::string_view name, const std::vector<std::string>& 
   // Up to a third of the letters may be wrong, and one in a short name.
   size_t allowed = std::max<size_t>(1, name.size() / 3);
   for (const std::string& candidate : known) {
-    if (name.size() > kLongestName) break;
+    if (name.size() > kLongestName || candidate.size() > name.size() + allowed ||
+        name.size() > candidate.size() + allowed) {
+      continue;  // cannot be near
+    }
     const size_t distance = edit_distance(name, candidate);
     if (distance > allowed || (nearest != nullptr && distance == allowed)) continue;
     nearest = &candidate;

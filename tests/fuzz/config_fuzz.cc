@@ -26,7 +26,8 @@ class Silent : public pb::io::ErrorCollector {
   void AddError(int, pb::io::ColumnNumber, const std::string&) override {}
 };
 
-/// Protobuf's own parser as reference. FileDescriptorProto has lists and recursion.
+/// Protobuf's own parser as reference. FileDescriptorProto has lists and recursion; it gets every
+/// fourth text, because most of its texts are unknown fields, which are slow.
 template <class Message>
 void compare_readers(const std::string& text) {
   Message ours;
@@ -74,6 +75,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   pieces.erase(pieces.begin());
   tessera::parse(text, pieces);
   tessera::compare_readers<tessera::TrainConfig>(text);
-  tessera::compare_readers<google::protobuf::FileDescriptorProto>(text);
+  if (size % 4 == 0) tessera::compare_readers<google::protobuf::FileDescriptorProto>(text);
   return 0;
 }
