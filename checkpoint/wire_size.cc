@@ -43,14 +43,15 @@ struct Cursor {
 // What a length-delimited field takes, or -1.
 int64_t bound_of(std::string_view body, const FieldDescriptor* field) {
   const auto length = static_cast<int64_t>(body.size());
-  if (field == nullptr) return kUnknownFieldBytes + kStringBytes + length;
-  if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) return kStringBytes + length;
+  const int64_t text = kUnknownFieldBytes + kStringBytes + length;
+  if (field == nullptr) return text;
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) return text;
   if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
     const int64_t inner = parsed_size_bound(body, *field->message_type());
     return inner < 0 ? -1 : kMessageBytes + inner;
   }
   const bool fixed = field->type() == FieldDescriptor::TYPE_FIXED32;
-  return kStringBytes + (fixed ? length : kNumberBytes * length);
+  return fixed ? text : text + kNumberBytes * length;
 }
 
 }  // namespace
@@ -62,8 +63,7 @@ int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
     const std::optional<uint64_t> tag = cursor.varint();
     if (!tag || *tag >> 3 == 0 || *tag > std::numeric_limits<uint32_t>::max()) return -1;
     bool complete = false;
-    const FieldDescriptor* field = type.FindFieldByNumber(static_cast<int>(*tag >> 3));
-    int64_t cost = field == nullptr ? kUnknownFieldBytes : kNumberBytes;
+    int64_t cost = kUnknownFieldBytes;  // as every field is that comes with another wire type
     switch (*tag & 7) {
       case 0:
         complete = cursor.varint().has_value();
@@ -74,7 +74,7 @@ int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
       case 2:
         if (const std::optional<uint64_t> length = cursor.varint()) {
           if (const std::optional<std::string_view> body = cursor.take(*length)) {
-            cost = bound_of(*body, field);
+            cost = bound_of(*body, type.FindFieldByNumber(static_cast<int>(*tag >> 3)));
             complete = cost >= 0;
           }
         }

@@ -7,16 +7,14 @@
 // Feeds any text to the reader of safetensors headers. It must accept or throw Error(kBadData), and
 // the tensors of what it accepts must lie in the data one after the other, without hole or overlap.
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using tessera::Error;
-  using tessera::ExitCode;
-  if (size < 2) return 0;
-  const int64_t data_bytes = data[0] + 256 * (data[1] % 16);
-  const std::string header(reinterpret_cast<const char*>(data) + 2, size - 2);
+namespace tessera {
+namespace {
+
+void parse(const std::string& header, int64_t data_bytes) {
   try {
     int64_t bytes = 0;
-    for (const tessera::SafetensorsEntry& entry :
-         tessera::parse_safetensors_header(header, data_bytes, "f").tensors) {
+    for (const SafetensorsEntry& entry :
+         parse_safetensors_header(header, data_bytes, "fuzz").tensors) {
       if (entry.begin < 0 || entry.end > data_bytes ||
           entry.end - entry.begin != entry.shape.elements() * size_of(entry.dtype)) {
         __builtin_trap();
@@ -27,5 +25,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const Error& error) {
     if (error.code() != ExitCode::kBadData) throw;
   }
+}
+
+}  // namespace
+}  // namespace tessera
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 2) return 0;
+  const int64_t data_bytes = data[0] + 256 * (data[1] % 16);
+  tessera::parse(std::string(reinterpret_cast<const char*>(data) + 2, size - 2), data_bytes);
   return 0;
 }
