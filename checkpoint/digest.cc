@@ -9,7 +9,7 @@ namespace tessera {
 
 namespace {
 
-inline uint64_t mix64(uint64_t index, uint64_t bits) {
+[[gnu::always_inline]] inline uint64_t mix64(uint64_t index, uint64_t bits) {
   uint64_t x = 0x9E3779B97F4A7C15 * (index + 1) + 0xD1B54A32D192ED03 * bits;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
@@ -17,7 +17,8 @@ inline uint64_t mix64(uint64_t index, uint64_t bits) {
 }
 
 template <class Bits>
-uint64_t digest_run(int64_t index, const std::byte* data, int64_t count) {
+[[gnu::always_inline]] inline uint64_t sum_run(int64_t index, const std::byte* data,
+                                               int64_t count) {
   uint64_t sum = 0;
   for (int64_t i = 0; i < count; ++i) {
     Bits bits = 0;
@@ -25,6 +26,24 @@ uint64_t digest_run(int64_t index, const std::byte* data, int64_t count) {
     sum += mix64(static_cast<uint64_t>(index + i), bits);
   }
   return sum;
+}
+
+#if defined(__x86_64__)
+// The same loop, which the compiler makes eight elements wide: AVX-512 multiplies 64-bit numbers.
+template <class Bits>
+[[gnu::target("avx512f,avx512dq,avx512vl,avx512bw")]] uint64_t sum_run_avx512(int64_t index,
+                                                                              const std::byte* data,
+                                                                              int64_t count) {
+  return sum_run<Bits>(index, data, count);
+}
+#endif
+
+template <class Bits>
+uint64_t digest_run(int64_t index, const std::byte* data, int64_t count) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512dq")) return sum_run_avx512<Bits>(index, data, count);
+#endif
+  return sum_run<Bits>(index, data, count);
 }
 
 uint64_t digest_run(int64_t size, int64_t index, const std::byte* data, int64_t count) {
