@@ -17,6 +17,7 @@
 #include "checkpoint/verify.h"
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/export.h"
 #include "runtime/config/wording.h"
 
 namespace tessera {
@@ -30,11 +31,13 @@ constexpr const char* kHelp =
        tessera checkpoint inspect CHECKPOINT
        tessera checkpoint verify CHECKPOINT
        tessera checkpoint diff CHECKPOINT OTHER
+       tessera checkpoint export CHECKPOINT --output DIR [options]
 
   list     the checkpoints of a run, and why any of them is not valid
   inspect  what a checkpoint holds: step, mesh, parameters, a table of its tensors
   verify   checks every byte of a checkpoint
   diff     the tensors in which two checkpoints differ
+  export   the model as Hugging Face's transformers read it
 
 CHECKPOINT is a directory such as RUN/checkpoints/step-00001000, or RUN for its newest one.
 tessera checkpoint list --help says more, and so on.
@@ -260,7 +263,8 @@ std::map<std::string, Action> actions() {
   return {{"list", list_action},
           {"inspect", inspect_action},
           {"verify", verify_action},
-          {"diff", diff_action}};
+          {"diff", diff_action},
+          {"export", {export_command_line(), export_checkpoint}}};
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ int run_train(const std::vector<std::string>& arguments);
 int run_generate(const std::vector<std::string>& arguments);
 /// tessera score: logits, losses and gradients of given tokens.
 int run_score(const std::vector<std::string>& arguments);
-/// tessera checkpoint list, inspect, verify, diff: look at checkpoints.
+/// tessera checkpoint list, inspect, verify, diff, export: look at checkpoints.
 int run_checkpoint(const std::vector<std::string>& arguments);
 /// tessera data prepare: text to tokens.
 int run_data(const std::vector<std::string>& arguments);
