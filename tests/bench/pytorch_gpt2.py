@@ -64,6 +64,9 @@ def main():
     torch.manual_seed(1)
     torch.set_num_threads(arguments.threads)
     model = Gpt2()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.02)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95))
     tokens = torch.randint(0, 257, (arguments.batch, arguments.length + 1))
     seconds = []
