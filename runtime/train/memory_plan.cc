@@ -17,13 +17,16 @@ namespace tessera {
 namespace {
 
 // The steps where the shapes of a step may change: the first of each stage. Kept blocks only fall
-// after the first step of the transition.
+// after the first step of the transition, but for its dense refreshes.
 std::vector<int64_t> stage_begins(const TrainConfig& config) {
   const SparsityConfig& sparsity = config.sparsity();
   const int64_t dense = sparsity.dense_steps();
+  const int64_t tuning = dense + sparsity.transition_steps() + 1;
+  const int64_t every = std::max<int64_t>(1, sparsity.dense_refresh());
+  const int64_t refresh = std::min((dense / every + 1) * every, tuning);
   std::vector<int64_t> steps;
-  for (const int64_t step : {int64_t{1}, dense - sparsity.gate_warmup_steps() + 1, dense + 1,
-                             dense + sparsity.transition_steps() + 1}) {
+  for (const int64_t step :
+       {int64_t{1}, dense - sparsity.gate_warmup_steps() + 1, dense + 1, refresh, tuning}) {
     if (step >= 1 && step <= std::max<int64_t>(1, config.steps())) steps.push_back(step);
   }
   return steps;

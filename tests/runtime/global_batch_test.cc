@@ -1,0 +1,179 @@
+#include "runtime/train/global_batch.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "parallel/gradient_reducer.h"
+#include "parallel/thread_communicator.h"
+#include "tests/model/tiny_model.h"
+#include "tests/runtime/dataset_fixture.h"
+#include "tests/runtime/patterned_documents.h"
+
+namespace tessera {
+namespace {
+
+struct Outcome {
+  GlobalBatch::Totals totals;
+  std::vector<float> gradients;
+  std::vector<float> counts;
+};
+
+std::vector<float> copy(ConstTensorView view) {
+  const auto values = view.as<float>();
+  return {values.begin(), values.end()};
+}
+
+class GlobalBatchTest : public testing::Test {
+ protected:
+  GlobalBatchTest() {
+    write_test_dataset(directory_.path(), patterned_documents());
+    dataset_.emplace(directory_.path(), kTrainSplit, 257);
+  }
+
+  static TrainConfig config_of(const std::string& scope) {
+    return support::tiny_config({"model.vocabulary=257", "batch.sequences=4",
+                                 concat("batch.micro_sequences=", scope == "MICRO_BATCH" ? 1 : 0),
+                                 "model.moe.balance_scope=" + scope});
+  }
+  DataLoader loader(const TrainConfig& config) const {
+    return {*dataset_,
+            {.sequence_length = config.batch().sequence_length(), .max_documents = 8, .seed = 5}};
+  }
+
+  /// The outcome on rank 0; all ranks must have the same gradients.
+  Outcome on_ranks(const TrainConfig& config, const StepPlan& plan, int ranks) const {
+    Outcome outcome;
+    const DataLoader data = loader(config);
+    run_ranks(ranks, [&](Communicator& world) {
+      Stream stream(Device{}, 1);
+      ParameterStore store;
+      const Transformer model(config.model(), DType::kF32, Recompute::kNothing, store);
+      store.allocate(Device{});
+      store.initialize(stream, config.seed());
+      store.zero_gradients(stream);
+      Arena arena(Device{}, int64_t{32} << 20);
+      GlobalBatch batch(config, model, world, stream, arena);
+      const auto totals = batch.forward_backward(data, 8, plan, world.rank() == ranks - 1);
+      GradientReducer(world, {store.gradients()}).reduce(stream);
+      if (world.rank() == 0) {
+        outcome = {totals, copy(store.gradients()), copy(batch.expert_counts())};
+      }
+    });
+    return outcome;
+  }
+
+  TemporaryDirectory directory_;
+  std::optional<TokenDataset> dataset_;
+};
+
+StepPlan dense_plan() {
+  return {.step = 1, .kept_blocks = 7, .window = 112};
+}
+
+StepPlan gated_plan() {
+  return {.step = 1,
+          .stage = Stage::kTransition,
+          .gated = true,
+          .kept_blocks = 2,
+          .window = 24,
+          .gate_strength = 0.9,
+          .kl = 0.5,
+          .entropy = 0.01,
+          .z_loss = 1e-3};
+}
+
+void expect_near_relative(double a, double b, double tolerance, const char* what) {
+  EXPECT_NEAR(a, b, tolerance * std::max(1e-6, std::abs(b))) << what;
+}
+
+void expect_same(const Outcome& one, const Outcome& many) {
+  const auto& a = one.totals;
+  const auto& b = many.totals;
+  expect_near_relative(b.loss, a.loss, 1e-6, "loss");
+  EXPECT_EQ(b.valid_tokens, a.valid_tokens);
+  expect_near_relative(b.gate_kl, a.gate_kl, 1e-5, "gate_kl");
+  expect_near_relative(b.gate_entropy, a.gate_entropy, 1e-5, "gate_entropy");
+  expect_near_relative(b.gate_z, a.gate_z, 1e-5, "gate_z");
+  expect_near_relative(b.balance, a.balance, 1e-5, "balance");
+  expect_near_relative(b.router_z, a.router_z, 1e-5, "router_z");
+  expect_near_relative(b.sparsity, a.sparsity, 1e-5, "sparsity");
+  expect_near_relative(b.gate_openness, a.gate_openness, 1e-5, "gate_openness");
+  EXPECT_EQ(many.counts, one.counts);
+  ASSERT_EQ(many.gradients.size(), one.gradients.size());
+  double largest = 0;
+  double difference = 0;
+  for (size_t i = 0; i < one.gradients.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(one.gradients[i])));
+    difference =
+        std::max(difference, std::abs(static_cast<double>(many.gradients[i]) - one.gradients[i]));
+  }
+  EXPECT_GT(largest, 1e-3);
+  EXPECT_LT(difference, 2e-5 * std::max(1.0, largest));
+}
+
+TEST_F(GlobalBatchTest, AnyNumberOfRanksGivesTheSameStep) {
+  for (const std::string scope : {"SEQUENCE", "MICRO_BATCH", "GLOBAL_BATCH"}) {
+    const TrainConfig config = config_of(scope);
+    for (const StepPlan& plan : {dense_plan(), gated_plan()}) {
+      const Outcome one = on_ranks(config, plan, 1);
+      for (const int ranks : {2, 4}) {
+        SCOPED_TRACE(concat(scope, plan.gated ? " gated " : " dense ", ranks, " ranks"));
+        expect_same(one, on_ranks(config, plan, ranks));
+      }
+    }
+  }
+}
+
+TEST_F(GlobalBatchTest, LossIsTheSumOverTargetsOfTheModelsForward) {
+  const TrainConfig config = config_of("SEQUENCE");
+  const Outcome outcome = on_ranks(config, dense_plan(), 2);
+  MicroBatch micro;
+  loader(config).fill(8, 4, micro);
+  support::TinyModel tiny(config);
+  const auto view = [](const std::vector<int32_t>& v) {
+    return ConstTensorView(v.data(), DType::kI32, {static_cast<int64_t>(v.size())}, Device{});
+  };
+  Transformer::Run run = tiny.run(sparsity_plan(dense_plan(), 0));
+  const double loss = tiny.model.forward(run, {.tokens = view(micro.tokens),
+                                               .targets = view(micro.targets),
+                                               .starts = view(micro.starts),
+                                               .sequences = 4});
+  const auto valid = std::ranges::count_if(micro.targets, [](int32_t t) { return t >= 0; });
+  EXPECT_LT(valid, std::ssize(micro.targets));  // some positions have no target
+  EXPECT_EQ(outcome.totals.valid_tokens, static_cast<double>(valid));
+  expect_near_relative(outcome.totals.loss, loss, 1e-6, "loss");
+}
+
+TEST_F(GlobalBatchTest, OneRankThatIsAskedToStopIsHeardByAll) {
+  EXPECT_EQ(on_ranks(config_of("SEQUENCE"), dense_plan(), 4).totals.stop, 1);
+}
+
+TEST_F(GlobalBatchTest, MicroBatchesDoNotChangeTheStep) {
+  TrainConfig config = config_of("SEQUENCE");
+  const Outcome whole = on_ranks(config, gated_plan(), 1);
+  config.mutable_batch()->set_micro_sequences(1);
+  expect_same(whole, on_ranks(config, gated_plan(), 1));
+  expect_same(whole, on_ranks(config, gated_plan(), 2));
+}
+
+TEST_F(GlobalBatchTest, EvaluateIsTheLossPerTokenWhateverTheRanks) {
+  const TrainConfig config = config_of("SEQUENCE");
+  const DataLoader data = loader(config);
+  std::vector<double> losses;
+  for (const int ranks : {1, 2, 4}) {
+    run_ranks(ranks, [&](Communicator& world) {
+      support::TinyModel tiny(config);
+      GlobalBatch batch(config, tiny.model, world, tiny.stream, tiny.arena);
+      const double loss = batch.evaluate(data, 2, gated_plan());
+      if (world.rank() == 0) losses.push_back(loss);
+    });
+  }
+  EXPECT_GT(losses[0], 1);
+  expect_near_relative(losses[1], losses[0], 1e-6, "2 ranks");
+  expect_near_relative(losses[2], losses[0], 1e-6, "4 ranks");
+}
+
+}  // namespace
+}  // namespace tessera
