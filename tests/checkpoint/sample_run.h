@@ -106,6 +106,7 @@ class SampleState {
     const Tensor all = random_tensor(dtype, whole, seed, 100);
     tensors_.emplace_back(dtype, shard.local());
     const TensorView mine = tensors_.back().view();
+    if (mine.bytes() == 0) return keep(kind, {name, shard, mine});
     int64_t outer = 1;
     for (int a = 0; a < axis; ++a) outer *= whole[a];
     const int64_t inner = whole.elements() / outer / whole[axis] * size_of(dtype);
@@ -115,8 +116,12 @@ class SampleState {
                       (row * whole[axis] + shard.begin) * inner,
                   static_cast<size_t>(shard.length * inner));
     }
+    keep(kind, {name, shard, mine});
+  }
+
+  void keep(TensorKind kind, const NamedTensor& tensor) {
     if (groups_.empty() || groups_.back().first != kind) groups_.push_back({kind, {}});
-    groups_.back().second.push_back({name, shard, mine});
+    groups_.back().second.push_back(tensor);
   }
 
   int64_t step_;
