@@ -1,7 +1,6 @@
 #include "checkpoint/fence.h"
 
 #include <algorithm>
-#include <optional>
 #include <random>
 #include <sstream>
 
@@ -74,12 +73,17 @@ Fence raise_fence(const Directory& checkpoints, int64_t newest_epoch,
   return fence;
 }
 
-void check_fence(const Directory& checkpoints, const Fence& fence) {
+std::optional<int64_t> newer_incarnation(const Directory& checkpoints, const Fence& fence) {
   const std::vector<int64_t> epochs = epochs_of(checkpoints.subdirectory(kFenceName));
-  if (!epochs.empty() && epochs.back() > fence.epoch) {
+  if (epochs.empty() || epochs.back() <= fence.epoch) return std::nullopt;
+  return epochs.back();
+}
+
+void check_fence(const Directory& checkpoints, const Fence& fence) {
+  if (const std::optional<int64_t> newer = newer_incarnation(checkpoints, fence)) {
     throw Error(ExitCode::kTryAgain,
                 concat("incarnation ", fence.epoch, " of this run was replaced by incarnation ",
-                       epochs.back(), " in ", checkpoints.path().string(),
+                       *newer, " in ", checkpoints.path().string(),
                        ": another job writes here; this one stops without committing"));
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "checkpoint/file_io.h"
@@ -20,7 +21,10 @@ struct Fence {
 Fence raise_fence(const Directory& checkpoints, int64_t newest_epoch,
                   const std::string& fallback_uuid, const std::string& note);
 
-/// Throws kTryAgain when a newer incarnation has raised its fence.
+/// The newest incarnation, when it is newer than `fence`.
+std::optional<int64_t> newer_incarnation(const Directory& checkpoints, const Fence& fence);
+
+/// Throws kTryAgain when there is a newer incarnation.
 void check_fence(const Directory& checkpoints, const Fence& fence);
 
 }  // namespace tessera

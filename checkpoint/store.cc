@@ -96,6 +96,8 @@ std::optional<std::string> damage_of(const std::filesystem::path& checkpoint) {
 
 CheckpointStore::CheckpointStore(const std::filesystem::path& run_directory, StoreOptions options)
     : directory_(prepared(run_directory)), options_(std::move(options)) {
+  CHECK(options_.retention.keep_last >= 1, "checkpoint.keep_last is ", options_.retention.keep_last,
+        ", expected at least 1");
   const Directory checkpoints(directory_);
   fence_ = next_incarnation(checkpoints, options_.note);
   // After the fence: what an older incarnation commits from now on it does not acknowledge.
@@ -166,59 +168,72 @@ CheckpointId CheckpointStore::restore_from(
 
 SaveReport CheckpointStore::save(const CheckpointContents& contents) {
   if (last_ && parent_.step == contents.step) return *last_;
-  const Directory checkpoints(directory_);
-  check_fence(checkpoints, fence_);
   SaveReport report;
   report.bytes = part_bytes(contents, 0);
-  std::string name;
-  Directory checkpoint;
   try {
-    check_space(checkpoints, report.bytes, options_.reserve_bytes);
-    const Clock::time_point start = Clock::now();
-    name = make_checkpoint_directory(checkpoints, contents.step, fence_.epoch);
-    checkpoint = checkpoints.subdirectory(name);
-    checkpoint.make_directory(kDataName);
-    checkpoint.make_directory(kPartsName);
-    report.path = directory_ / name;
-    stage("directory made");
-    const auto on_stage = [this](const char* reached) { stage(reached); };
-    write_part(checkpoint,
-               {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = contents.step},
-               contents, on_stage);
-    report.write_seconds = seconds_since(start);
-    const Clock::time_point written = Clock::now();
-    commit(checkpoints, checkpoint,
-           {.name = name, .fence = fence_, .parent = parent_, .git_hash = options_.git_hash},
-           contents, on_stage);
-    report.commit_seconds = seconds_since(written);
+    write_and_commit(contents, report);
   } catch (const Error& error) {
-    if (!name.empty()) discard(checkpoints, checkpoint, name);
-    check_fence(checkpoints, fence_);
-    if (error.code() == ExitCode::kError) throw;
+    // A broken contract is the caller's, a lost fence ends the run; all else is the storage's.
+    if (error.code() == ExitCode::kError || is_replaced()) throw;
     report.failure = error.what();
     return report;
   }
   report.committed = true;
   parent_ = {fence_.epoch, contents.step};
   last_ = report;
-  retire(checkpoints);
+  retire();
   return report;
 }
 
-void CheckpointStore::retire(const Directory& checkpoints) {
-  std::vector<CheckpointId> ids;
-  std::vector<std::string> names;
-  for (const Candidate& candidate : list()) {
-    if (candidate.state != CandidateState::kValid) continue;
-    ids.push_back(candidate.id);
-    names.push_back(candidate.path.filename());
-  }
-  const std::vector<bool> goes = expendable(ids, options_.retention);
+void CheckpointStore::write_and_commit(const CheckpointContents& contents, SaveReport& report) {
+  const Clock::time_point start = Clock::now();
+  const Directory checkpoints(directory_);
+  check_fence(checkpoints, fence_);
+  check_space(checkpoints, report.bytes, options_.reserve_bytes);
+  const std::string name = make_checkpoint_directory(checkpoints, contents.step, fence_.epoch);
+  const Directory checkpoint = checkpoints.subdirectory(name);
+  const auto on_stage = [this](const char* reached) { stage(reached); };
   try {
+    checkpoint.make_directory(kDataName);
+    checkpoint.make_directory(kPartsName);
+    report.path = directory_ / name;
+    stage("directory made");
+    write_part(checkpoint,
+               {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = contents.step},
+               contents, on_stage);
+    report.write_seconds = seconds_since(start);
+    commit(checkpoints, checkpoint,
+           {.name = name, .fence = fence_, .parent = parent_, .git_hash = options_.git_hash},
+           contents, on_stage);
+    report.commit_seconds = seconds_since(start) - report.write_seconds;
+  } catch (const Error&) {
+    discard(checkpoints, checkpoint, name);
+    throw;
+  }
+}
+
+bool CheckpointStore::is_replaced() const {
+  try {
+    return newer_incarnation(Directory(directory_), fence_).has_value();
+  } catch (const Error&) {
+    return false;  // the storage does not answer: that is for the next save to find out
+  }
+}
+
+void CheckpointStore::retire() {
+  try {
+    std::vector<CheckpointId> ids;
+    std::vector<std::string> names;
+    for (const Candidate& candidate : list()) {
+      if (candidate.state != CandidateState::kValid) continue;
+      ids.push_back(candidate.id);
+      names.push_back(candidate.path.filename());
+    }
+    const std::vector<bool> goes = expendable(ids, options_.retention);
     for (size_t i = 0; i < names.size(); ++i) {
       if (!goes[i]) continue;
       stage("before a deletion");
-      delete_checkpoint(checkpoints, names[i]);
+      delete_checkpoint(Directory(directory_), names[i]);
     }
   } catch (const Error& error) {
     log_line(concat("warning: old checkpoints stay for now: ", error.what()));

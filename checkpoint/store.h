@@ -67,7 +67,9 @@ class CheckpointStore {
  private:
   void stage(const char* name) const;
   void quarantine(const Candidate& candidate);
-  void retire(const Directory& checkpoints);
+  void write_and_commit(const CheckpointContents& contents, SaveReport& report);
+  bool is_replaced() const;
+  void retire();
 
   std::filesystem::path directory_;
   StoreOptions options_;

@@ -23,6 +23,8 @@ TEST(Fence, RisesByOneAndKeepsTheRun) {
   EXPECT_EQ(first.run_uuid.size(), 32U);
   EXPECT_EQ(second.run_uuid, first.run_uuid);
   check_fence(checkpoints, second);
+  EXPECT_FALSE(newer_incarnation(checkpoints, second).has_value());
+  EXPECT_EQ(newer_incarnation(checkpoints, first), 2);
   EXPECT_THROW(check_fence(checkpoints, first), Error);
 }
 

@@ -247,6 +247,18 @@ TEST(CheckpointStore, AFullDiskLosesNothingAndTheNextSaveWorks) {
   EXPECT_EQ(restored(store, step), SampleState(20));
 }
 
+// The directory vanishes under a running job: saving fails, training can go on.
+TEST(CheckpointStore, ALostDirectoryIsAFailedSaveAndNoMore) {
+  const TemporaryDirectory run;
+  CheckpointStore store(run.path(), quick_options());
+  fs::rename(run.path() / "checkpoints", run.path() / "elsewhere");
+  const SaveReport report = store.save(SampleState(10).contents());
+  EXPECT_FALSE(report.committed);
+  EXPECT_NE(report.failure.find("No such file"), std::string::npos) << report.failure;
+  fs::rename(run.path() / "elsewhere", run.path() / "checkpoints");
+  EXPECT_TRUE(store.save(SampleState(10).contents()).committed);
+}
+
 TEST(CheckpointStore, DoesNotStartASaveThatWillNotFit) {
   const TemporaryDirectory run;
   StoreOptions options = quick_options();
