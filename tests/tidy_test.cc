@@ -72,6 +72,17 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"model/batch.h", "a struct"},
     {"model/kv_cache.h", "structs; decode_test is about them"},
     {"model/step_context.h", "a struct"},
+    // Layers: every gradient, bit and byte in transformer_test, every number in
+    // end_to_end/reference_model.py, which is an independent model in float64.
+    {"model/attention_layer.h", "transformer_test and score_reference_test are about it"},
+    {"model/block.h", "transformer_test and score_reference_test are about it"},
+    {"model/gate.h", "transformer_test and score_reference_test are about it"},
+    {"model/head.h", "transformer_test and score_reference_test are about it"},
+    {"model/linear.h", "transformer_test and score_reference_test are about it"},
+    {"model/mlp.h", "transformer_test and score_reference_test are about it"},
+    {"model/moe.h", "transformer_test and score_reference_test are about it"},
+    {"model/norm.h", "transformer_test and score_reference_test are about it"},
+    {"model/step_sums.h", "a buffer that transformer_test clears"},
 };
 
 struct Source {
