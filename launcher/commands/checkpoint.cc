@@ -237,8 +237,8 @@ std::map<std::string, Action> actions() {
       "Lists the checkpoints of a run, newest first, and says why any of them is not valid.";
   list_action.line.options.add_options()(
       "newest-step", boost::program_options::bool_switch(),
-      "print the step of the newest valid one and nothing else, 0 when there is none: for batch\n"
-      "scripts that see whether a run gets on");
+      "print the step of the newest valid one and nothing else, 0 when there is none: for "
+      "batch scripts that see whether a run gets on");
   list_action.line.examples = "what has a run saved?\n  tessera checkpoint list runs/small\n";
 
   Action inspect_action{line_of("inspect", {"CHECKPOINT"}), inspect};
