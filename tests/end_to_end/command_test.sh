@@ -77,8 +77,9 @@ dry_runs() {
 
 # The commands of the README's section "Use", as they stand there.
 readme() {
-  awk '/^```sh/ { block = ""; next } /^```/ { if (block ~ /tessera data/) print block } \
-       { block = block $0 "\n" }' "$source/README.md" >commands.sh
+  awk '/^```/ { if (block ~ /tessera data/) printf "%s", block
+                block = ""; inside = ($0 ~ /^```sh/); next }
+       inside { block = block $0 "\n" }' "$source/README.md" >commands.sh
   grep -q 'tessera train' commands.sh || fail "the README has no commands to run"
   cat commands.sh
   bash -euo pipefail commands.sh 2>readme.log || { tail -n 20 readme.log; fail "README"; }
