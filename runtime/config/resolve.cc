@@ -40,8 +40,8 @@ void resolve_schedule(ScheduleConfig& schedule, int64_t steps) {
 
 void resolve_sparsity(SparsityConfig& sparsity, int64_t steps) {
   if (!sparsity.has_dense_steps()) sparsity.set_dense_steps(kNever);
-  const int64_t dense = sparsity.dense_steps();
-  const int64_t left = std::max<int64_t>(0, steps - dense);  // 0: never sparse
+  const int64_t dense = std::max<int64_t>(0, sparsity.dense_steps());  // or validation says so
+  const int64_t left = steps > dense ? steps - dense : 0;              // 0: never sparse
   if (!sparsity.has_gate_warmup_steps()) {
     sparsity.set_gate_warmup_steps(left == 0 ? 0 : share(dense, 0.05));
   }
