@@ -55,9 +55,12 @@ int64_t last_acknowledged(int pipe_end, int64_t before) {
   return step;
 }
 
-// Runs the child until it is killed; returns the last step it has acknowledged so far.
+enum class LifeBegins { kAtStart, kAfterASave };
+
+// Runs the child until it is killed, after `life` or, if that is 0, by itself; returns the last
+// step it has acknowledged so far.
 int64_t run_child(const std::filesystem::path& run, const StoreOptions& options,
-                  std::chrono::microseconds life, int64_t acknowledged) {
+                  std::chrono::microseconds life, LifeBegins begin, int64_t acknowledged) {
   std::array<int, 2> ends{};
   CHECK(pipe(ends.data()) == 0, "no pipe");
   const pid_t child = fork();
@@ -67,6 +70,10 @@ int64_t run_child(const std::filesystem::path& run, const StoreOptions& options,
     save_for_ever(run, ends[1], options);
   }
   close(ends[1]);
+  int64_t first = 0;
+  if (begin == LifeBegins::kAfterASave && read(ends[0], &first, sizeof first) == sizeof first) {
+    acknowledged = first;
+  }
   if (life.count() > 0) {
     std::this_thread::sleep_for(life);
     kill(child, SIGKILL);
@@ -115,7 +122,8 @@ TEST(Kill, AtEveryStageTheNewestAcknowledgedCheckpointLoads) {
       options.on_stage = [&, visits = 0](const char* stage) mutable {
         if (std::string(stage) == moment && ++visits == fatal_visit) raise(SIGKILL);
       };
-      const int64_t acknowledged = run_child(run.path(), options, std::chrono::microseconds(0), 0);
+      const int64_t acknowledged =
+          run_child(run.path(), options, std::chrono::microseconds(0), LifeBegins::kAtStart, 0);
       SCOPED_TRACE(moment);
       expect_intact(run.path(), acknowledged);
     }
@@ -128,7 +136,9 @@ TEST(Kill, AtRandomMomentsTheNewestAcknowledgedCheckpointLoads) {
   int64_t acknowledged = 0;
   for (uint64_t point = 0; point < 100; ++point) {
     const std::chrono::microseconds life(2000 + philox(11, 0, point)[0] % 25'000);
-    acknowledged = run_child(run.path(), child_options(), life, acknowledged);
+    // Half of the points are in the start, too, and on a slow day all of these; half are not.
+    const LifeBegins begin = point % 2 == 0 ? LifeBegins::kAtStart : LifeBegins::kAfterASave;
+    acknowledged = run_child(run.path(), child_options(), life, begin, acknowledged);
     SCOPED_TRACE(point);
     expect_intact(run.path(), acknowledged);
     // The child may have committed one step more than it could say.
@@ -137,7 +147,7 @@ TEST(Kill, AtRandomMomentsTheNewestAcknowledgedCheckpointLoads) {
                                  : list_checkpoints(run.path() / "checkpoints")[0];
     acknowledged = std::max(acknowledged, newest.id.step);
   }
-  EXPECT_GT(acknowledged, 20);
+  EXPECT_GE(acknowledged, 50);
 }
 
 }  // namespace
