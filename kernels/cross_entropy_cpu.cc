@@ -7,14 +7,32 @@
 #include "kernels/core/simd.h"
 #include "kernels/cross_entropy.h"
 
-// Three passes over a row of logits; the second and third find it in the second cache. Exponentials
-// are computed twice rather than kept: a bf16 output has no room for them.
+// Two passes over the logits. Exponentials are computed twice rather than kept: a bf16 output has
+// no room for them.
 
 namespace tessera::cpu {
 
 namespace {
 
-constexpr float kLowest = -std::numeric_limits<float>::infinity();
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// The maximum of nothing: finite, so that exp(l - m) is 0 for l = -inf, and not NaN.
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+
+struct Stats {
+  float maximum = kLowest;
+  float sum = 0;
+  float target = kMinusInfinity;
+};
+
+Stats load_stats(const float* from) {
+  return {from[0], from[1], from[2]};
+}
+
+void store_stats(float* to, const Stats& stats) {
+  to[0] = stats.maximum;
+  to[1] = stats.sum;
+  to[2] = stats.target;
+}
 
 void check_targets(std::span<const int32_t> targets, int64_t vocabulary) {
   for (size_t t = 0; t < targets.size(); ++t) {
@@ -27,73 +45,133 @@ void check_targets(std::span<const int32_t> targets, int64_t vocabulary) {
   }
 }
 
-template <class T>
-float maximum(const T* logits, int64_t vocabulary) {
-  F32x16 most = broadcast(kLowest);
-  for_lanes(vocabulary, [&](int64_t v, int64_t lanes) {
-    most = larger(load_first(logits + v, lanes, kLowest), most);
-  });
-  return largest(most);
+/// Columns of a shard that are no padding.
+int64_t words_of(int64_t columns, int64_t first, int64_t vocabulary) {
+  return std::clamp<int64_t>(vocabulary - first, 0, columns);
 }
 
-/// sum_v exp(logits[v] - offset), added up in double over blocks that f32 sums well.
+/// maximum and sum of a row. Adds up in double over blocks that f32 sums well and that the first
+/// cache holds between the two loops.
 template <class T>
-double exp_sum(const T* logits, int64_t vocabulary, float offset) {
+Stats row_stats(const T* logits, int64_t words) {
   constexpr int64_t kBlock = 2048;
+  Stats stats;
   double total = 0;
-  for (int64_t first = 0; first < vocabulary; first += kBlock) {
+  for (int64_t first = 0; first < words; first += kBlock) {
+    const T* const block = logits + first;
+    const int64_t count = std::min(kBlock, words - first);
+    F32x16 most = broadcast(stats.maximum);
+    for_lanes(count, [&](int64_t v, int64_t lanes) {
+      most = larger(load_first(block + v, lanes, kMinusInfinity), most);
+    });
+    const float before = stats.maximum;
+    const float offset = largest(most);
+    stats.maximum = offset;
+    if (offset > before) total *= std::exp(double{before} - double{offset});
     F32x16 part{};
-    for_lanes(std::min(kBlock, vocabulary - first), [&](int64_t v, int64_t lanes) {
-      part += fast_exp(load_first(logits + first + v, lanes, kLowest) - offset);
+    for_lanes(count, [&](int64_t v, int64_t lanes) {
+      part += fast_exp(load_first(block + v, lanes, kMinusInfinity) - offset);
     });
     total += sum(part);
   }
-  return total;
+  stats.sum = static_cast<float>(total);
+  return stats;
 }
 
-/// One row; dlogits may be null. Returns the loss.
+/// target: column, or -1 when it is in another shard.
 template <class T, class D>
-float row_loss(const T* logits, D* dlogits, int64_t target, int64_t vocabulary, float scale) {
-  const float offset = maximum(logits, vocabulary);
-  const double total = exp_sum(logits, vocabulary, offset);
-  const float chosen = to_float(logits[target]);  // dlogits may overwrite it
-  if (dlogits != nullptr) {
-    const auto factor = static_cast<float>(scale / total);
-    for_lanes(vocabulary, [&](int64_t v, int64_t lanes) {
-      const F32x16 p = fast_exp(load_first(logits + v, lanes) - offset);
-      store_first(dlogits + v, p * factor, lanes);
-    });
-    dlogits[target] = from_float<D>(fast_exp(chosen - offset) * factor - scale);
-  }
-  return static_cast<float>(std::log(total) + (double{offset} - double{chosen}));
+void row_gradient(const T* logits, D* dlogits, int64_t words, int64_t target, const Stats& stats,
+                  float scale) {
+  const float chosen = target < 0 ? 0 : to_float(logits[target]);  // dlogits may overwrite it
+  const float offset = stats.maximum;
+  const float factor = scale / stats.sum;
+  for_lanes(words, [&](int64_t v, int64_t lanes) {
+    store_first(dlogits + v, fast_exp(load_first(logits + v, lanes) - offset) * factor, lanes);
+  });
+  if (target >= 0) dlogits[target] = from_float<D>(fast_exp(chosen - offset) * factor - scale);
 }
 
 }  // namespace
 
-void cross_entropy(ThreadPool& threads, const CrossEntropy& a) {
+void softmax_stats(ThreadPool& threads, const SoftmaxStats& a) {
   const int64_t tokens = a.logits.shape()[0];
   const int64_t columns = a.logits.shape()[1];
+  const int64_t words = words_of(columns, a.first, a.vocabulary);
   const auto targets = a.targets.as<int32_t>();
+  float* const stats = a.stats.as<float>().data();
   check_targets(targets, a.vocabulary);
-  const DType out = a.dlogits.empty() ? DType::kF32 : a.dlogits.dtype();
   with_float_type(a.logits.dtype(), [&]<class T>() {
-    with_float_type(out, [&]<class D>() {
+    const T* const logits = a.logits.as<T>().data();
+    threads.for_ranges(tokens, row_grain(columns), [&, logits](int64_t from, int64_t to) {
+      for (int64_t t = from; t < to; ++t) {
+        const int32_t target = targets[static_cast<size_t>(t)];
+        Stats found;
+        if (target >= 0) {
+          found = row_stats(logits + t * columns, words);
+          const int64_t column = target - a.first;
+          if (column >= 0 && column < words) found.target = to_float(logits[t * columns + column]);
+        }
+        store_stats(stats + t * kSoftmaxStats, found);
+      }
+    });
+  });
+}
+
+void merge_softmax_stats(ThreadPool& threads, const MergeSoftmaxStats& a) {
+  const int64_t shards = a.stats.shape()[0];
+  const int64_t tokens = a.stats.shape()[1];
+  const auto targets = a.targets.as<int32_t>();
+  const float* const stats = a.stats.as<float>().data();
+  float* const merged = a.merged.as<float>().data();
+  float* const losses = a.losses.as<float>().data();
+  threads.for_ranges(tokens, row_grain(shards * kSoftmaxStats), [=](int64_t from, int64_t to) {
+    for (int64_t t = from; t < to; ++t) {
+      const auto of_shard = [=](int64_t shard) {
+        return load_stats(stats + (shard * tokens + t) * kSoftmaxStats);
+      };
+      Stats all;
+      for (int64_t shard = 0; shard < shards; ++shard) {
+        const Stats part = of_shard(shard);
+        all.maximum = std::max(all.maximum, part.maximum);
+        if (part.target != kMinusInfinity) all.target = part.target;  // also when it is NaN
+      }
+      double total = 0;
+      for (int64_t shard = 0; shard < shards; ++shard) {
+        const Stats part = of_shard(shard);
+        total += part.sum * std::exp(double{part.maximum} - double{all.maximum});
+      }
+      all.sum = static_cast<float>(total);
+      store_stats(merged + t * kSoftmaxStats, all);
+      const double loss = std::log(total) + (double{all.maximum} - double{all.target});
+      losses[t] = targets[static_cast<size_t>(t)] < 0 ? 0 : static_cast<float>(loss);
+    }
+  });
+}
+
+void cross_entropy_gradient(ThreadPool& threads, const CrossEntropyGradient& a) {
+  const int64_t tokens = a.logits.shape()[0];
+  const int64_t columns = a.logits.shape()[1];
+  const int64_t words = words_of(columns, a.first, a.vocabulary);
+  const auto targets = a.targets.as<int32_t>();
+  const float* const merged = a.merged.as<float>().data();
+  with_float_type(a.logits.dtype(), [&]<class T>() {
+    with_float_type(a.dlogits.dtype(), [&]<class D>() {
       const T* const logits = a.logits.as<T>().data();
-      D* const dlogits = a.dlogits.empty() ? nullptr : a.dlogits.as<D>().data();
-      float* const losses = a.losses.as<float>().data();
-      threads.for_ranges(
-          tokens, row_grain(columns), [&, logits, dlogits](int64_t from, int64_t to) {
-            for (int64_t t = from; t < to; ++t) {
-              const int32_t target = targets[static_cast<size_t>(t)];
-              D* const row = dlogits == nullptr ? nullptr : dlogits + t * columns;
-              losses[t] = 0;
-              if (target >= 0) {
-                losses[t] = row_loss(logits + t * columns, row, target, a.vocabulary, a.scale);
-              }
-              if (row != nullptr)
-                std::fill(row + (target < 0 ? 0 : a.vocabulary), row + columns, D{});
-            }
-          });
+      D* const dlogits = a.dlogits.as<D>().data();
+      threads.for_ranges(tokens, row_grain(columns),
+                         [&, logits, dlogits](int64_t from, int64_t to) {
+                           for (int64_t t = from; t < to; ++t) {
+                             const int32_t target = targets[static_cast<size_t>(t)];
+                             D* const row = dlogits + t * columns;
+                             if (target >= 0) {
+                               const int64_t column = target - a.first;
+                               row_gradient(logits + t * columns, row, words,
+                                            column >= 0 && column < words ? column : -1,
+                                            load_stats(merged + t * kSoftmaxStats), a.scale);
+                             }
+                             std::fill(row + (target < 0 ? 0 : words), row + columns, D{});
+                           }
+                         });
     });
   });
 }

@@ -4,19 +4,27 @@
 
 namespace tessera {
 
-/// y[t] = table[ids[t]].
+// A table holds entries [first, first + rows) of the vocabulary, all of them unless told otherwise.
+// Ids are numbers of entries; on the CPU one outside [0, vocabulary) throws.
+
+/// y[t] = table[ids[t] - first], or 0 where another shard holds that entry.
 struct EmbeddingForward {
   TensorView y;           ///< out [tokens, dim], dtype of table
-  ConstTensorView table;  ///< [vocabulary, dim], f32 or bf16
-  ConstTensorView ids;    ///< [tokens], i32, each in [0, vocabulary): checked on the CPU
+  ConstTensorView table;  ///< [rows, dim], f32 or bf16
+  ConstTensorView ids;    ///< [tokens], i32
+  int64_t first = 0;
+  int64_t vocabulary = 0;  ///< entries of all shards; 0: the rows of the table, with first = 0
 };
 void embedding_forward(Stream& stream, const EmbeddingForward& a);
 
-/// dtable[ids[t]] += dy[t], in token order: the same bits for any number of threads.
+/// dtable[ids[t] - first] += dy[t], in token order, where this shard holds that entry: the same
+/// bits for any number of threads.
 struct EmbeddingBackward {
-  TensorView dtable;    ///< in and out [vocabulary, dim], f32; added to
+  TensorView dtable;    ///< in and out [rows, dim], f32; added to
   ConstTensorView dy;   ///< [tokens, dim], f32 or bf16
   ConstTensorView ids;  ///< [tokens], i32
+  int64_t first = 0;
+  int64_t vocabulary = 0;  ///< as in forward
 };
 void embedding_backward(Stream& stream, const EmbeddingBackward& a);
 

@@ -23,13 +23,20 @@ void check_ids(std::span<const int32_t> ids, int64_t vocabulary) {
 void embedding_forward(ThreadPool& threads, const EmbeddingForward& a) {
   const int64_t dim = a.table.shape()[1];
   const auto ids = a.ids.as<int32_t>();
-  check_ids(ids, a.table.shape()[0]);
+  const int64_t rows = a.table.shape()[0];
+  const int64_t first = a.first;
+  check_ids(ids, a.vocabulary > 0 ? a.vocabulary : rows);
   with_float_type(a.table.dtype(), [&]<class T>() {
     const T* const table = a.table.as<T>().data();
     T* const y = a.y.as<T>().data();
     threads.for_ranges(a.ids.elements(), row_grain(dim), [=](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
-        std::copy_n(table + ids[static_cast<size_t>(t)] * dim, dim, y + t * dim);
+        const int64_t row = ids[static_cast<size_t>(t)] - first;
+        if (row >= 0 && row < rows) {
+          std::copy_n(table + row * dim, dim, y + t * dim);
+        } else {
+          std::fill_n(y + t * dim, dim, T{});
+        }
       }
     });
   });
@@ -40,14 +47,18 @@ void embedding_backward(ThreadPool& threads, const EmbeddingBackward& a) {
   constexpr int64_t kColumns = 128;
   const int64_t dim = a.dtable.shape()[1];
   const auto ids = a.ids.as<int32_t>();
-  check_ids(ids, a.dtable.shape()[0]);
+  const int64_t rows = a.dtable.shape()[0];
+  const int64_t first = a.first;
+  check_ids(ids, a.vocabulary > 0 ? a.vocabulary : rows);
   with_float_type(a.dy.dtype(), [&]<class T>() {
     const T* const dy = a.dy.as<T>().data();
     float* const dtable = a.dtable.as<float>().data();
     threads.for_ranges(dim, kColumns, [=](int64_t begin, int64_t end) {
       for (size_t t = 0; t < ids.size(); ++t) {
+        const int64_t row = ids[t] - first;
+        if (row < 0 || row >= rows) continue;
         const T* const from = dy + static_cast<int64_t>(t) * dim + begin;
-        float* const to = dtable + ids[t] * dim + begin;
+        float* const to = dtable + row * dim + begin;
         for_lanes(end - begin, [=](int64_t i, int64_t lanes) {
           store_first(to + i, load_first(to + i, lanes) + load_first(from + i, lanes), lanes);
         });

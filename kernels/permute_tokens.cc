@@ -40,6 +40,30 @@ void gather_rows(Stream& stream, const GatherRows& a) {
   if (stream.on(DeviceKind::kCpu)) cpu::gather_rows(stream.threads(), a);
 }
 
+void merge_expert_rows(Stream& stream, const MergeExpertRows& a) {
+  CHECK(a.counts.shape().rank() == 2, "merge_expert_rows: counts is ", a.counts.shape(),
+        ", expected [sources, local experts]");
+  const Shape& shape = a.counts.shape();
+  expect_tensor(a.counts, DType::kI32, shape, "merge_expert_rows: counts",
+                "[sources, local experts]");
+  expect_tensor(a.offsets, DType::kI32, {shape[1] + 1}, "merge_expert_rows: offsets",
+                "[local experts + 1]");
+  CHECK(a.order.dtype() == DType::kI32 && a.order.shape().rank() == 1,
+        "merge_expert_rows: order is ", name_of(a.order.dtype()), " ", a.order.shape(),
+        ", expected i32 [capacity]");
+  if (stream.on(DeviceKind::kCpu)) cpu::merge_expert_rows(stream.threads(), a);
+}
+
+void scatter_rows(Stream& stream, const ScatterRows& a) {
+  expect_rows(a.x, "scatter_rows: x", "[rows, dim]");
+  expect_rows(a.y, "scatter_rows: y", "[any number, dim]");
+  const Shape& shape = a.x.shape();
+  expect_tensor(a.order, DType::kI32, {shape[0]}, "scatter_rows: order", "[rows]");
+  expect_tensor(a.y, a.x.dtype(), {a.y.shape()[0], shape[1]}, "scatter_rows: y",
+                "[any number, dim]");
+  if (stream.on(DeviceKind::kCpu)) cpu::scatter_rows(stream.threads(), a);
+}
+
 void gather_sum(Stream& stream, const GatherSum& a) {
   expect_rows(a.x, "gather_sum: x", "[rows, dim]");
   CHECK(a.row_of.shape().rank() == 2, "gather_sum: row_of is ", a.row_of.shape(),

@@ -24,6 +24,25 @@ struct GatherRows {
 };
 void gather_rows(Stream& stream, const GatherRows& a);
 
+/// Rows that came from the ranks of an expert group lie by (source, local expert, token); experts
+/// want them by (local expert, source, token): row r is received row order[r]. The rows are the
+/// first offsets[local experts] of order, the others are not written.
+struct MergeExpertRows {
+  TensorView order;    ///< out [capacity], i32
+  TensorView offsets;  ///< out [local experts + 1], i32: rows of e are [offsets[e], offsets[e+1])
+  ConstTensorView counts;  ///< [sources, local experts], i32: rows of each; at most capacity
+};
+void merge_expert_rows(Stream& stream, const MergeExpertRows& a);
+
+/// y[order[r]] = x[r]: the inverse, and the backward, of GatherRows with one slot. Rows of y that
+/// order does not name stay as they are.
+struct ScatterRows {
+  TensorView y;           ///< in and out [any number, dim], dtype of x
+  ConstTensorView x;      ///< [rows, dim], f32 or bf16
+  ConstTensorView order;  ///< [rows], i32; distinct
+};
+void scatter_rows(Stream& stream, const ScatterRows& a);
+
 /// Combine, and the backward of GatherRows: y[t] = base[t] + sum_s x[row_of[t, s]], in slot order,
 /// summed in f32.
 struct GatherSum {
@@ -47,6 +66,8 @@ void permute_pairs(Stream& stream, const PermutePairs& a);
 namespace cpu {
 void sort_by_expert(ThreadPool& threads, const SortByExpert& a);
 void gather_rows(ThreadPool& threads, const GatherRows& a);
+void merge_expert_rows(ThreadPool& threads, const MergeExpertRows& a);
+void scatter_rows(ThreadPool& threads, const ScatterRows& a);
 void gather_sum(ThreadPool& threads, const GatherSum& a);
 void permute_pairs(ThreadPool& threads, const PermutePairs& a);
 }  // namespace cpu

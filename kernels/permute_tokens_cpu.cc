@@ -57,6 +57,47 @@ void gather_rows(ThreadPool& threads, const GatherRows& a) {
   });
 }
 
+// As sort_by_expert: a pass over a few thousand integers.
+void merge_expert_rows(ThreadPool&, const MergeExpertRows& a) {
+  const auto counts = a.counts.as<int32_t>();
+  const auto order = a.order.as<int32_t>();
+  const auto offsets = a.offsets.as<int32_t>();
+  int64_t rows = 0;
+  for (const int32_t count : counts) {
+    CHECK(count >= 0, "merge_expert_rows: counts has ", count, ", expected at least 0");
+    rows += count;
+  }
+  CHECK(rows <= a.order.elements(), "merge_expert_rows: counts has ", rows,
+        " rows, expected at most ", a.order.elements(), ", the elements of order");
+  const size_t experts = offsets.size() - 1;
+  std::fill(offsets.begin(), offsets.end(), 0);
+  for (size_t i = 0; i < counts.size(); ++i) offsets[i % experts + 1] += counts[i];
+  for (size_t e = 1; e < offsets.size(); ++e) offsets[e] += offsets[e - 1];
+  // As there, offsets[e] runs from the start of e to its end.
+  int32_t received = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    int32_t& row = offsets[i % experts];
+    for (int32_t left = counts[i]; left > 0; --left) order[static_cast<size_t>(row++)] = received++;
+  }
+  std::copy_backward(offsets.begin(), offsets.end() - 1, offsets.end());
+  offsets[0] = 0;
+}
+
+void scatter_rows(ThreadPool& threads, const ScatterRows& a) {
+  const auto order = a.order.as<int32_t>();
+  const int64_t dim = a.x.shape()[1];
+  const auto row_bytes = static_cast<size_t>(dim * size_of(a.x.dtype()));
+  check_indices("scatter_rows: order", order, a.y.shape()[0]);
+  const auto* from = static_cast<const char*>(a.x.data());
+  auto* to = static_cast<char*>(a.y.data());
+  threads.for_ranges(a.x.shape()[0], row_grain(dim), [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      std::memcpy(to + static_cast<size_t>(order[row]) * row_bytes, from + row * row_bytes,
+                  row_bytes);
+    }
+  });
+}
+
 void gather_sum(ThreadPool& threads, const GatherSum& a) {
   const auto rows = a.row_of.as<int32_t>();
   const int64_t k = a.row_of.shape()[1];

@@ -24,11 +24,17 @@ void expect_choice(const ConstTensorView& experts, const ConstTensorView& logits
         logits.shape()[1], ", the number of experts");
 }
 
-/// counts [scopes, experts], where the scopes divide the tokens.
-void expect_counts(const ConstTensorView& counts, const ConstTensorView& logits, const char* what) {
+/// counts [scopes, experts] and scope_starts, without which the scopes divide the tokens.
+void expect_counts(const ConstTensorView& counts, const ConstTensorView& scope_starts,
+                   const ConstTensorView& logits, const char* what, const char* what_starts) {
   CHECK(counts.shape().rank() == 2, what, " is ", counts.shape(), ", expected [scopes, experts]");
   const int64_t scopes = counts.shape()[0];
   expect_tensor(counts, DType::kF32, {scopes, logits.shape()[1]}, what, "[scopes, experts]");
+  if (!scope_starts.empty()) {
+    CHECK(scopes >= 1, what, " has 0 scopes, expected at least 1");
+    expect_tensor(scope_starts, DType::kI32, {scopes + 1}, what_starts, "[scopes + 1]");
+    return;
+  }
   CHECK(scopes >= 1 && logits.shape()[0] % scopes == 0, what, " has ", scopes,
         " scopes, expected a number that divides ", logits.shape()[0], " tokens");
 }
@@ -39,7 +45,8 @@ void route_forward(Stream& stream, const RouteForward& a) {
   expect_logits(a.logits, "route_forward: logits");
   expect_choice(a.experts, a.logits, "route_forward: experts");
   expect_tensor(a.weights, DType::kF32, a.experts.shape(), "route_forward: weights", "[tokens, k]");
-  expect_counts(a.counts, a.logits, "route_forward: counts");
+  expect_counts(a.counts, a.scope_starts, a.logits, "route_forward: counts",
+                "route_forward: scope_starts");
   if (!a.bias.empty()) {
     CHECK(a.mode == RouterMode::kSigmoid,
           "route_forward: a bias was given, expected none except with kSigmoid");
@@ -60,7 +67,8 @@ void route_backward(Stream& stream, const RouteBackward& a) {
 
 void router_loss(Stream& stream, const RouterLoss& a) {
   expect_logits(a.logits, "router_loss: logits");
-  expect_counts(a.counts, a.logits, "router_loss: counts");
+  expect_counts(a.counts, a.scope_starts, a.logits, "router_loss: counts",
+                "router_loss: scope_starts");
   expect_tensor(a.losses, DType::kF32, {2}, "router_loss: losses", "[2]");
   expect_tensor(a.dlogits, DType::kF32, a.logits.shape(), "router_loss: dlogits",
                 "[tokens, experts]");

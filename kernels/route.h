@@ -15,6 +15,11 @@ enum class RouterMode : uint8_t {
 /// Experts of one router, at most: a token's scores stay on the stack.
 inline constexpr int64_t kMaxExperts = 1024;
 
+// Tokens are counted in scopes, which follow each other: scope s is tokens
+// [scope_starts[s], scope_starts[s + 1]), where scope_starts [scopes + 1], i32, ascends from 0 to
+// the number of tokens; on the CPU anything else throws. Scopes may be empty. Without scope_starts
+// they have equally many tokens.
+
 /// Chooses k <= experts of at most kMaxExperts for each token. Ties: lowest expert index. The
 /// softmax modes compare l, in whose order p is, so that rounding of p makes no ties.
 /// A token with a NaN logit still gets k distinct experts (NaN counts as -inf), and weights of NaN.
@@ -23,10 +28,11 @@ struct RouteForward {
   TensorView experts;      ///< out [tokens, k], i32, best first
   TensorView weights;      ///< out [tokens, k], f32: combine weights
   TensorView counts;       ///< out [scopes, experts], f32: tokens of each scope that chose expert e
-  ConstTensorView logits;  ///< [tokens, experts], f32; scope s is tokens [s, s+1) * tokens / scopes
+  ConstTensorView logits;  ///< [tokens, experts], f32
   RouterMode mode;
-  float scale = 1;            ///< kSigmoid only
-  ConstTensorView bias = {};  ///< [experts], f32; kSigmoid only; no gradient
+  float scale = 1;                    ///< kSigmoid only
+  ConstTensorView bias = {};          ///< [experts], f32; kSigmoid only; no gradient
+  ConstTensorView scope_starts = {};  ///< of the tokens that are here; optional
 };
 void route_forward(Stream& stream, const RouteForward& a);
 
@@ -57,6 +63,7 @@ struct RouterLoss {
   int64_t scope_tokens;       ///< T of each scope, over all ranks that share its counts
   float balance_coefficient;
   float z_coefficient;
+  ConstTensorView scope_starts = {};  ///< as in RouteForward
 };
 void router_loss(Stream& stream, const RouterLoss& a);
 

@@ -132,6 +132,29 @@ void check_choice(std::span<const int32_t> chosen, int64_t experts) {
   }
 }
 
+/// The scope of each token.
+class Scopes {
+ public:
+  Scopes(const ConstTensorView& scope_starts, int64_t scopes, int64_t tokens)
+      : starts_(scope_starts.empty() ? std::span<const int32_t>{} : scope_starts.as<int32_t>()),
+        scope_tokens_(tokens / scopes) {
+    if (starts_.empty()) return;
+    CHECK(starts_.front() == 0 && starts_.back() == tokens &&
+              std::is_sorted(starts_.begin(), starts_.end()),
+          "router: scope_starts goes from ", starts_.front(), " to ", starts_.back(),
+          ", expected to ascend from 0 to ", tokens, ", the number of tokens");
+  }
+
+  int64_t of(int64_t token) const {
+    if (starts_.empty()) return token / scope_tokens_;
+    return std::upper_bound(starts_.begin(), starts_.end(), token) - starts_.begin() - 1;
+  }
+
+ private:
+  std::span<const int32_t> starts_;
+  int64_t scope_tokens_;
+};
+
 struct Losses {
   double balance = 0;
   double z = 0;
@@ -174,6 +197,7 @@ void route_forward(ThreadPool& threads, const RouteForward& a) {
   const auto chosen = a.experts.as<int32_t>();
   const auto weights = a.weights.as<float>();
   const auto bias = a.bias.empty() ? std::span<const float>{} : a.bias.as<float>();
+  const Scopes scopes(a.scope_starts, a.counts.shape()[0], tokens);
   threads.for_ranges(tokens, kTokenGrain, [&](int64_t begin, int64_t end) {
     Scores scores;
     for (int64_t t = begin; t < end; ++t) {
@@ -192,10 +216,9 @@ void route_forward(ThreadPool& threads, const RouteForward& a) {
   });
 
   const auto counts = a.counts.as<float>();
-  const int64_t scope_tokens = tokens / a.counts.shape()[0];
   std::fill(counts.begin(), counts.end(), 0.0f);
   for (int64_t t = 0; t < tokens; ++t) {
-    const auto of_scope = row_of(counts, t / scope_tokens, experts);
+    const auto of_scope = row_of(counts, scopes.of(t), experts);
     for (const int32_t e : row_of(chosen, t, k)) of_scope[static_cast<size_t>(e)] += 1;
   }
 }
@@ -219,8 +242,8 @@ void route_backward(ThreadPool& threads, const RouteBackward& a) {
 void router_loss(ThreadPool& threads, const RouterLoss& a) {
   const int64_t tokens = a.logits.shape()[0];
   const int64_t experts = a.logits.shape()[1];
+  const Scopes scopes(a.scope_starts, a.counts.shape()[0], tokens);
   if (tokens == 0) return;
-  const int64_t scope_rows = tokens / a.counts.shape()[0];
   const auto scope_tokens = static_cast<float>(a.scope_tokens);
   const float balance = a.balance_coefficient * static_cast<float>(experts) /
                         (static_cast<float>(a.experts_per_token) * scope_tokens * scope_tokens);
@@ -238,7 +261,7 @@ void router_loss(ThreadPool& threads, const RouterLoss& a) {
     for (int64_t t = begin; t < end; ++t) {
       const Losses part =
           add_token(a.mode, balance, z, row_of(logits, t, experts),
-                    row_of(counts, t / scope_rows, experts), row_of(dlogits, t, experts));
+                    row_of(counts, scopes.of(t), experts), row_of(dlogits, t, experts));
       sum.balance += part.balance;
       sum.z += part.z;
     }

@@ -24,6 +24,17 @@ int64_t Head::chunk_tokens(int64_t tokens) const {
   return std::min(tokens, fit);
 }
 
+void Head::token_losses(StepContext& step, ConstTensorView logits, ConstTensorView targets,
+                        TensorView stats, TensorView losses) const {
+  softmax_stats(step.stream,
+                {.stats = stats, .logits = logits, .targets = targets, .vocabulary = vocabulary_});
+  const Shape& shape = stats.shape();
+  merge_softmax_stats(step.stream, {.losses = losses,
+                                    .merged = stats,
+                                    .stats = stats.reshape({1, shape[0], shape[1]}),
+                                    .targets = targets});
+}
+
 void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets,
                             float scale, TensorView losses, TensorView dx) const {
   const int64_t tokens = x.shape()[0];
@@ -33,6 +44,7 @@ void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorVie
   const Norm::Output normed = norm_.forward(step, x);
   const TensorView dnormed = arena.allocate(x.dtype(), x.shape(), "head.dnormed");
   const TensorView logits = arena.allocate(DType::kF32, {chunk, vocabulary_}, "head.logits");
+  const TensorView stats = arena.allocate(DType::kF32, {chunk, kSoftmaxStats}, "head.stats");
   const TensorView dlogits = x.dtype() == DType::kF32
                                  ? logits
                                  : arena.allocate(x.dtype(), {chunk, vocabulary_}, "head.dlogits");
@@ -41,12 +53,14 @@ void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorVie
     const ConstTensorView rows = normed.y.rows(first, count);
     matmul(step.stream,
            {.c = logits.rows(0, count), .a = rows, .b = weight_->value, .transpose_b = true});
-    cross_entropy(step.stream, {.losses = losses.rows(first, count),
-                                .dlogits = dlogits.rows(0, count),
-                                .logits = logits.rows(0, count),
-                                .targets = targets.rows(first, count),
-                                .vocabulary = vocabulary_,
-                                .scale = scale});
+    token_losses(step, logits.rows(0, count), targets.rows(first, count), stats.rows(0, count),
+                 losses.rows(first, count));
+    cross_entropy_gradient(step.stream, {.dlogits = dlogits.rows(0, count),
+                                         .logits = logits.rows(0, count),
+                                         .merged = stats.rows(0, count),
+                                         .targets = targets.rows(first, count),
+                                         .vocabulary = vocabulary_,
+                                         .scale = scale});
     matmul(step.stream, {.c = weight_->grad,
                          .a = dlogits.rows(0, count),
                          .b = rows,
@@ -65,18 +79,15 @@ void Head::forward(StepContext& step, ConstTensorView x, ConstTensorView targets
   const Arena::Scope scratch(step.arena);
   const Norm::Output normed = norm_.forward(step, x);
   const TensorView logits = step.arena.allocate(DType::kF32, {chunk, vocabulary_}, "head.logits");
+  const TensorView stats = step.arena.allocate(DType::kF32, {chunk, kSoftmaxStats}, "head.stats");
   for (int64_t first = 0; first < tokens; first += chunk) {
     const int64_t count = std::min(chunk, tokens - first);
     matmul(step.stream, {.c = logits.rows(0, count),
                          .a = normed.y.rows(first, count),
                          .b = weight_->value,
                          .transpose_b = true});
-    cross_entropy(step.stream, {.losses = losses.rows(first, count),
-                                .dlogits = {},
-                                .logits = logits.rows(0, count),
-                                .targets = targets.rows(first, count),
-                                .vocabulary = vocabulary_,
-                                .scale = 1});
+    token_losses(step, logits.rows(0, count), targets.rows(first, count), stats.rows(0, count),
+                 losses.rows(first, count));
   }
 }
 

@@ -23,6 +23,9 @@ class Head {
 
  private:
   int64_t chunk_tokens(int64_t tokens) const;
+  /// losses and stats [tokens, 3] of these logits are overwritten.
+  void token_losses(StepContext& step, ConstTensorView logits, ConstTensorView targets,
+                    TensorView stats, TensorView losses) const;
 
   Norm norm_;
   Parameter* weight_;

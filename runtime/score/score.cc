@@ -171,12 +171,16 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
   const TensorView logits = output.add("logits", {input.shape[0], input.shape[1], vocabulary});
   const TensorView losses = output.add("losses", input.shape);
   loaded.model->logits(run, batch, logits.reshape({count, vocabulary}));
-  cross_entropy(stream, {.losses = losses.reshape({count}),
-                         .dlogits = {},
+  const Buffer memory(Device{}, count * kSoftmaxStats * size_of(DType::kF32));
+  const TensorView stats = memory.view(DType::kF32, {count, kSoftmaxStats});
+  softmax_stats(stream, {.stats = stats,
                          .logits = logits.reshape({count, vocabulary}),
                          .targets = batch.targets,
-                         .vocabulary = vocabulary,
-                         .scale = 1});
+                         .vocabulary = vocabulary});
+  merge_softmax_stats(stream, {.losses = losses.reshape({count}),
+                               .merged = stats,
+                               .stats = stats.reshape({1, count, kSoftmaxStats}),
+                               .targets = batch.targets});
   ScoreResult result;
   result.targets = std::count_if(input.targets.begin(), input.targets.end(),
                                  [](int32_t target) { return target >= 0; });

@@ -116,16 +116,25 @@ void bench_cross_entropy(Bench& bench, DType dtype, int64_t tokens, int64_t voca
   const Tensor logits = random_tensor(dtype, {tokens, vocabulary}, 4);
   const Tensor dlogits(dtype, {tokens, vocabulary});
   const Tensor losses(DType::kF32, {tokens});
+  const Tensor stats(DType::kF32, {tokens, kSoftmaxStats});
   const Tensor targets = random_ints({tokens}, 5, 0, static_cast<int32_t>(vocabulary));
-  bench.run("cross_entropy", concat(logits.shape(), " ", name_of(dtype)), 2 * logits.view().bytes(),
-            [&] {
-              cross_entropy(bench.stream(), {.losses = losses,
-                                             .dlogits = dlogits,
-                                             .logits = logits,
-                                             .targets = targets,
-                                             .vocabulary = vocabulary,
-                                             .scale = 1});
-            });
+  bench.run(
+      "cross_entropy", concat(logits.shape(), " ", name_of(dtype)), 2 * logits.view().bytes(), [&] {
+        Stream& stream = bench.stream();
+        softmax_stats(
+            stream,
+            {.stats = stats, .logits = logits, .targets = targets, .vocabulary = vocabulary});
+        merge_softmax_stats(stream, {.losses = losses,
+                                     .merged = stats,
+                                     .stats = stats.view().reshape({1, tokens, kSoftmaxStats}),
+                                     .targets = targets});
+        cross_entropy_gradient(stream, {.dlogits = dlogits,
+                                        .logits = logits,
+                                        .merged = stats,
+                                        .targets = targets,
+                                        .vocabulary = vocabulary,
+                                        .scale = 1});
+      });
 }
 
 void bench_rope(Bench& bench, DType dtype, int64_t tokens, int64_t heads, int64_t d) {

@@ -49,6 +49,82 @@ TEST(Embedding, BackwardAddsInTokenOrder) {
   }
 }
 
+/// Rows [bounds[i], bounds[i + 1]) of a table.
+TensorView shard_of(const Tensor& table, const std::vector<int64_t>& bounds, size_t i) {
+  return table.view().rows(bounds[i], bounds[i + 1] - bounds[i]);
+}
+
+const std::vector<std::vector<int64_t>> kShards{
+    {0, 257}, {0, 100, 257}, {0, 0, 3, 257}, {0, 65, 130, 195, 257}};
+
+TEST(Embedding, ShardsAddUpToTheWholeTable) {
+  Stream stream{Device{}, 2};
+  const Tensor ids = support::random_ints({90}, 7, 0, 257);
+  for (const DType dtype : support::dtypes()) {
+    const Tensor table = random_tensor(dtype, {257, 20}, 8);
+    const Tensor whole(dtype, {90, 20});
+    embedding_forward(stream, {.y = whole, .table = table, .ids = ids});
+    for (const auto& bounds : kShards) {
+      std::vector<double> sum(90 * 20);
+      for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+        const Tensor y = support::filled(dtype, {90, 20}, 99);
+        embedding_forward(stream, {.y = y,
+                                   .table = shard_of(table, bounds, i),
+                                   .ids = ids,
+                                   .first = bounds[i],
+                                   .vocabulary = 257});
+        const auto part = support::to_doubles(y);
+        for (size_t at = 0; at < sum.size(); ++at) sum[at] += part[at];
+      }
+      EXPECT_EQ(sum, support::to_doubles(whole));
+    }
+  }
+}
+
+TEST(Embedding, ShardsGetTheirRowsOfTheGradient) {
+  Stream stream{Device{}, 2};
+  const Tensor ids = support::random_ints({300}, 9, 0, 257);
+  for (const DType dtype : support::dtypes()) {
+    const Tensor dy = random_tensor(dtype, {300, 150}, 10);
+    const Tensor whole = random_tensor(DType::kF32, {257, 150}, 11);
+    const Tensor before = support::copy_of(whole);
+    embedding_backward(stream, {.dtable = whole, .dy = dy, .ids = ids});
+    for (const auto& bounds : kShards) {
+      const Tensor dtable = support::copy_of(before);
+      for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+        embedding_backward(stream, {.dtable = shard_of(dtable, bounds, i),
+                                    .dy = dy,
+                                    .ids = ids,
+                                    .first = bounds[i],
+                                    .vocabulary = 257});
+      }
+      support::expect_same_bits(dtable, whole, name_of(dtype));
+    }
+  }
+}
+
+TEST(Embedding, ShardsRefuseIdsBeyondTheVocabulary) {
+  Stream stream{Device{}};
+  const Tensor table(DType::kF32, {3, 4});
+  for (const int32_t bad : {10, -1}) {
+    const Tensor ids = from_ints({9, bad});
+    const Tensor y(DType::kF32, {2, 4});
+    const std::string sentence = concat("embedding: token 1 has id ", bad, ", expected 0 to 9");
+    support::expect_error(
+        [&] {
+          embedding_forward(stream,
+                            {.y = y, .table = table, .ids = ids, .first = 5, .vocabulary = 10});
+        },
+        sentence);
+    support::expect_error(
+        [&] {
+          embedding_backward(stream,
+                             {.dtable = table, .dy = y, .ids = ids, .first = 5, .vocabulary = 10});
+        },
+        sentence);
+  }
+}
+
 TEST(Embedding, GivesTheSameBitsOnAnyNumberOfThreads) {
   const Tensor ids = support::random_ints({500}, 5, 0, 40);
   const Tensor dy = random_tensor(DType::kBF16, {500, 700}, 6);
@@ -95,7 +171,24 @@ TEST(Embedding, SaysWhatIsWrong) {
                                     .dy = plan_view(DType::kF32, {3, 4}),
                                     .ids = plan_view(DType::kI32, {3})});
       },
-      "embedding_backward: dtable is bf16 [7, 4], expected f32 [vocabulary, dim] = [7, 4]");
+      "embedding_backward: dtable is bf16 [7, 4], expected f32 [rows, dim] = [7, 4]");
+  support::expect_error(
+      [&] {
+        embedding_forward(stream, {.y = plan_view(DType::kBF16, {3, 4}),
+                                   .table = table,
+                                   .ids = plan_view(DType::kI32, {3}),
+                                   .first = 7});
+      },
+      "embedding_forward: first is 7 and vocabulary is not set, expected the vocabulary that");
+  support::expect_error(
+      [&] {
+        embedding_backward(stream, {.dtable = plan_view(DType::kF32, {7, 4}),
+                                    .dy = plan_view(DType::kF32, {3, 4}),
+                                    .ids = plan_view(DType::kI32, {3}),
+                                    .first = -7,
+                                    .vocabulary = 9});
+      },
+      "embedding_backward: first is -7 and vocabulary is 9, expected at least 0");
 }
 
 }  // namespace

@@ -112,6 +112,149 @@ TEST(GatherRows, CopiesTheRowOfEachPairsToken) {
   }
 }
 
+TEST(GatherRows, TakesFewerRowsThanThereAre) {
+  Stream stream(Device{});
+  const Tensor x = random_tensor(DType::kF32, {5, 3}, 1);
+  const Tensor y(DType::kF32, {2, 3});
+  gather_rows(stream, {.y = y, .x = x, .source_of = from_ints({4, 1}), .slots = 1});
+  support::expect_same_bits(y.view().rows(0, 1), x.view().rows(4, 1), "row 0");
+  support::expect_same_bits(y.view().rows(1, 1), x.view().rows(1, 1), "row 1");
+}
+
+struct Merged {
+  Tensor order, offsets;
+};
+
+Merged merge(const std::vector<int32_t>& counts, int64_t sources, int64_t experts,
+             int64_t capacity) {
+  Merged out{support::filled(DType::kI32, {capacity}, -7), Tensor(DType::kI32, {experts + 1})};
+  Stream stream(Device{});
+  merge_expert_rows(stream, {.order = out.order,
+                             .offsets = out.offsets,
+                             .counts = from_ints(counts).view().reshape({sources, experts})});
+  return out;
+}
+
+TEST(MergeExpertRows, OrdersByExpertThenSource) {
+  // Received: 2 rows of expert 0 and 1 of expert 1 from source 0, 1 and 3 from source 1.
+  const Merged merged = merge({2, 1, 1, 3}, 2, 2, 9);
+  EXPECT_EQ(ints(merged.offsets), (std::vector<int32_t>{0, 3, 7}));
+  EXPECT_EQ(ints(merged.order), (std::vector<int32_t>{0, 1, 3, 2, 4, 5, 6, -7, -7}));
+}
+
+TEST(MergeExpertRows, AgreesWithAStableSort) {
+  for (const auto& [sources, experts] : {std::pair<int64_t, int64_t>{1, 7}, {4, 5}, {6, 1}}) {
+    const Tensor counts = support::random_ints({sources * experts}, 3, 0, 9);
+    std::vector<int32_t> of_row;
+    for (size_t i = 0; i < counts.as<int32_t>().size(); ++i) {
+      of_row.insert(of_row.end(), static_cast<size_t>(counts.as<int32_t>()[i]),
+                    static_cast<int32_t>(i % static_cast<size_t>(experts)));
+    }
+    const auto rows = static_cast<int64_t>(of_row.size());
+    std::vector<int32_t> expected(of_row.size());
+    std::iota(expected.begin(), expected.end(), 0);
+    std::stable_sort(expected.begin(), expected.end(), [&](int32_t left, int32_t right) {
+      return of_row[static_cast<size_t>(left)] < of_row[static_cast<size_t>(right)];
+    });
+    const Merged merged = merge(ints(counts), sources, experts, rows);
+    EXPECT_EQ(ints(merged.order), expected);
+    const std::vector<int32_t> offsets = ints(merged.offsets);
+    for (size_t e = 0; e < static_cast<size_t>(experts); ++e) {
+      EXPECT_EQ(offsets[e + 1] - offsets[e],
+                std::count(of_row.begin(), of_row.end(), static_cast<int32_t>(e)));
+    }
+  }
+}
+
+TEST(MergeExpertRows, TakesNoRowsAndNoExperts) {
+  EXPECT_EQ(ints(merge({0, 0, 0}, 1, 3, 0).offsets), std::vector<int32_t>(4, 0));
+  EXPECT_EQ(ints(merge({}, 2, 0, 3).offsets), std::vector<int32_t>(1, 0));
+}
+
+TEST(MergeExpertRows, RefusesCountsThatCannotBe) {
+  expect_error(
+      [] {
+        merge({2, -1}, 1, 2, 9);
+      },
+      "merge_expert_rows: counts has -1, expected at least 0");
+  expect_error(
+      [] {
+        merge({2, 3}, 1, 2, 4);
+      },
+      "merge_expert_rows: counts has 5 rows, expected at most 4, the elements of order");
+}
+
+// What ranks get by exchanging sorted rows is, put in order, what one rank sorts.
+TEST(MergeExpertRows, GivesTheRowsThatOneRankWouldSort) {
+  Stream stream(Device{});
+  constexpr int64_t kTokens = 40;
+  const Tensor experts = choices(kTokens, 2, 7);
+  const Tensor x = random_tensor(DType::kF32, {kTokens, 5}, 4);
+  const Sorted whole = sort(experts, 7);
+  const Tensor expected(DType::kF32, {2 * kTokens, 5});
+  gather_rows(stream, {.y = expected, .x = x, .source_of = whole.source_of, .slots = 2});
+
+  const Tensor received(DType::kF32, {2 * kTokens, 5});
+  std::vector<int32_t> counts;
+  int64_t row = 0;
+  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 11}, {11, 29}}) {
+    const Sorted here = sort(experts.view().rows(first, count), 7);
+    gather_rows(stream, {.y = received.view().rows(row, 2 * count),
+                         .x = x.view().rows(first, count),
+                         .source_of = here.source_of,
+                         .slots = 2});
+    row += 2 * count;
+    const std::vector<int32_t> offsets = ints(here.offsets);
+    for (size_t e = 0; e < 7; ++e) counts.push_back(offsets[e + 1] - offsets[e]);
+  }
+  const Merged merged = merge(counts, 2, 7, 2 * kTokens);
+  EXPECT_EQ(ints(merged.offsets), ints(whole.offsets));
+  const Tensor rows(DType::kF32, {2 * kTokens, 5});
+  gather_rows(stream, {.y = rows, .x = received, .source_of = merged.order, .slots = 1});
+  support::expect_same_bits(rows, expected, "rows");
+}
+
+TEST(ScatterRows, UndoesGatherRows) {
+  Stream stream(Device{}, 2);
+  const Merged merged = merge({2, 1, 1, 3, 0, 2}, 3, 2, 12);
+  const TensorView order = merged.order.view().rows(0, 9);
+  for (const DType dtype : support::dtypes()) {
+    const Tensor x = random_tensor(dtype, {9, 19}, 1);
+    const Tensor rows(dtype, {9, 19});
+    const Tensor back = support::filled(dtype, {9, 19}, 99);
+    gather_rows(stream, {.y = rows, .x = x, .source_of = order, .slots = 1});
+    scatter_rows(stream, {.y = back, .x = rows, .order = order});
+    support::expect_same_bits(back, x, name_of(dtype));
+  }
+}
+
+TEST(ScatterRows, LeavesOtherRowsAsTheyAre) {
+  Stream stream(Device{});
+  const Tensor y = support::filled(DType::kF32, {4, 1}, 9);
+  const Tensor x = support::from_doubles(DType::kF32, {2, 1}, std::vector<double>{1, 2});
+  scatter_rows(stream, {.y = y, .x = x, .order = from_ints({3, 1})});
+  EXPECT_EQ(to_doubles(y), (std::vector<double>{9, 2, 9, 1}));
+}
+
+// The header says that scatter_rows is the backward of gather_rows: through loss = sum dy * y.
+TEST(ScatterRows, IsTheGradientOfGatherRows) {
+  Stream stream(Device{});
+  const std::vector<int32_t> order{3, 0, 4, 1};  // row 2 is not taken
+  const Tensor x = random_tensor(DType::kF32, {5, 3}, 1);
+  const Tensor dy = random_tensor(DType::kF32, {4, 3}, 2);
+  const Tensor dx(DType::kF32, {5, 3});
+  scatter_rows(stream, {.y = dx, .x = dy, .order = from_ints(order)});
+  const auto gradient = reference::complex_step_gradient(
+      to_doubles(x), [&](const std::vector<reference::Complex>& at) {
+        std::vector<reference::Complex> y;
+        for (const int32_t row : order) {
+          for (size_t d = 0; d < 3; ++d) y.push_back(at[static_cast<size_t>(row) * 3 + d]);
+        }
+        return reference::weighted_sum<reference::Complex>(to_doubles(dy), y);
+      });
+  expect_close(dx, gradient, support::tolerance(DType::kF32), "dx");
+}
+
 TEST(GatherSum, SumsTheRowsOfATokenOnItsBase) {
   Stream stream(Device{});
   for (const DType dtype : support::dtypes()) {
@@ -191,7 +334,9 @@ TEST(PermuteTokens, IsTheSameOnAnyNumberOfThreads) {
     Tensor sum(DType::kBF16, {700, 130});
     gather_rows(stream, {.y = rows, .x = x, .source_of = sorted.source_of, .slots = 2});
     gather_sum(stream, {.y = sum, .x = rows, .row_of = sorted.row_of, .base = x});
-    return support::tensors(std::move(rows), std::move(sum));
+    Tensor scattered(DType::kBF16, {1400, 130});
+    scatter_rows(stream, {.y = scattered, .x = rows, .order = sorted.source_of});
+    return support::tensors(std::move(rows), std::move(sum), std::move(scattered));
   });
 }
 
@@ -212,12 +357,53 @@ TEST(PermuteTokens, RefusesIndicesOutOfRange) {
                             .row_of = from_ints({-1}).view().reshape({1, 1})});
       },
       "gather_sum: row_of has -1, expected 0 to 1");
+  for (const int32_t bad : {-1, 2}) {
+    expect_error(
+        [&] {
+          scatter_rows(stream,
+                       {.y = x, .x = Tensor(DType::kF32, {1, 3}), .order = from_ints({bad})});
+        },
+        concat("scatter_rows: order has ", bad, ", expected 0 to 1"));
+  }
   expect_error(
       [&] {
         const Tensor y(DType::kF32, {1});
         permute_pairs(stream, {.y = y, .x = y, .source_of = from_ints({1})});
       },
       "permute_pairs: source_of has 1, expected 0 to 0");
+}
+
+TEST(PermuteTokens, MergeAndScatterSayWhatIsWrong) {
+  Stream stream(Device{DeviceKind::kPlan});
+  const auto f32 = [](Shape shape) { return plan_view(DType::kF32, shape); };
+  const auto i32 = [](Shape shape) { return plan_view(DType::kI32, shape); };
+  merge_expert_rows(stream, {.order = i32({9}), .offsets = i32({4}), .counts = i32({2, 3})});
+  expect_error(
+      [&] {
+        merge_expert_rows(stream, {.order = i32({9}), .offsets = i32({4}), .counts = i32({6})});
+      },
+      "merge_expert_rows: counts is [6], expected [sources, local experts]");
+  expect_error(
+      [&] {
+        merge_expert_rows(stream, {.order = i32({9}), .offsets = i32({3}), .counts = i32({2, 3})});
+      },
+      "merge_expert_rows: offsets is i32 [3], expected i32 [local experts + 1] = [4]");
+  expect_error(
+      [&] {
+        merge_expert_rows(stream, {.order = f32({9}), .offsets = i32({4}), .counts = i32({2, 3})});
+      },
+      "merge_expert_rows: order is f32 [9], expected i32 [capacity]");
+  scatter_rows(stream, {.y = f32({9, 8}), .x = f32({6, 8}), .order = i32({6})});
+  expect_error(
+      [&] {
+        scatter_rows(stream, {.y = f32({9, 8}), .x = f32({6, 8}), .order = i32({5})});
+      },
+      "scatter_rows: order is i32 [5], expected i32 [rows] = [6]");
+  expect_error(
+      [&] {
+        scatter_rows(stream, {.y = f32({9, 7}), .x = f32({6, 8}), .order = i32({6})});
+      },
+      "scatter_rows: y is f32 [9, 7], expected f32 [any number, dim] = [9, 8]");
 }
 
 TEST(PermuteTokens, SaysWhatIsWrong) {

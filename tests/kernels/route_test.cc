@@ -20,6 +20,7 @@ using support::expect_close;
 using support::expect_error;
 using support::filled;
 using support::from_doubles;
+using support::from_ints;
 using support::plan_view;
 using support::random_tensor;
 using support::Tensor;
@@ -48,7 +49,7 @@ struct Routed {
 };
 
 Routed route(RouterMode mode, const Tensor& logits, int64_t k, int64_t scopes = 1,
-             TensorView bias = {}, int threads = 1) {
+             TensorView bias = {}, int threads = 1, ConstTensorView scope_starts = {}) {
   const int64_t tokens = logits.shape()[0];
   Routed out{Tensor(DType::kI32, {tokens, k}), Tensor(DType::kF32, {tokens, k}),
              filled(DType::kF32, {scopes, logits.shape()[1]}, 7)};
@@ -59,7 +60,8 @@ Routed route(RouterMode mode, const Tensor& logits, int64_t k, int64_t scopes = 
                          .logits = logits,
                          .mode = mode,
                          .scale = scale_of(mode),
-                         .bias = bias});
+                         .bias = bias,
+                         .scope_starts = scope_starts});
   return out;
 }
 
@@ -237,6 +239,7 @@ TEST(Route, BackwardRefusesAnExpertThatDoesNotExist) {
 struct LossCase {
   int64_t tokens, experts, scopes;
   int64_t scope_tokens;
+  std::vector<int32_t> starts = {};  // empty: the scopes are equal
 };
 
 void check_losses(RouterMode mode, const LossCase& test) {
@@ -244,7 +247,10 @@ void check_losses(RouterMode mode, const LossCase& test) {
   constexpr float kBalance = 0.7f;
   constexpr float kZ = 0.3f;
   const Tensor logits = random_tensor(DType::kF32, {test.tokens, test.experts}, 41, 2);
-  const Tensor counts = support::copy_of(route(mode, logits, kChosen, test.scopes).counts);
+  const Tensor starts = from_ints(test.starts);
+  const ConstTensorView given = test.starts.empty() ? ConstTensorView{} : starts.view();
+  const Tensor counts =
+      support::copy_of(route(mode, logits, kChosen, test.scopes, {}, 1, given).counts);
   for (float& count : counts.as<float>()) count += 3;  // of other ranks
   const Tensor losses = from_doubles(DType::kF32, {2}, std::vector<double>{5, 6});
   const Tensor dlogits = filled(DType::kF32, logits.shape(), 0.5);
@@ -257,11 +263,16 @@ void check_losses(RouterMode mode, const LossCase& test) {
                        .experts_per_token = kChosen,
                        .scope_tokens = test.scope_tokens,
                        .balance_coefficient = kBalance,
-                       .z_coefficient = kZ});
+                       .z_coefficient = kZ,
+                       .scope_starts = given});
+  std::vector<int32_t> bounds = test.starts;
+  for (int64_t s = 0; test.starts.empty() && s <= test.scopes; ++s) {
+    bounds.push_back(static_cast<int32_t>(test.tokens / test.scopes * s));
+  }
+  const std::vector<size_t> scopes = reference::scopes_of_tokens(bounds);
   const auto expected = [&]<class T>(const std::vector<T>& at) {
-    return reference::router_losses<T>(mode, at, to_doubles(counts), test.experts, test.scopes,
-                                       kChosen, static_cast<double>(test.scope_tokens), kBalance,
-                                       kZ);
+    return reference::router_losses<T>(mode, at, to_doubles(counts), test.experts, scopes, kChosen,
+                                       static_cast<double>(test.scope_tokens), kBalance, kZ);
   };
   const std::string what = concat(name_of_mode(mode), ", ", test.scopes, " scopes");
   const auto [balance, z] = expected(to_doubles(logits));
@@ -281,6 +292,8 @@ TEST(RouterLoss, AgreesWithFloat64AndComplexStep) {
     check_losses(mode, {8, 19, 2, 4});
     check_losses(mode, {3, 4, 1, 12});  // a scope that other ranks hold the rest of
     check_losses(mode, {70, 3, 1, 70});
+    check_losses(mode, {7, 5, 4, 9, {0, 0, 3, 3, 7}});  // uneven, two of them empty
+    check_losses(mode, {70, 3, 3, 70, {0, 1, 66, 70}});
   }
 }
 
@@ -313,7 +326,9 @@ TEST(Route, IsTheSameOnAnyNumberOfThreads) {
   const Tensor logits = random_tensor(DType::kF32, {1000, 16}, 51, 2);
   const Tensor dweights = random_tensor(DType::kF32, {1000, 2}, 52);
   support::expect_same_on_any_threads([&](Stream& stream) {
-    Routed out = route(RouterMode::kSigmoid, logits, 2, 4, {}, stream.threads().threads());
+    const Tensor starts = from_ints({0, 1, 499, 499, 1000});
+    Routed out =
+        route(RouterMode::kSigmoid, logits, 2, 4, {}, stream.threads().threads(), starts.view());
     Tensor dlogits(DType::kF32, {1000, 16});
     Tensor losses(DType::kF32, {2});
     route_backward(stream, {.dlogits = dlogits,
@@ -329,7 +344,8 @@ TEST(Route, IsTheSameOnAnyNumberOfThreads) {
                          .experts_per_token = 2,
                          .scope_tokens = 250,
                          .balance_coefficient = 1,
-                         .z_coefficient = 1});
+                         .z_coefficient = 1,
+                         .scope_starts = starts});
     return support::tensors(std::move(out.experts), std::move(out.weights), std::move(out.counts),
                             std::move(dlogits), std::move(losses));
   });
@@ -390,6 +406,18 @@ TEST(Route, SaysWhatIsWrong) {
         a.counts = f32({4, 4});
       },
       "route_forward: counts has 4 scopes, expected a number that divides 6 tokens");
+  expect(
+      [](RouteForward& a) {
+        a.counts = f32({4, 4});
+        a.scope_starts = i32({4});
+      },
+      "route_forward: scope_starts is i32 [4], expected i32 [scopes + 1] = [5]");
+  expect(
+      [](RouteForward& a) {
+        a.counts = f32({0, 4});
+        a.scope_starts = i32({1});
+      },
+      "route_forward: counts has 0 scopes, expected at least 1");
   expect([](RouteForward& a) { a.bias = f32({4}); },
          "route_forward: a bias was given, expected none except with kSigmoid");
   expect(

@@ -73,12 +73,21 @@ std::vector<T> combine_weights(RouterMode mode, double scale, const std::vector<
   return weights;
 }
 
+/// The scope of each token; `starts` as scope_starts of kernels/route.h.
+inline std::vector<size_t> scopes_of_tokens(std::span<const int32_t> starts) {
+  std::vector<size_t> scopes;
+  for (size_t s = 0; s + 1 < starts.size(); ++s) {
+    scopes.insert(scopes.end(), static_cast<size_t>(starts[s + 1] - starts[s]), s);
+  }
+  return scopes;
+}
+
 /// (balance, z) of all tokens, with counts [scopes, experts] taken as constants.
 template <class T>
 std::pair<T, T> router_losses(RouterMode mode, const std::vector<T>& logits,
-                              const std::vector<double>& counts, int64_t experts, int64_t scopes,
-                              double k, double scope_tokens, double balance_coefficient,
-                              double z_coefficient) {
+                              const std::vector<double>& counts, int64_t experts,
+                              std::span<const size_t> scope_of, double k, double scope_tokens,
+                              double balance_coefficient, double z_coefficient) {
   using std::exp;
   using std::log;
   const auto width = static_cast<size_t>(experts);
@@ -87,7 +96,7 @@ std::pair<T, T> router_losses(RouterMode mode, const std::vector<T>& logits,
   T z = 0;
   for (size_t t = 0; t < tokens; ++t) {
     const std::vector<T> row(&logits[t * width], &logits[t * width] + width);
-    const double* n = &counts[t / (tokens / static_cast<size_t>(scopes)) * width];
+    const double* n = &counts[scope_of[t] * width];
     std::vector<T> p = mode == RouterMode::kSigmoid ? sigmoid(row) : softmax(row);
     const T total = std::accumulate(p.begin(), p.end(), T(0));
     T all = 0;
