@@ -253,7 +253,7 @@ TEST(ShardedGate, RowsAreCountedOnce) {
 }
 
 TEST(ShardedGate, CapacityHoldsForTheEndOfALongSegment) {
-  // 20 tiles at the end of 1000 tokens; the last block has 60 - 2 + ... candidates.
+  // 20 tiles at the end of 1000 tokens: block 62 is the last, with candidates 1 to 60.
   EXPECT_EQ(piece_list_capacity(20, 1000, 16, kRule), 20 * 16 * 3);
   const BlockRule all{.sink_blocks = 1, .window_blocks = 2, .kept = 1000};
   EXPECT_EQ(piece_list_capacity(20, 1000, 16, all), 20 * 60);
