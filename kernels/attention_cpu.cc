@@ -16,6 +16,7 @@ AttentionOperands<T> operands(const A& a) {
   return {.q = {a.q.template as<T>().data(), a.q.shape()[1], d},
           .k = {a.k.template as<T>().data(), a.k.shape()[1], d},
           .v = {a.v.template as<T>().data(), a.v.shape()[1], d},
+          .map = head_map(a),
           .scale = a.scale,
           .window = a.window,
           .sinks = a.sink_tokens,
@@ -32,30 +33,31 @@ struct QueryTask {
 
 /// How the query-major kernels are cut into tasks.
 struct QueryTasks {
-  QueryTasks(const SegmentGrid& grid, std::span<const int32_t> of_groups, int64_t in_group,
+  QueryTasks(const SegmentGrid& grid, std::span<const int32_t> of_groups, const HeadMap& of_heads,
              int64_t d)
-      : starts(grid.starts.as<int32_t>()),
+      : stretches(pieces_of(grid)),
         groups(of_groups),
-        group_heads(in_group),
-        heads(run_heads(in_group)),
+        map(of_heads),
+        heads(run_heads(map.group_heads)),
         length(std::min(kMostRunTokens, run_tokens(heads, d))),
-        pieces(grid.tokens() / length + grid.segments()) {}
+        pieces(part_bound(stretches, length)) {}
 
-  int64_t parts() const { return (group_heads + heads - 1) / heads; }
+  int64_t parts() const { return (map.group_heads + heads - 1) / heads; }
   int64_t count() const { return pieces * static_cast<int64_t>(groups.size()) * parts(); }
+  /// A task may have no tokens or no heads.
   QueryTask at(int64_t index) const {
     // The last pieces see most keys and come first, so that the tasks end together.
     const int64_t rest = index % (static_cast<int64_t>(groups.size()) * parts());
     const int64_t number = pieces - 1 - index / (static_cast<int64_t>(groups.size()) * parts());
     const int64_t group = groups[static_cast<size_t>(rest / parts())];
     const int64_t first = rest % parts() * heads;
-    return {find_piece(starts, length, number), group, group * group_heads + first,
-            std::min(heads, group_heads - first)};
+    return {find_piece(stretches, length, number), group, map.begin_of(group) + first,
+            std::min(heads, map.count_of(group) - first)};
   }
 
-  std::span<const int32_t> starts;
+  Stretches stretches;
   std::span<const int32_t> groups;
-  int64_t group_heads;
+  HeadMap map;
   int64_t heads;
   int64_t length;
   int64_t pieces;
@@ -63,16 +65,26 @@ struct QueryTasks {
 
 /// Calls attend(panel, tokens) for all panels that tokens of the piece see, in ascending order.
 template <class T, class Attend>
-void for_each_panel(const AttentionOperands<T>& in, const QueryTask& task, Attend&& attend) {
-  const int64_t end = task.piece.first + task.piece.count;
+void for_each_panel(const AttentionOperands<T>& in, const Stretches& runs, const QueryTask& task,
+                    Attend&& attend) {
+  const Piece& piece = task.piece;
+  const int64_t end = piece.first + piece.count;
+  const int64_t lowest = piece.first - std::min<int64_t>(in.window - 1, INT32_MAX);
   Attendees tokens;
-  for (int64_t key = 0; key < end; key += kPanel) {
-    const KeyPanel panel{key, std::min(kPanel, task.piece.segment_tokens - key), task.group};
-    const bool in_window = task.piece.first - (key + kPanel - 1) < in.window;
-    if (!in_window && key >= in.sinks) continue;
-    tokens.count = 0;
-    for (int64_t at = std::max(task.piece.first, key); at < end; ++at) tokens.add(at, -1, 0.0f);
-    attend(panel, tokens);
+  for (int64_t run = runs.begin_of(piece.segment); run < runs.begin_of(piece.segment + 1); ++run) {
+    const int64_t last = std::min(end, runs.end(run));
+    for (int64_t key = runs.first(run); key < last; key += kPanel) {
+      // Between the sinks and the window nothing is seen.
+      if (key >= in.sinks && key + kPanel <= lowest) key += (lowest - key) / kPanel * kPanel;
+      if (key >= last) break;
+      const KeyPanel panel{key, std::min(kPanel, runs.end(run) - key), task.group,
+                           runs.origin(run) + key};
+      tokens.count = 0;
+      for (int64_t at = std::max(piece.first, key); at < end; ++at) {
+        tokens.add(at, piece.query_origin + at, -1, 0.0f);
+      }
+      attend(panel, tokens);
+    }
   }
 }
 
@@ -83,13 +95,14 @@ void forward(ThreadPool& threads, const AttentionForward& a) {
       .o = {a.o.as<T>().data(), in.q.heads, in.q.d},
       .lse = a.lse.as<float>().data(),
       .sink_logits = a.sink_logits.empty() ? nullptr : a.sink_logits.as<float>().data()};
-  const QueryTasks tasks(a.grid, a.groups, in.q.heads / in.k.heads, in.q.d);
+  const QueryTasks tasks(a.grid, a.groups, in.map, in.q.d);
+  const Stretches runs = runs_of(a.grid);
   threads.for_each(tasks.count(), [&](int64_t index) {
     const QueryTask task = tasks.at(index);
-    if (task.piece.count == 0) return;
+    if (task.piece.count == 0 || task.heads <= 0) return;
     Scratch scratch;
     ForwardRun<T> run(in, out, task.piece, task.first_head, task.heads, scratch);
-    for_each_panel(in, task, [&](const KeyPanel& panel, const Attendees& tokens) {
+    for_each_panel(in, runs, task, [&](const KeyPanel& panel, const Attendees& tokens) {
       run.attend(panel, tokens, true);
     });
     run.finish();
@@ -100,13 +113,14 @@ template <class T>
 void query_gradient(ThreadPool& threads, const AttentionBackward& a, const AttentionOperands<T>& in,
                     const GradientOperands<T>& gradient) {
   const typename QueryGradientRun<T>::Output out{.dq = {a.dq.as<T>().data(), in.q.heads, in.q.d}};
-  const QueryTasks tasks(a.grid, a.groups, in.q.heads / in.k.heads, in.q.d);
+  const QueryTasks tasks(a.grid, a.groups, in.map, in.q.d);
+  const Stretches runs = runs_of(a.grid);
   threads.for_each(tasks.count(), [&](int64_t index) {
     const QueryTask task = tasks.at(index);
-    if (task.piece.count == 0) return;
+    if (task.piece.count == 0 || task.heads <= 0) return;
     Scratch scratch;
     QueryGradientRun<T> run(in, gradient, out, task.piece, task.first_head, task.heads, scratch);
-    for_each_panel(in, task, [&](const KeyPanel& panel, const Attendees& tokens) {
+    for_each_panel(in, runs, task, [&](const KeyPanel& panel, const Attendees& tokens) {
       run.attend(panel, tokens);
     });
     run.finish();
@@ -118,27 +132,25 @@ void key_gradient(ThreadPool& threads, const AttentionBackward& a, const Attenti
                   const GradientOperands<T>& gradient) {
   const HeadRows<T> dk{a.dk.as<T>().data(), in.k.heads, in.k.d};
   const HeadRows<T> dv{a.dv.as<T>().data(), in.k.heads, in.k.d};
-  const auto starts = a.grid.starts.as<int32_t>();
+  const Stretches pieces = pieces_of(a.grid);
+  const Stretches runs = runs_of(a.grid);
+  // Panels count from the beginning of a run, wherever that is.
+  const Stretches rows{runs.starts, {}, {}};
   const auto groups = static_cast<int64_t>(a.groups.size());
-  const int64_t pieces = a.grid.tokens() / kPanel + a.grid.segments();
-  threads.for_each(pieces * groups, [&](int64_t index) {
-    const Piece keys = find_piece(starts, kPanel, index / groups);
+  threads.for_each(part_bound(rows, kPanel) * groups, [&](int64_t index) {
+    const StretchPart keys = find_part(rows, kPanel, index / groups);
     if (keys.count == 0) return;
     Scratch scratch;
-    const KeyPanel panel{keys.first, keys.count, a.groups[static_cast<size_t>(index % groups)]};
-    KeyGradientPanel<T> run(in, gradient, keys.origin, panel, scratch);
-    const int64_t length = keys.segment_tokens;
-    const int64_t end =
-        keys.first < in.sinks
-            ? length
-            : std::min(length - keys.first - keys.count, in.window - 1) + keys.first + keys.count;
+    const int64_t first = runs.first(keys.stretch) + keys.first;
+    const KeyPanel panel{first, keys.count, a.groups[static_cast<size_t>(index % groups)],
+                         rows.row(keys.stretch) + keys.first};
+    KeyGradientPanel<T> run(in, gradient, panel, scratch);
+    const int64_t behind = first < in.sinks ? INT32_MAX : in.window - 1;
+    const int64_t end = first + keys.count + std::min<int64_t>(behind, INT32_MAX);
+    const auto attend = [&](const Attendees& some) { run.attend(some); };
     Attendees tokens;
-    for (int64_t at = keys.first; at < end; ++at) {
-      tokens.add(at, -1, 0.0f);
-      if (tokens.count < Attendees::kMost && at + 1 < end) continue;
-      run.attend(tokens);
-      tokens.count = 0;
-    }
+    add_attendees(pieces, runs.segment(keys.stretch), first, end, tokens, attend);
+    attend(tokens);
     run.finish(dk, dv);
   });
 }
@@ -150,7 +162,6 @@ void attention_forward(ThreadPool& threads, const AttentionForward& a) {
 }
 
 void attention_backward(ThreadPool& threads, const AttentionBackward& a) {
-  const int64_t group_heads = a.q.shape()[1] / a.k.shape()[1];
   attention_delta(threads, {.delta = a.delta,
                             .dsink_logits = a.dsink_logits,
                             .d_o = a.d_o,
@@ -158,7 +169,7 @@ void attention_backward(ThreadPool& threads, const AttentionBackward& a) {
                             .lse = a.lse,
                             .sink_logits = a.sink_logits,
                             .groups = a.groups,
-                            .group_heads = group_heads});
+                            .map = head_map(a)});
   with_float_type(a.q.dtype(), [&]<class T>() {
     const AttentionOperands<T> in = operands<T>(a);
     const GradientOperands<T> gradient{.d_o = {a.d_o.as<T>().data(), in.q.heads, in.q.d},

@@ -58,13 +58,13 @@ class QueryGradientRun {
   Factor<T>* dscores_;   // [16, 64]
 };
 
-/// dk and dv of a panel, summed over all heads of its group: give it the tokens in ascending order,
-/// in as many portions as you like, then finish.
+/// dk and dv of a panel, summed over all heads of its group in q: give it the tokens in ascending
+/// order, in as many portions as you like, then finish.
 template <class T>
 class KeyGradientPanel {
  public:
   KeyGradientPanel(const AttentionOperands<T>& in, const GradientOperands<T>& gradient,
-                   int64_t origin, const KeyPanel& panel, Scratch& scratch);
+                   const KeyPanel& panel, Scratch& scratch);
   void attend(const Attendees& tokens);
   void finish(const HeadRows<T>& dk, const HeadRows<T>& dv);
 
@@ -74,9 +74,9 @@ class KeyGradientPanel {
 
   const AttentionOperands<T>& in_;
   const GradientOperands<T>& gradient_;
-  int64_t origin_;
   KeyPanel panel_;
-  int64_t heads_;        // of the group
+  int64_t first_head_;   // of q
+  int64_t heads_;        // of the group, in q
   int64_t width_;        // d rounded up to 16
   Factor<T>* keys_;      // [d, 64]
   Factor<T>* values_;    // [d, 64]
@@ -100,7 +100,7 @@ struct AttentionDelta {
   ConstTensorView lse;
   ConstTensorView sink_logits;
   std::span<const int32_t> groups;
-  int64_t group_heads;
+  HeadMap map;
 };
 void attention_delta(ThreadPool& threads, const AttentionDelta& a);
 

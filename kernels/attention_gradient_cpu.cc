@@ -19,10 +19,8 @@ constexpr std::array<float, kPanel> kZeros{};
 
 /// The rows of x that belong to the keys of a panel.
 template <class T>
-void panel_rows(const T** rows, const HeadRows<const T>& x, int64_t origin, const KeyPanel& panel) {
-  for (int64_t i = 0; i < panel.count; ++i) {
-    rows[i] = x.at(origin + panel.first + i, panel.head);
-  }
+void panel_rows(const T** rows, const HeadRows<const T>& x, const KeyPanel& panel) {
+  for (int64_t i = 0; i < panel.count; ++i) rows[i] = x.at(panel.row + i, panel.head);
 }
 
 int64_t rounded(int64_t d) {
@@ -74,7 +72,7 @@ QueryGradientRun<T>::QueryGradientRun(const AttentionOperands<T>& in,
 
   std::fill_n(dq_, rows * width_, 0.0f);
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t token = piece.origin + piece.first + row / heads;
+    const int64_t token = piece.query_origin + piece.first + row / heads;
     const int64_t head = first_head + row % heads;
     std::copy_n(in.q.at(token, head), in.q.d, reinterpret_cast<T*>(q_ + row * factors));
     std::copy_n(gradient.d_o.at(token, head), in.q.d, reinterpret_cast<T*>(d_o_ + row * factors));
@@ -84,9 +82,9 @@ QueryGradientRun<T>::QueryGradientRun(const AttentionOperands<T>& in,
 template <class T>
 void QueryGradientRun<T>::attend(const KeyPanel& panel, const Attendees& tokens) {
   const T* rows[kPanel];
-  panel_rows(rows, in_.v, piece_.origin, panel);
+  panel_rows(rows, in_.v, panel);
   pack_columns<T>(values_, rows, panel.count, in_.v.d);
-  panel_rows(rows, in_.k, piece_.origin, panel);
+  panel_rows(rows, in_.k, panel);
   pack_columns<T>(keys_, rows, panel.count, in_.k.d);
   pack_rows<T>(key_rows_, rows, panel.count, in_.k.d);
   // ds of keys beyond the panel is 0, but 0 times what memory held before may be NaN.
@@ -125,7 +123,7 @@ void QueryGradientRun<T>::absorb(const RowBatch& batch) {
   multiply<Factor<T>>({dweights, nullptr, d_o, 1, values_ + first_key, kPanel, batch.rows, factors,
                        vectors * kLanes});
   for (size_t r = 0; r < rows; ++r) {
-    const int64_t token = piece_.origin + batch.position[r];
+    const int64_t token = batch.token[r];
     const int64_t at = (first_head_ + batch.head[r]) * in_.tokens + token;
     const float total = differentiate(scores[r], dweights[r], batch, r, in_.scale,
                                       gradient_.lse[at], gradient_.delta[at]);
@@ -140,7 +138,7 @@ void QueryGradientRun<T>::absorb(const RowBatch& batch) {
 template <class T>
 void QueryGradientRun<T>::finish() {
   for (int64_t row = 0; row < piece_.count * heads_; ++row) {
-    const int64_t token = piece_.origin + piece_.first + row / heads_;
+    const int64_t token = piece_.query_origin + piece_.first + row / heads_;
     T* dq = out_.dq.at(token, first_head_ + row % heads_);
     for (int64_t i = 0; i < in_.q.d; i += kLanes) {
       store_first(dq + i, load(dq_ + row * width_ + i) * in_.scale, in_.q.d - i);
@@ -150,13 +148,13 @@ void QueryGradientRun<T>::finish() {
 
 template <class T>
 KeyGradientPanel<T>::KeyGradientPanel(const AttentionOperands<T>& in,
-                                      const GradientOperands<T>& gradient, int64_t origin,
-                                      const KeyPanel& panel, Scratch& scratch)
+                                      const GradientOperands<T>& gradient, const KeyPanel& panel,
+                                      Scratch& scratch)
     : in_(in),
       gradient_(gradient),
-      origin_(origin),
       panel_(panel),
-      heads_(in.q.heads / in.k.heads),
+      first_head_(in.map.begin_of(panel.head)),
+      heads_(in.map.count_of(panel.head)),
       width_(rounded(in.q.d)) {
   const int64_t factors = in.q.d / kPerFactor<T>;
   keys_ = scratch.take<Factor<T>>(factors * kPanel);
@@ -173,9 +171,9 @@ KeyGradientPanel<T>::KeyGradientPanel(const AttentionOperands<T>& in,
   std::fill_n(dk_, kPanel * width_, 0.0f);
   std::fill_n(dv_, kPanel * width_, 0.0f);
   const T* rows[kPanel];
-  panel_rows(rows, in.k, origin, panel);
+  panel_rows(rows, in.k, panel);
   pack_columns<T>(keys_, rows, panel.count, in.k.d);
-  panel_rows(rows, in.v, origin, panel);
+  panel_rows(rows, in.v, panel);
   pack_columns<T>(values_, rows, panel.count, in.v.d);
 }
 
@@ -192,8 +190,7 @@ void KeyGradientPanel<T>::weigh(const RowBatch& batch) {
   const int64_t vectors = batch.end_vector - batch.first_vector;
   for (int64_t r = 0; r < batch.rows; ++r) {
     const auto row = static_cast<size_t>(r);
-    const int64_t at =
-        (panel_.head * heads_ + batch.head[row]) * in_.tokens + origin_ + batch.position[row];
+    const int64_t at = (first_head_ + batch.head[row]) * in_.tokens + batch.token[row];
     differentiate(scores_ + r * kPanel, dweights_ + r * kPanel, batch, row, in_.scale,
                   gradient_.lse[at], gradient_.delta[at]);
   }
@@ -218,10 +215,9 @@ void KeyGradientPanel<T>::absorb(const RowBatch& batch) {
   float* c[RowBatch::kMost];
   for (int64_t r = 0; r < batch.rows; ++r) {
     const auto row = static_cast<size_t>(r);
-    const int64_t token = origin_ + batch.position[row];
-    const int64_t head = panel_.head * heads_ + batch.head[row];
-    q[r] = in_.q.at(token, head);
-    d_o[r] = gradient_.d_o.at(token, head);
+    const int64_t head = first_head_ + batch.head[row];
+    q[r] = in_.q.at(batch.token[row], head);
+    d_o[r] = gradient_.d_o.at(batch.token[row], head);
     a[r] = reinterpret_cast<const Factor<T>*>(q[r]);
     c[r] = scores_ + r * kPanel;
   }
@@ -252,8 +248,8 @@ void KeyGradientPanel<T>::absorb(const RowBatch& batch) {
 template <class T>
 void KeyGradientPanel<T>::finish(const HeadRows<T>& dk, const HeadRows<T>& dv) {
   for (int64_t key = 0; key < panel_.count; ++key) {
-    T* to_k = dk.at(origin_ + panel_.first + key, panel_.head);
-    T* to_v = dv.at(origin_ + panel_.first + key, panel_.head);
+    T* to_k = dk.at(panel_.row + key, panel_.head);
+    T* to_v = dv.at(panel_.row + key, panel_.head);
     for (int64_t i = 0; i < in_.k.d; i += kLanes) {
       store_first(to_k + i, load(dk_ + key * width_ + i) * in_.scale, in_.k.d - i);
       store_first(to_v + i, load(dv_ + key * width_ + i), in_.k.d - i);
@@ -297,7 +293,7 @@ void attention_delta(ThreadPool& threads, const AttentionDelta& a) {
     const HeadRows<const T> o{a.o.as<T>().data(), heads, d};
     threads.for_ranges(tokens, kGrain, [&](int64_t begin, int64_t end) {
       for (const int32_t group : a.groups) {
-        for (int64_t head = group * a.group_heads; head < (group + 1) * a.group_heads; ++head) {
+        for (int64_t head = a.map.begin_of(group); head < a.map.begin_of(group + 1); ++head) {
           for (int64_t token = begin; token < end; ++token) {
             delta[head * tokens + token] = dot(d_o.at(token, head), o.at(token, head), d);
           }
@@ -309,9 +305,11 @@ void attention_delta(ThreadPool& threads, const AttentionDelta& a) {
   const auto sink_logits = a.sink_logits.as<float>();
   const auto dsink_logits = a.dsink_logits.as<float>();
   const float* lse = a.lse.as<float>().data();
-  threads.for_each(static_cast<int64_t>(a.groups.size()) * a.group_heads, [&](int64_t i) {
-    const int64_t group = a.groups[static_cast<size_t>(i / a.group_heads)];
-    const auto head = static_cast<size_t>(group * a.group_heads + i % a.group_heads);
+  const int64_t group_heads = a.map.group_heads;
+  threads.for_each(static_cast<int64_t>(a.groups.size()) * group_heads, [&](int64_t i) {
+    const int64_t group = a.groups[static_cast<size_t>(i / group_heads)];
+    if (i % group_heads >= a.map.count_of(group)) return;
+    const auto head = static_cast<size_t>(a.map.begin_of(group) + i % group_heads);
     const int64_t row = static_cast<int64_t>(head) * tokens;
     dsink_logits[head] -=
         static_cast<float>(sink_share(lse + row, delta + row, tokens, sink_logits[head]));

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <span>
 
 #include "kernels/attention_tile.h"
+#include "kernels/segment_grid.h"
 
 namespace tessera::cpu {
 
@@ -29,63 +31,105 @@ class Scratch {
   int64_t used_ = 0;
 };
 
-/// [tokens, heads, d], by row.
+/// [rows, heads, d], by row.
 template <class T>
 struct HeadRows {
   T* data = nullptr;
   int64_t heads = 0;
   int64_t d = 0;
-  T* at(int64_t token, int64_t head) const { return data + (token * heads + head) * d; }
+  T* at(int64_t row, int64_t head) const { return data + (row * heads + head) * d; }
 };
 
-/// What all tasks of one call share. Tokens are counted over all segments.
+/// Which heads of q a KV head has: head h of q belongs to KV head (h + first_head) / group_heads.
+struct HeadMap {
+  int64_t heads = 0;        ///< of q
+  int64_t group_heads = 1;  ///< of a whole group
+  int64_t first_head = 0;   ///< heads of KV head 0 that come before head 0 of q
+
+  /// Heads [begin, begin_of(kv_head + 1)) of q; none where all of them are elsewhere.
+  int64_t begin_of(int64_t kv_head) const {
+    return std::clamp<int64_t>(kv_head * group_heads - first_head, 0, heads);
+  }
+  int64_t count_of(int64_t kv_head) const { return begin_of(kv_head + 1) - begin_of(kv_head); }
+  /// Of a head of q, counted from the first head of its whole group.
+  int64_t in_group(int64_t head) const { return (head + first_head) % group_heads; }
+};
+/// Of the arguments of a kernel.
+template <class A>
+HeadMap head_map(const A& a) {
+  const int64_t heads = a.q.shape()[1];
+  return {heads, a.group_heads > 0 ? a.group_heads : heads / a.k.shape()[1], a.first_head};
+}
+
+/// What all tasks of one call share.
 template <class T>
 struct AttentionOperands {
   HeadRows<const T> q;
   HeadRows<const T> k;
   HeadRows<const T> v;
+  HeadMap map;
   float scale = 1;
   int64_t window = INT32_MAX;  ///< position p sees r iff r <= p and (p - r < window or r < sinks)
   int64_t sinks = 0;           ///< tokens
-  int64_t tokens = 0;
+  int64_t tokens = 0;          ///< rows of q
 };
 
-/// A piece of a segment: positions first .. first + count - 1.
+/// Query tokens of one task: positions first .. first + count - 1 of a segment, in consecutive
+/// rows.
 struct Piece {
   int64_t segment;
-  int64_t origin;  ///< token where the segment starts
+  int64_t of_grid;       ///< the piece of the grid that it is a part of
+  int64_t query_origin;  ///< row of q of position 0, if it were there: may be negative
   int64_t first;
-  int64_t count;
-  int64_t segment_tokens;
+  int64_t count;  ///< may be 0
 };
 
-/// Cuts segments into pieces of `length` tokens by a formula, so that tasks need no list: pieces
-/// are numbered 0 .. tokens / length + segments - 1, and some of them are empty.
-Piece find_piece(std::span<const int32_t> starts, int64_t length, int64_t number);
+/// Piece `number` of part_bound(pieces, length).
+Piece find_piece(const Stretches& pieces, int64_t length, int64_t number);
 
-/// Up to 64 keys of a segment.
+/// Up to 64 keys of a run.
 struct KeyPanel {
   int64_t first;  ///< position
   int64_t count;
   int64_t head;  ///< KV head
+  int64_t row;   ///< of k and v, of its first key
 };
 
-/// The tokens that attend to a panel, in ascending order.
+/// The tokens that attend to a panel, in ascending order of position.
 struct Attendees {
   static constexpr int64_t kMost = 256;
 
   int64_t count = 0;
   std::array<int32_t, kMost> position;  ///< within the segment
+  std::array<int32_t, kMost> token;     ///< row of q
   std::array<int32_t, kMost> slot;      ///< place among the chosen blocks; -1: not a chosen block
   std::array<float, kMost> log_gate;
 
-  void add(int64_t at, int64_t of_slot, float gate) {
+  void add(int64_t at, int64_t row, int64_t of_slot, float gate) {
     const auto i = static_cast<size_t>(count++);
     position[i] = static_cast<int32_t>(at);
+    token[i] = static_cast<int32_t>(row);
     slot[i] = static_cast<int32_t>(of_slot);
     log_gate[i] = gate;
   }
 };
+
+/// Calls attend(tokens) with the tokens at positions [begin, end) of a segment, wherever its pieces
+/// have some, in ascending order and in portions. What is left over stays in `tokens`.
+template <class Attend>
+void add_attendees(const Stretches& pieces, int64_t segment, int64_t begin, int64_t end,
+                   Attendees& tokens, Attend&& attend) {
+  for (int64_t i = pieces.begin_of(segment); i < pieces.begin_of(segment + 1); ++i) {
+    const int64_t last = std::min(end, pieces.end(i));
+    for (int64_t at = std::max(begin, pieces.first(i)); at < last; ++at) {
+      if (tokens.count == Attendees::kMost) {
+        attend(tokens);
+        tokens.count = 0;
+      }
+      tokens.add(at, pieces.origin(i) + at, -1, 0.0f);
+    }
+  }
+}
 
 /// Rows of a product: heads of tokens that see at least one key of the panel.
 struct RowBatch {
@@ -99,7 +143,8 @@ struct RowBatch {
   std::array<int32_t, kMost> low;
   std::array<int32_t, kMost> high;
   std::array<int32_t, kMost> position;
-  std::array<int32_t, kMost> head;  ///< counted from the first head of the task
+  std::array<int32_t, kMost> token;  ///< row of q
+  std::array<int32_t, kMost> head;   ///< counted from the first head of the task
   std::array<int32_t, kMost> slot;
   std::array<float, kMost> log_gate;
 };
@@ -148,7 +193,7 @@ class ForwardRun {
     int64_t kept = 0;
   };
 
-  /// `first_head` .. + `heads` are heads of one group, which starts at head `group_head`.
+  /// `first_head` .. + `heads` are heads of q, all of one group.
   ForwardRun(const AttentionOperands<T>& in, const Output& out, const Piece& piece,
              int64_t first_head, int64_t heads, Scratch& scratch);
   /// `first_of_block`: whether the panel is the first of its block; matters to block_lse.

@@ -17,7 +17,7 @@ constexpr int64_t kStateNumbers = 65536;
 template <class T>
 const T* row_pointer(const HeadRows<const T>& x, const Piece& piece, int64_t row, int64_t heads,
                      int64_t first_head) {
-  return x.at(piece.origin + piece.first + row / heads, first_head + row % heads);
+  return x.at(piece.query_origin + piece.first + row / heads, first_head + row % heads);
 }
 
 }  // namespace
@@ -32,19 +32,10 @@ int64_t run_tokens(int64_t heads, int64_t d) {
   return std::clamp<int64_t>(tokens, 16, Attendees::kMost);
 }
 
-Piece find_piece(std::span<const int32_t> starts, int64_t length, int64_t number) {
-  // Segment s owns the numbers from starts[s] / length + s on: never fewer than its pieces.
-  const auto segments = static_cast<int64_t>(starts.size()) - 1;
-  int64_t low = 0;
-  int64_t high = segments;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (starts[static_cast<size_t>(middle)] / length + middle <= number ? low : high) = middle;
-  }
-  const int64_t origin = starts[static_cast<size_t>(low)];
-  const int64_t tokens = starts[static_cast<size_t>(low) + 1] - origin;
-  const int64_t first = (number - origin / length - low) * length;
-  return {low, origin, first, std::clamp<int64_t>(tokens - first, 0, length), tokens};
+Piece find_piece(const Stretches& pieces, int64_t length, int64_t number) {
+  const StretchPart part = find_part(pieces, length, number);
+  return {pieces.segment(part.stretch), part.stretch, pieces.origin(part.stretch), part.first,
+          part.count};
 }
 
 RowBatches::RowBatches(const Attendees& tokens, const KeyPanel& panel, int64_t window,
@@ -72,6 +63,7 @@ bool RowBatches::next(RowBatch& batch) {
     }
     const auto row = static_cast<size_t>(batch.rows++);
     batch.position[row] = tokens_.position[entry];
+    batch.token[row] = tokens_.token[entry];
     batch.head[row] = static_cast<int32_t>(row_ % heads_);
     batch.slot[row] = tokens_.slot[entry];
     batch.log_gate[row] = tokens_.log_gate[entry];
@@ -126,10 +118,9 @@ ForwardRun<T>::ForwardRun(const AttentionOperands<T>& in, const Output& out, con
 template <class T>
 void ForwardRun<T>::attend(const KeyPanel& panel, const Attendees& tokens, bool first_of_block) {
   const T* rows[kPanel];
-  const int64_t token = piece_.origin + panel.first;
-  for (int64_t i = 0; i < panel.count; ++i) rows[i] = in_.k.at(token + i, panel.head);
+  for (int64_t i = 0; i < panel.count; ++i) rows[i] = in_.k.at(panel.row + i, panel.head);
   pack_columns<T>(keys_, rows, panel.count, in_.k.d);
-  for (int64_t i = 0; i < panel.count; ++i) rows[i] = in_.v.at(token + i, panel.head);
+  for (int64_t i = 0; i < panel.count; ++i) rows[i] = in_.v.at(panel.row + i, panel.head);
   pack_rows<T>(values_, rows, panel.count, in_.v.d);
   // Weights of keys beyond the panel are 0, but 0 times what memory held before may be NaN.
   const int64_t packed = (panel.count + kPerFactor<T> - 1) / kPerFactor<T>;
@@ -206,10 +197,9 @@ void ForwardRun<T>::keep_block_lse(const RowBatch& batch, size_t row, const KeyP
                                    bool first_of_block, float shift, float total) {
   float lse = std::log(total) + shift;
   if (!(total > 1e-30f)) lse = faraway_lse(batch, row, panel);
-  const int64_t group_heads = in_.q.heads / in_.k.heads;
-  const int64_t head = first_head_ + batch.head[row] - panel.head * group_heads;
-  const int64_t token = piece_.origin + batch.position[row];
-  float& kept = out_.block_lse[(token * group_heads + head) * out_.kept + batch.slot[row]];
+  const int64_t head = in_.map.in_group(first_head_ + batch.head[row]);
+  const int64_t row_of_heads = batch.token[row] * in_.map.group_heads + head;
+  float& kept = out_.block_lse[row_of_heads * out_.kept + batch.slot[row]];
   if (!first_of_block) {
     const float larger = std::max(kept, lse);
     lse = larger + std::log1p(std::exp(std::min(kept, lse) - larger));
@@ -221,12 +211,11 @@ void ForwardRun<T>::keep_block_lse(const RowBatch& batch, size_t row, const KeyP
 /// that these exponentials underflowed.
 template <class T>
 float ForwardRun<T>::faraway_lse(const RowBatch& batch, size_t row, const KeyPanel& panel) const {
-  const int64_t token = piece_.origin + batch.position[row];
-  const T* q = in_.q.at(token, first_head_ + batch.head[row]);
+  const T* q = in_.q.at(batch.token[row], first_head_ + batch.head[row]);
   std::array<float, kPanel> scores;
   float best = kNever;
   for (int64_t j = 0; j < panel.count; ++j) {
-    const T* k = in_.k.at(piece_.origin + panel.first + j, panel.head);
+    const T* k = in_.k.at(panel.row + j, panel.head);
     float dot = 0;
     for (int64_t i = 0; i < in_.q.d; ++i) dot += to_float(q[i]) * to_float(k[i]);
     scores[static_cast<size_t>(j)] = dot * in_.scale;
@@ -242,7 +231,7 @@ float ForwardRun<T>::faraway_lse(const RowBatch& batch, size_t row, const KeyPan
 template <class T>
 void ForwardRun<T>::finish() {
   for (int64_t row = 0; row < piece_.count * heads_; ++row) {
-    const int64_t token = piece_.origin + piece_.first + row / heads_;
+    const int64_t token = piece_.query_origin + piece_.first + row / heads_;
     const int64_t head = first_head_ + row % heads_;
     const float total = sum(load(sums_ + row * kLanes));
     out_.lse[head * in_.tokens + token] = largest_[row] + std::log(total);

@@ -11,12 +11,13 @@ namespace tessera::cpu {
 
 namespace {
 
-/// Bit t of masks[b]: token t of the tile chose block b. `masks` has one element per block before
-/// the tile's own.
+/// Bit t of masks[b]: the token of the tile with position % 16 = t chose block b. `masks` has one
+/// element per block before the tile's own.
 void mark_choices(const BuildBlockLists& a, int64_t group, const GridRange& tile,
                   std::vector<uint16_t>& masks) {
   const int64_t slots = a.selection.kept() + 1;
-  const int64_t before = tile.number * SegmentGrid::kTile / a.grid.block;
+  const int64_t before = tile.position / a.grid.block;
+  const int64_t first_bit = tile.position % SegmentGrid::kTile;
   const auto blocks = a.selection.blocks.as<int32_t>();
   const auto counts = a.selection.counts.as<int32_t>();
   masks.assign(static_cast<size_t>(before), 0);
@@ -29,7 +30,7 @@ void mark_choices(const BuildBlockLists& a, int64_t group, const GridRange& tile
       const int64_t block = blocks[static_cast<size_t>(row * slots + s)];
       CHECK(block >= 0 && block < before, "build_block_lists: token ", tile.first + t,
             " chose block ", block, ", expected one before its own, ", before);
-      masks[static_cast<size_t>(block)] |= static_cast<uint16_t>(1u << t);
+      masks[static_cast<size_t>(block)] |= static_cast<uint16_t>(1u << (first_bit + t));
     }
   }
 }
@@ -105,6 +106,7 @@ void transpose(const BuildBlockLists& a, int64_t group) {
 
 void build_block_lists(ThreadPool& threads, const BuildBlockLists& a) {
   constexpr int64_t kTilesPerTask = 32;
+  check_block_count(a.grid, "build_block_lists");
   const int64_t groups = a.selection.blocks.shape()[0];
   const int64_t tiles = tile_count(a.grid);
   threads.for_ranges(groups * tiles, kTilesPerTask, [&](int64_t begin, int64_t end) {

@@ -124,15 +124,30 @@ int64_t block_list_capacity(int64_t tokens, int64_t block, const BlockRule& rule
   return entries;
 }
 
-int64_t count_gate_rows(std::span<const int32_t> starts, int64_t block, const BlockRule& rule) {
+int64_t piece_list_capacity(int64_t tiles, int64_t segment_tokens, int64_t block,
+                            const BlockRule& rule) {
+  check_rule(rule, "piece_list_capacity");
+  CHECK(block >= SegmentGrid::kTile && block % SegmentGrid::kTile == 0,
+        "piece_list_capacity: block is ", block, ", expected a multiple of ", SegmentGrid::kTile);
+  const int64_t candidates = rule.candidates((segment_tokens - 1) / block);
+  const int64_t of_tile =
+      rule.kept <= candidates / SegmentGrid::kTile ? rule.kept * SegmentGrid::kTile : candidates;
+  CHECK(tiles * of_tile <= std::numeric_limits<int32_t>::max(), "piece_list_capacity: ", tiles,
+        " tiles need ", tiles * of_tile, " entries, expected less than 2^31");
+  return tiles * of_tile;
+}
+
+int64_t count_gate_rows(std::span<const int32_t> starts, int64_t block, const BlockRule& rule,
+                        std::span<const int32_t> firsts) {
   check_rule(rule, "count_gate_rows");
   CHECK(block >= 1, "count_gate_rows: block is ", block, ", expected >= 1");
   if (rule.kept < 2) return 0;
   // The first block with two candidates, and all behind it.
   const int64_t hidden = (rule.sink_blocks + rule.window_blocks + 1) * block;
+  const cpu::Stretches pieces{starts, firsts, {}};
   int64_t rows = 0;
-  for (size_t s = 0; s + 1 < starts.size(); ++s) {
-    rows += std::max<int64_t>(0, starts[s + 1] - starts[s] - hidden);
+  for (int64_t p = 0; p < pieces.size(); ++p) {
+    rows += std::max<int64_t>(0, pieces.end(p) - std::max(pieces.first(p), hidden));
   }
   return rows;
 }

@@ -43,7 +43,7 @@ void check_selection(const BlockSelection& selection, int64_t groups, int64_t to
 struct ScoreSelect {
   BlockSelection selection;  ///< out
   ConstTensorView qt;        ///< [groups, tokens, gate_dim], f32: gate queries
-  ConstTensorView kt;        ///< [groups, max_blocks * gate_keys, gate_dim], f32: gate keys
+  ConstTensorView kt;        ///< [groups, max_blocks * gate_keys, gate_dim], f32: of whole segments
   const SegmentGrid& grid;
   BlockRule rule;
   int64_t gate_keys;  ///< gate keys per block
@@ -57,7 +57,8 @@ int64_t choose_blocks(std::span<const float> z, int64_t first_block, std::span<i
                       std::span<float> scores);
 
 /// The same choice as lists for kernels. Per tile of 16 tokens: ascending blocks that any of its
-/// tokens chose, with a mask of which (bit t: token t of the tile). Per block: ascending tiles.
+/// tokens chose, with a mask of which. Bit t of a mask is the token at a position with
+/// position % 16 = t, also in a tile of which a piece holds a part. Per block: ascending tiles.
 /// Forced blocks are implicit and never listed. Entries of group c and tile i are
 /// [tile_offsets[c, i], tile_offsets[c, i + 1]) of tile_blocks[c] and tile_masks[c];
 /// those of block b (numbered over all segments) likewise in block_tiles and block_masks.
@@ -67,7 +68,7 @@ struct BlockLists {
   TensorView tile_blocks;    ///< [groups, capacity], i32: block within the segment
   TensorView tile_masks;     ///< [groups, capacity], u16
   TensorView block_offsets;  ///< [groups, max_blocks + 1], i32
-  TensorView block_tiles;    ///< [groups, capacity], i32: tile over all segments
+  TensorView block_tiles;    ///< [groups, capacity], i32: tile over all pieces
   TensorView block_masks;    ///< [groups, capacity], u16
 };
 
@@ -76,6 +77,11 @@ struct BlockLists {
 /// One long segment needs most, because more blocks lie before its tiles: the summand never
 /// decreases in t, is 0 for the first tile of a segment, and cutting starts again from t = 0.
 int64_t block_list_capacity(int64_t tokens, int64_t block, const BlockRule& rule);
+
+/// The same for queries that are pieces, at any position, of segments of at most `segment_tokens`:
+///   tiles min(16 k, candidates(last block of such a segment)),   tiles: max_tiles of the grid.
+int64_t piece_list_capacity(int64_t tiles, int64_t segment_tokens, int64_t block,
+                            const BlockRule& rule);
 
 /// Throws when an entry is not a block of its token's segment, or the capacity is too small.
 struct BuildBlockLists {
@@ -86,8 +92,10 @@ struct BuildBlockLists {
 void build_block_lists(Stream& stream, const BuildBlockLists& a);
 
 /// How many tokens of a batch choose among at least two blocks (|S_i| >= 2): N of the gate losses.
-/// A pure function of the segments; `starts` is in host memory, ascending.
-int64_t count_gate_rows(std::span<const int32_t> starts, int64_t block, const BlockRule& rule);
+/// A pure function of the segments or pieces; `starts` and `firsts` (SegmentGrid; empty: 0) are in
+/// host memory.
+int64_t count_gate_rows(std::span<const int32_t> starts, int64_t block, const BlockRule& rule,
+                        std::span<const int32_t> firsts = {});
 
 namespace cpu {
 void score_select(ThreadPool& threads, const ScoreSelect& a);

@@ -21,7 +21,8 @@ void ramp_backward(Stream& stream, const RampBackward& a);
 /// From the gradient of the scores to that of gate queries and keys:
 ///   dqt_i = sum_b dz_ib kt_b / sqrt(gate_dim),   dkt_b = sum_i dz_ib qt_i / sqrt(gate_dim);
 /// with several gate keys per block dz is first spread over them by their softmax weights.
-/// Summed in token order: the same bits for any number of threads.
+/// Summed in token order: the same bits for any number of threads. Gate keys of blocks that no
+/// token here chose get 0.
 struct ScoreBackward {
   TensorView dqt;           ///< out [groups, tokens, gate_dim], f32; overwritten
   TensorView dkt;           ///< out [groups, max_blocks * gate_keys, gate_dim], f32; overwritten

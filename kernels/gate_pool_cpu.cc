@@ -46,27 +46,58 @@ void weigh(float* alpha, const T* k0, const float* r, int64_t rows, int64_t d) {
   for (int64_t j = 0; j < rows; ++j) alpha[j] /= total;
 }
 
-/// Everything of one block that a task needs.
-struct BlockPlace {
-  int64_t tokens;     // of the block; 0 for a number beyond the last block
-  int64_t first_row;  // its first token among the tokens of all groups
-  int64_t first_key;  // its first row of kbar among the rows of all groups
-};
+/// Whether a block is pooled by this grid: it is complete, and its last token is a query here.
+bool pooled_here(const SegmentGrid& grid, int64_t segment, int64_t number) {
+  const Stretches pieces = pieces_of(grid);
+  const int64_t last = (number + 1) * grid.block - 1;
+  for (int64_t i = pieces.begin_of(segment); i < pieces.begin_of(segment + 1); ++i) {
+    if (last >= pieces.first(i) && last < pieces.end(i)) return true;
+  }
+  return false;
+}
 
-BlockPlace place_block(const SegmentGrid& grid, int64_t group, int64_t block, int64_t gate_keys) {
-  const int64_t first_key = (group * grid.max_blocks() + block) * gate_keys;
-  if (block >= block_count(grid)) return {0, 0, first_key};
+constexpr int64_t kElsewhere = -1;
+
+/// Row of the first key of a block that is pooled here, kElsewhere of another one; `block` may be
+/// beyond the last block.
+int64_t first_row(const SegmentGrid& grid, int64_t block) {
+  if (block >= block_count(grid)) return kElsewhere;
   const GridRange range = find_block(grid, block);
-  return {range.tokens, group * grid.tokens() + range.first, first_key};
+  if (!pooled_here(grid, range.segment, range.number)) return kElsewhere;
+  CHECK(range.tokens == grid.block, "gate_pool: of block ", range.number, " of segment ",
+        range.segment, " ", range.tokens, " keys are in one run, expected all ", grid.block);
+  return range.first;
+}
+
+/// Blocks that kbar has room for.
+int64_t blocks_of(const SegmentGrid& grid, const ConstTensorView& kbar, int64_t gate_keys) {
+  const int64_t blocks = kbar.shape()[1] / gate_keys;
+  CHECK(block_count(grid) <= blocks, "gate_pool: kbar has room for ", blocks,
+        " blocks, expected at least ", block_count(grid));
+  return blocks;
+}
+
+/// Sets x [groups, keys, width] to 0 at the keys of blocks that are not pooled here.
+void clear_elsewhere(ThreadPool& threads, const SegmentGrid& grid, const TensorView& x,
+                     int64_t width) {
+  const Stretches runs = runs_of(grid);
+  const int64_t parts = part_bound(runs, grid.block);
+  threads.for_each(x.shape()[0] * parts, [&](int64_t task) {
+    const StretchPart part = find_part(runs, grid.block, task % parts);
+    const int64_t number = part.first / grid.block;
+    if (part.count == 0 || pooled_here(grid, runs.segment(part.stretch), number)) return;
+    const int64_t row = task / parts * grid.keys() + runs.origin(part.stretch) + part.first;
+    std::fill_n(x.as<float>().data() + row * width, part.count * width, 0.0f);
+  });
 }
 
 /// The gradient of one part; adds to dr.
 template <class T>
-void part_backward(const GatePoolBackward& a, int64_t group, int64_t first_row, int64_t rows,
+void part_backward(const GatePoolBackward& a, int64_t group, int64_t first, int64_t rows,
                    int64_t key, float* dr) {
   const int64_t d = a.k0.shape()[2];
-  const T* k0 = a.k0.as<T>().data() + first_row * d;
-  const float* alpha = a.alpha.as<float>().data() + first_row;
+  const T* k0 = a.k0.as<T>().data() + first * d;
+  const float* alpha = a.alpha.as<float>().data() + first;
   const float* dkbar = a.dkbar.as<float>().data() + key * d;
   const float* r = a.r.as<float>().data() + group * d;
   const float at_mean = dot(a.kbar.as<T>().data() + key * d, dkbar, d);
@@ -74,7 +105,7 @@ void part_backward(const GatePoolBackward& a, int64_t group, int64_t first_row, 
     const float e = alpha[j] * (dot(k0 + j * d, dkbar, d) - at_mean);
     add_scaled(dr, k0 + j * d, e, d);
     if (a.dk0.empty()) continue;
-    float* dk0 = a.dk0.as<float>().data() + (first_row + j) * d;
+    float* dk0 = a.dk0.as<float>().data() + (first + j) * d;
     for (int64_t i = 0; i < d; i += kLanes) {
       const F32x16 both = alpha[j] * load_first(dkbar + i, d - i) + e * load_first(r + i, d - i);
       store_first(dk0 + i, both, d - i);
@@ -87,8 +118,9 @@ void part_backward(const GatePoolBackward& a, int64_t group, int64_t first_row, 
 void gate_pool_forward(ThreadPool& threads, const GatePoolForward& a) {
   const int64_t groups = a.k0.shape()[0];
   const int64_t d = a.k0.shape()[2];
-  const int64_t blocks = a.grid.max_blocks();
+  const int64_t blocks = blocks_of(a.grid, a.kbar, a.gate_keys);
   const int64_t rows = a.grid.block / a.gate_keys;
+  clear_elsewhere(threads, a.grid, a.alpha, 1);
   with_float_type(a.k0.dtype(), [&]<class T>() {
     const T* k0 = a.k0.as<T>().data();
     const float* r = a.r.as<float>().data();
@@ -96,16 +128,13 @@ void gate_pool_forward(ThreadPool& threads, const GatePoolForward& a) {
     T* kbar = a.kbar.as<T>().data();
     threads.for_each(groups * blocks, [&](int64_t task) {
       const int64_t group = task / blocks;
-      const BlockPlace place = place_block(a.grid, group, task % blocks, a.gate_keys);
-      std::fill_n(kbar + place.first_key * d, a.gate_keys * d, T{});
-      if (place.tokens < a.grid.block) {
-        std::fill_n(alpha + place.first_row, place.tokens, 0.0f);
-        return;
-      }
+      std::fill_n(kbar + task * a.gate_keys * d, a.gate_keys * d, T{});
+      const int64_t row = first_row(a.grid, task % blocks);
+      if (row == kElsewhere) return;
       for (int64_t part = 0; part < a.gate_keys; ++part) {
-        const int64_t first = place.first_row + part * rows;
+        const int64_t first = group * a.grid.keys() + row + part * rows;
         weigh(alpha + first, k0 + first * d, r + group * d, rows, d);
-        T* mean = kbar + (place.first_key + part) * d;
+        T* mean = kbar + (task * a.gate_keys + part) * d;
         for (int64_t i = 0; i < d; i += kLanes) {
           F32x16 total{};
           for (int64_t j = 0; j < rows; ++j) {
@@ -123,25 +152,21 @@ void gate_pool_backward(ThreadPool& threads, const GatePoolBackward& a) {
   constexpr int64_t kBlocksPerTask = 16;
   const int64_t groups = a.k0.shape()[0];
   const int64_t d = a.k0.shape()[2];
-  const int64_t blocks = a.grid.max_blocks();
+  const int64_t blocks = blocks_of(a.grid, a.kbar, a.gate_keys);
   const int64_t rows = a.grid.block / a.gate_keys;
   const int64_t tasks = (blocks + kBlocksPerTask - 1) / kBlocksPerTask;
+  if (!a.dk0.empty()) clear_elsewhere(threads, a.grid, a.dk0, d);
   std::vector<float> sums(static_cast<size_t>(groups * tasks * d));
   with_float_type(a.k0.dtype(), [&]<class T>() {
     threads.for_each(groups * tasks, [&](int64_t task) {
       const int64_t group = task / tasks;
       const int64_t begin = task % tasks * kBlocksPerTask;
       for (int64_t block = begin; block < std::min(blocks, begin + kBlocksPerTask); ++block) {
-        const BlockPlace place = place_block(a.grid, group, block, a.gate_keys);
-        if (place.tokens < a.grid.block) {
-          if (!a.dk0.empty()) {
-            std::fill_n(a.dk0.as<float>().data() + place.first_row * d, place.tokens * d, 0.0f);
-          }
-          continue;
-        }
+        const int64_t row = first_row(a.grid, block);
+        if (row == kElsewhere) continue;
         for (int64_t part = 0; part < a.gate_keys; ++part) {
-          part_backward<T>(a, group, place.first_row + part * rows, rows, place.first_key + part,
-                           sums.data() + task * d);
+          part_backward<T>(a, group, group * a.grid.keys() + row + part * rows, rows,
+                           (group * blocks + block) * a.gate_keys + part, sums.data() + task * d);
         }
       }
     });

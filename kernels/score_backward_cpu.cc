@@ -112,7 +112,7 @@ void backward_keys(ThreadPool& threads, const ScoreBackward& a) {
   const float scale = gate_scale(gate_dim);
   const int64_t max_blocks = a.grid.max_blocks();
   const int64_t tasks = (max_blocks + kBlocksPerTask - 1) / kBlocksPerTask;
-  const auto starts = a.grid.starts.as<int32_t>();
+  const Stretches pieces = pieces_of(a.grid);
   const auto block_starts = a.grid.block_starts.as<int32_t>();
   threads.for_each(a.qt.shape()[0] * tasks, [&](int64_t task) {
     const int64_t group = task / tasks;
@@ -125,18 +125,22 @@ void backward_keys(ThreadPool& threads, const ScoreBackward& a) {
     const auto after = std::upper_bound(block_starts.begin(), block_starts.end(), begin);
     for (auto s = static_cast<size_t>(after - block_starts.begin()) - 1;
          s + 1 < block_starts.size() && block_starts[s] < end; ++s) {
+      const auto segment = static_cast<int64_t>(s);
       const int64_t segment_key = first_key + block_starts[s] * a.gate_keys;
       const float* kt = a.kt.as<float>().data() + segment_key * gate_dim;
       float* dkt_of_segment = a.dkt.as<float>().data() + segment_key * gate_dim;
       const int64_t first_block = std::max<int64_t>(0, begin - block_starts[s]);
       // Tokens choose only blocks before their own.
-      const int64_t first_token = starts[s] + (first_block + 1) * a.grid.block;
-      for (int64_t t = first_token; t < starts[s + 1]; ++t) {
-        const Choices choices = choices_of(a, group * a.grid.tokens() + t, scale);
-        visit_choices(a, choices, first_block, end - block_starts[s], kt,
-                      [&](int64_t key, float dproduct) {
-                        add_scaled(dkt_of_segment + key * gate_dim, choices.qt, dproduct, gate_dim);
-                      });
+      const int64_t first_position = (first_block + 1) * a.grid.block;
+      for (int64_t p = pieces.begin_of(segment); p < pieces.begin_of(segment + 1); ++p) {
+        const int64_t skipped = std::max<int64_t>(0, first_position - pieces.first(p));
+        for (int64_t t = pieces.row(p) + skipped; t < pieces.row(p + 1); ++t) {
+          const Choices choices = choices_of(a, group * a.grid.tokens() + t, scale);
+          visit_choices(
+              a, choices, first_block, end - block_starts[s], kt, [&](int64_t key, float dproduct) {
+                add_scaled(dkt_of_segment + key * gate_dim, choices.qt, dproduct, gate_dim);
+              });
+        }
       }
     }
   });
@@ -145,6 +149,7 @@ void backward_keys(ThreadPool& threads, const ScoreBackward& a) {
 }  // namespace
 
 void score_backward(ThreadPool& threads, const ScoreBackward& a) {
+  check_block_count(a.grid, "score_backward");
   backward_queries(threads, a);
   backward_keys(threads, a);
 }

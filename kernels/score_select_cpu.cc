@@ -219,7 +219,7 @@ void select_tile(const ScoreSelect& a, int64_t group, int64_t tile) {
   const GridRange place = find_tile(a.grid, tile);
   const int64_t gate_dim = a.qt.shape()[2];
   const int64_t slots = a.rule.kept + 1;
-  const int64_t candidates = a.rule.candidates(place.number * kTile / a.grid.block);
+  const int64_t candidates = a.rule.candidates(place.position / a.grid.block);
   const int64_t first_token = group * a.grid.tokens() + place.first;
   const auto counts = a.selection.counts.as<int32_t>();
   Row rows[kTile];
@@ -250,6 +250,7 @@ void select_tile(const ScoreSelect& a, int64_t group, int64_t tile) {
 
 void score_select(ThreadPool& threads, const ScoreSelect& a) {
   constexpr int64_t kTilesPerTask = 4;
+  check_block_count(a.grid, "score_select");
   const int64_t tiles = tile_count(a.grid);
   const int64_t groups = a.qt.shape()[0];
   threads.for_ranges(groups * tiles, kTilesPerTask, [&](int64_t begin, int64_t end) {

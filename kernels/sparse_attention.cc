@@ -54,7 +54,8 @@ void check_sparse(const char* who, const SparseInputs& a) {
 
 void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a) {
   constexpr const char* kWho = "sparse_attention_forward";
-  check_attention(kWho, {a.q, a.k, a.v, a.sink_logits, a.grid, a.groups, a.scale});
+  check_attention(
+      kWho, {a.q, a.k, a.v, a.sink_logits, a.grid, a.groups, a.scale, a.group_heads, a.first_head});
   const int64_t tokens = a.q.shape()[0];
   const int64_t heads = a.q.shape()[1];
   const auto groups = static_cast<int64_t>(a.groups.size());
@@ -64,7 +65,8 @@ void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a) {
                 "[heads, tokens]");
   if (!a.block_lse.empty()) {
     expect_tensor(a.block_lse, DType::kF32,
-                  {groups, tokens, heads / a.k.shape()[1], a.selection.kept()},
+                  {groups, tokens, a.group_heads > 0 ? a.group_heads : heads / a.k.shape()[1],
+                   a.selection.kept()},
                   "sparse_attention_forward: block_lse", "[groups, tokens, g, k]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::sparse_attention_forward(stream.threads(), a);
@@ -72,7 +74,8 @@ void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a) {
 
 void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a) {
   constexpr const char* kWho = "sparse_attention_backward";
-  check_attention(kWho, {a.q, a.k, a.v, a.sink_logits, a.grid, a.groups, a.scale});
+  check_attention(
+      kWho, {a.q, a.k, a.v, a.sink_logits, a.grid, a.groups, a.scale, a.group_heads, a.first_head});
   const int64_t tokens = a.q.shape()[0];
   const auto groups = static_cast<int64_t>(a.groups.size());
   check_sparse(kWho, {a.grid, groups, tokens, a.rule, a.selection, a.lists, a.ramp});
