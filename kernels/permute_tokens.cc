@@ -26,6 +26,10 @@ void sort_by_expert(Stream& stream, const SortByExpert& a) {
             a.offsets.shape()[0] >= 1,
         "sort_by_expert: offsets is ", name_of(a.offsets.dtype()), " ", a.offsets.shape(),
         ", expected i32 [experts + 1]");
+  CHECK(a.capacity >= 0, "sort_by_expert: capacity is ", a.capacity, ", expected at least 0");
+  if (!a.dropped.empty()) {
+    expect_tensor(a.dropped, DType::kF32, {1}, "sort_by_expert: dropped", "[1]");
+  }
   if (stream.on(DeviceKind::kCpu)) cpu::sort_by_expert(stream.threads(), a);
 }
 
@@ -79,13 +83,16 @@ void gather_sum(Stream& stream, const GatherSum& a) {
 
 void permute_pairs(Stream& stream, const PermutePairs& a) {
   CHECK(a.source_of.shape().rank() == 1, "permute_pairs: source_of is ", a.source_of.shape(),
-        ", expected [tokens * k]");
-  const int64_t pairs = a.source_of.shape()[0];
-  expect_tensor(a.source_of, DType::kI32, {pairs}, "permute_pairs: source_of", "[tokens * k]");
-  CHECK(a.x.dtype() == DType::kF32 && a.x.elements() == pairs, "permute_pairs: x is ",
-        name_of(a.x.dtype()), " ", a.x.shape(), ", expected f32 of ", pairs, " elements");
-  CHECK(a.y.dtype() == DType::kF32 && a.y.elements() == pairs, "permute_pairs: y is ",
-        name_of(a.y.dtype()), " ", a.y.shape(), ", expected f32 of ", pairs, " elements");
+        ", expected [rows]");
+  const int64_t rows = a.source_of.shape()[0];
+  expect_tensor(a.source_of, DType::kI32, {rows}, "permute_pairs: source_of", "[rows]");
+  const auto expect_elements = [&](const ConstTensorView& x, const char* what, bool of_rows) {
+    const bool fits = of_rows ? x.elements() == rows : x.elements() >= rows;
+    CHECK(x.dtype() == DType::kF32 && fits, "permute_pairs: ", what, " is ", name_of(x.dtype()),
+          " ", x.shape(), ", expected f32 of ", of_rows ? "" : "at least ", rows, " elements");
+  };
+  expect_elements(a.x, "x", a.inverse);
+  expect_elements(a.y, "y", !a.inverse);
   if (stream.on(DeviceKind::kCpu)) cpu::permute_pairs(stream.threads(), a);
 }
 

@@ -5,13 +5,18 @@
 namespace tessera {
 
 /// Stable counting sort of (token, slot) pairs by expert: rows of expert e are
-/// [offsets[e], offsets[e + 1]), ordered by token. Here and below, indices out of range throw on
-/// the CPU, before anything is written.
+/// [offsets[e], offsets[e + 1]), ordered by token. With a `capacity` an expert gets its first so
+/// many pairs and the others are dropped: they have no row, so they add nothing to the output and
+/// their combine weights have gradient 0; the weights of the kept ones stay as they are. The rows
+/// are the first offsets[experts] of source_of, the others are not written. Here and below, indices
+/// out of range throw on the CPU, before anything is written.
 struct SortByExpert {
-  TensorView row_of;        ///< out [tokens, k], i32: row of each pair
+  TensorView row_of;        ///< out [tokens, k], i32: row of each pair; -1: dropped
   TensorView source_of;     ///< out [tokens * k], i32: token * k + slot of each row
   TensorView offsets;       ///< out [experts + 1], i32
   ConstTensorView experts;  ///< [tokens, k], i32, each in [0, experts); distinct within a token
+  int64_t capacity = 0;     ///< most rows of one expert; 0: all, nothing is dropped
+  TensorView dropped = {};  ///< in and out [1], f32: number of dropped pairs; added to; optional
 };
 void sort_by_expert(Stream& stream, const SortByExpert& a);
 
@@ -44,21 +49,21 @@ struct ScatterRows {
 void scatter_rows(Stream& stream, const ScatterRows& a);
 
 /// Combine, and the backward of GatherRows: y[t] = base[t] + sum_s x[row_of[t, s]], in slot order,
-/// summed in f32.
+/// summed in f32; dropped pairs are left out.
 struct GatherSum {
   TensorView y;               ///< out [tokens, dim], dtype of x; may alias base
   ConstTensorView x;          ///< [rows, dim], f32 or bf16
-  ConstTensorView row_of;     ///< [tokens, k], i32
+  ConstTensorView row_of;     ///< [tokens, k], i32; -1: dropped
   ConstTensorView base = {};  ///< [tokens, dim], dtype of x; optional (0)
 };
 void gather_sum(Stream& stream, const GatherSum& a);
 
 /// One number per pair, to rows and back: to rows, y[r] = x[source_of[r]]; `inverse`:
-/// y[source_of[r]] = x[r].
+/// y[source_of[r]] = x[r], and 0 for pairs that have no row. Either is the backward of the other.
 struct PermutePairs {
-  TensorView y;               ///< out, f32, tokens * k elements
-  ConstTensorView x;          ///< f32, tokens * k elements
-  ConstTensorView source_of;  ///< [tokens * k], i32
+  TensorView y;               ///< out, f32: one element per row; `inverse`: per pair
+  ConstTensorView x;          ///< f32: one element per pair; `inverse`: per row
+  ConstTensorView source_of;  ///< [rows], i32; distinct; rows <= pairs
   bool inverse = false;
 };
 void permute_pairs(Stream& stream, const PermutePairs& a);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <span>
 
 #include "kernels/core/grain.h"
@@ -13,9 +14,11 @@ namespace {
 
 // Indices come from a kernel or over the network, not from a person; a wrong one would read and
 // write anywhere.
-void check_indices(const char* what, std::span<const int32_t> indices, int64_t limit) {
+void check_indices(const char* what, std::span<const int32_t> indices, int64_t limit,
+                   int32_t least = 0) {
   for (const int32_t index : indices) {
-    CHECK(index >= 0 && index < limit, what, " has ", index, ", expected 0 to ", limit - 1);
+    CHECK(index >= least && index < limit, what, " has ", index, ", expected ", least, " to ",
+          limit - 1);
   }
 }
 
@@ -28,18 +31,23 @@ void sort_by_expert(ThreadPool&, const SortByExpert& a) {
   const auto source_of = a.source_of.as<int32_t>();
   const auto offsets = a.offsets.as<int32_t>();
   check_indices("sort_by_expert: experts", experts, static_cast<int64_t>(offsets.size()) - 1);
-  // offsets[e + 1] counts the rows of e, then is their end; placing a row moves offsets[e], the
-  // start, until it is the end of e, which is the start of e + 1.
+  const int64_t capacity = a.capacity > 0 ? a.capacity : std::numeric_limits<int64_t>::max();
+  // offsets[e + 1] counts the rows of e, and so numbers them from 0; then it is their end.
   std::fill(offsets.begin(), offsets.end(), 0);
-  for (const int32_t e : experts) ++offsets[static_cast<size_t>(e) + 1];
+  for (size_t pair = 0; pair < experts.size(); ++pair) {
+    int32_t& count = offsets[static_cast<size_t>(experts[pair]) + 1];
+    row_of[pair] = count < capacity ? count++ : -1;
+  }
   for (size_t e = 1; e < offsets.size(); ++e) offsets[e] += offsets[e - 1];
   for (size_t pair = 0; pair < experts.size(); ++pair) {
-    const int32_t row = offsets[static_cast<size_t>(experts[pair])]++;
-    row_of[pair] = row;
-    source_of[static_cast<size_t>(row)] = static_cast<int32_t>(pair);
+    if (row_of[pair] < 0) continue;
+    row_of[pair] += offsets[static_cast<size_t>(experts[pair])];
+    source_of[static_cast<size_t>(row_of[pair])] = static_cast<int32_t>(pair);
   }
-  std::copy_backward(offsets.begin(), offsets.end() - 1, offsets.end());
-  offsets[0] = 0;
+  if (!a.dropped.empty()) {
+    const auto kept = static_cast<size_t>(offsets.back());
+    a.dropped.as<float>()[0] += static_cast<float>(experts.size() - kept);
+  }
 }
 
 void gather_rows(ThreadPool& threads, const GatherRows& a) {
@@ -57,7 +65,7 @@ void gather_rows(ThreadPool& threads, const GatherRows& a) {
   });
 }
 
-// As sort_by_expert: a pass over a few thousand integers.
+// As sort_by_expert: passes over a few thousand integers.
 void merge_expert_rows(ThreadPool&, const MergeExpertRows& a) {
   const auto counts = a.counts.as<int32_t>();
   const auto order = a.order.as<int32_t>();
@@ -73,7 +81,7 @@ void merge_expert_rows(ThreadPool&, const MergeExpertRows& a) {
   std::fill(offsets.begin(), offsets.end(), 0);
   for (size_t i = 0; i < counts.size(); ++i) offsets[i % experts + 1] += counts[i];
   for (size_t e = 1; e < offsets.size(); ++e) offsets[e] += offsets[e - 1];
-  // As there, offsets[e] runs from the start of e to its end.
+  // Placing a row moves offsets[e], the start, until it is the end of e, the start of e + 1.
   int32_t received = 0;
   for (size_t i = 0; i < counts.size(); ++i) {
     int32_t& row = offsets[i % experts];
@@ -102,7 +110,7 @@ void gather_sum(ThreadPool& threads, const GatherSum& a) {
   const auto rows = a.row_of.as<int32_t>();
   const int64_t k = a.row_of.shape()[1];
   const int64_t dim = a.x.shape()[1];
-  check_indices("gather_sum: row_of", rows, a.x.shape()[0]);
+  check_indices("gather_sum: row_of", rows, a.x.shape()[0], -1);
   with_float_type(a.x.dtype(), [&]<class T>() {
     const T* x = a.x.as<T>().data();
     const T* base = a.base.empty() ? nullptr : a.base.as<T>().data();
@@ -113,7 +121,9 @@ void gather_sum(ThreadPool& threads, const GatherSum& a) {
         for_lanes(dim, [&](int64_t d, int64_t lanes) {
           F32x16 sum{};
           if (base != nullptr) sum = load_first(base + t * dim + d, lanes);
-          for (int64_t s = 0; s < k; ++s) sum += load_first(x + row[s] * dim + d, lanes);
+          for (int64_t s = 0; s < k; ++s) {
+            if (row[s] >= 0) sum += load_first(x + row[s] * dim + d, lanes);
+          }
           store_first(y + t * dim + d, sum, lanes);
         });
       }
@@ -125,9 +135,11 @@ void permute_pairs(ThreadPool& threads, const PermutePairs& a) {
   const auto source_of = a.source_of.as<int32_t>();
   const auto x = a.x.as<float>();
   const auto y = a.y.as<float>();
-  const auto pairs = static_cast<int64_t>(source_of.size());
+  const auto rows = static_cast<int64_t>(source_of.size());
+  const auto pairs = static_cast<int64_t>(a.inverse ? y.size() : x.size());
   check_indices("permute_pairs: source_of", source_of, pairs);
-  threads.for_ranges(pairs, kGrain, [&](int64_t begin, int64_t end) {
+  if (a.inverse && rows < pairs) std::fill(y.begin(), y.end(), 0.0f);
+  threads.for_ranges(rows, kGrain, [&](int64_t begin, int64_t end) {
     for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
       const auto pair = static_cast<size_t>(source_of[row]);
       if (a.inverse) {

@@ -48,6 +48,7 @@ constexpr FieldRule kRules[] = {
     {"model.moe.balance_loss", 0, kCoefficient, 0.01},
     {"model.moe.z_loss", 0, kCoefficient, 0.001},
     {"model.moe.balance_bias_rate", 0, 1, 0},
+    {"model.moe.capacity_factor", 0, 4096, 0},
     {"mesh.data", 0, kRanks, 0},
     {"mesh.expert", 1, kRanks, 1},
     {"mesh.sequence", 1, kRanks, 1},

@@ -114,6 +114,12 @@ void validate_moe(const ModelConfig& model, Problems& problems) {
           moe.balance_bias_rate(), ", expected 0 unless model.moe.router is SIGMOID");
   require(sigmoid || moe.router_scale() == 1, problems, "model.moe.router_scale", "is ",
           moe.router_scale(), ", expected 1 unless model.moe.router is SIGMOID");
+  // A token goes to an expert once, so the highest load is all tokens: E / k times the even one.
+  const double highest_load = static_cast<double>(moe.experts()) / moe.experts_per_token();
+  require(moe.capacity_factor() == 0 || moe.capacity_factor() < highest_load, problems,
+          "model.moe.capacity_factor", "is ", moe.capacity_factor(),
+          ", expected below experts / experts_per_token = ", highest_load,
+          ", from where on no token is dropped; or 0");
 }
 
 void validate_steps(const TrainConfig& config, Problems& problems) {

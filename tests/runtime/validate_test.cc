@@ -150,6 +150,10 @@ TEST(Validate, ChecksTheExperts) {
             "model.moe.balance_bias_rate is 0.5, expected 0 unless model.moe.router is SIGMOID");
   EXPECT_EQ(with([](M& m) { m.set_router_scale(2.5f); }),
             "model.moe.router_scale is 2.5, expected 1 unless model.moe.router is SIGMOID");
+  EXPECT_EQ(with([](M& m) { m.set_capacity_factor(1.25f); }), "");
+  EXPECT_EQ(with([](M& m) { m.set_capacity_factor(2); }),
+            "model.moe.capacity_factor is 2, expected below experts / experts_per_token = 2, from "
+            "where on no token is dropped; or 0");
 }
 
 TEST(Validate, ChecksTheSteps) {
