@@ -31,7 +31,7 @@ AdamwOptimizer::AdamwOptimizer(const OptimizerConfig& config, ParameterStore& st
     if (parameter.dtype != DType::kF32) slot.master = take();
     slots_.push_back(slot);
     const auto named = [&](const TensorView& data) {
-      return NamedTensor{.name = parameter.name, .shard = parameter.shard, .data = data};
+      return NamedTensor(parameter.name, parameter.shard, data);
     };
     state_.push_back({named(slot.master), named(slot.m), named(slot.v)});
   }

@@ -39,7 +39,7 @@ NamedParameters named_parameters(ParameterStore& store) {
   NamedParameters named;
   for (const Parameter& parameter : store.all()) {
     (parameter.trained ? named.trained : named.buffers)
-        .push_back({.name = parameter.name, .shard = parameter.shard, .data = parameter.value});
+        .emplace_back(parameter.name, parameter.shard, parameter.value);
   }
   return named;
 }
