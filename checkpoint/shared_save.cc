@@ -12,17 +12,17 @@ namespace {
 
 // What rank 0 does for all. That a newer incarnation has taken over is an error of every rank.
 void on_first(Communicator& ranks, const std::function<void()>& action) {
-  std::optional<std::string> replaced;
+  std::optional<Failure> replaced;
   if (ranks.rank() == 0) {
     try {
       action();
     } catch (const Error& error) {
       if (error.code() != ExitCode::kTryAgain) throw;
-      replaced = without_rank(error.what());
+      replaced = {.reason = without_rank(error.what()), .code = error.code()};
     }
   }
-  if (const std::optional<RankFailure> lost = first_failure(ranks, replaced)) {
-    throw Error(ExitCode::kTryAgain, lost->reason);
+  if (const std::optional<Failure> lost = first_failure(ranks, replaced)) {
+    throw Error(lost->code, lost->reason);
   }
 }
 
@@ -43,9 +43,8 @@ SaveTicket decode(const std::string& text) {
   return ticket;
 }
 
-std::optional<std::string> write_own_part(int rank, CheckpointStore* store,
-                                          const SaveTicket& ticket,
-                                          const CheckpointContents& contents) {
+std::optional<Failure> write_own_part(int rank, CheckpointStore* store, const SaveTicket& ticket,
+                                      const CheckpointContents& contents) {
   if (rank == 0) return store->write(contents);
   return failure_of([&] {
     FileIdentity identity = ticket.identity;
@@ -66,11 +65,10 @@ SaveReport save_together(Communicator& ranks, CheckpointStore* store,
   on_first(ranks,
            [&] { ticket = encode(store->begin(contents.step, static_cast<int64_t>(bytes[0]))); });
   ticket = broadcast_text(ranks, ticket, 0);
-  std::optional<std::string> failure;
+  std::optional<Failure> failure;
   if (!ticket.empty()) {
-    const auto failed = first_failure(ranks, write_own_part(rank, store, decode(ticket), contents));
-    if (failed && ranks.size() > 1) failure = concat("rank ", failed->rank, ": ", failed->reason);
-    if (failed && ranks.size() == 1) failure = failed->reason;
+    failure = first_failure(ranks, write_own_part(rank, store, decode(ticket), contents));
+    if (failure) failure->reason = to_text(*failure, ranks);
   }
   SaveReport report;
   on_first(ranks, [&] { report = store->finish(contents, ranks.size(), failure); });

@@ -168,7 +168,7 @@ CheckpointId CheckpointStore::restore_from(
 }
 
 SaveReport CheckpointStore::save(const CheckpointContents& contents) {
-  std::optional<std::string> failure;
+  std::optional<Failure> failure;
   if (begin(contents.step, part_bytes(contents, 0))) failure = write(contents);
   return finish(contents, 1, failure);
 }
@@ -212,7 +212,7 @@ void CheckpointStore::open_directory(int64_t step) {
   stage("directory made");
 }
 
-std::optional<std::string> CheckpointStore::write(const CheckpointContents& contents) {
+std::optional<Failure> CheckpointStore::write(const CheckpointContents& contents) {
   return failure_of([&] {
     write_part(open_.directory,
                {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = contents.step},
@@ -221,18 +221,18 @@ std::optional<std::string> CheckpointStore::write(const CheckpointContents& cont
 }
 
 SaveReport CheckpointStore::finish(const CheckpointContents& contents, int writers,
-                                   const std::optional<std::string>& failure) {
+                                   const std::optional<Failure>& failure) {
   SaveReport report = std::exchange(open_.report, {});
   if (!open_.begun) return report;
   OpenSave save = std::exchange(open_, {});
   report.write_seconds = seconds_since(save.start);
-  std::optional<std::string> trouble = failure;
+  std::optional<Failure> trouble = failure;
   if (!trouble) trouble = failure_of([&] { commit_parts(save, contents, writers); });
   report.commit_seconds = seconds_since(save.start) - report.write_seconds;
   if (trouble) {
     discard(save.checkpoints, save.directory, save.name);
     if (is_replaced()) check_fence(save.checkpoints, fence_);  // throws
-    report.failure = *trouble;
+    report.failure = trouble->reason;
     return report;
   }
   report.committed = true;

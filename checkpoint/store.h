@@ -14,6 +14,7 @@
 #include "checkpoint/fence.h"
 #include "checkpoint/reader.h"
 #include "checkpoint/retention.h"
+#include "parallel/agreement.h"
 
 namespace tessera {
 
@@ -77,11 +78,11 @@ class CheckpointStore {
   /// already or is not needed: then nobody writes, and finish() says why.
   std::optional<SaveTicket> begin(int64_t step, int64_t bytes);
   /// The part of writer 0, after begin() has given a ticket. Returns why it failed, if it did.
-  std::optional<std::string> write(const CheckpointContents& contents);
+  std::optional<Failure> write(const CheckpointContents& contents);
   /// After all writers have written: commits, or, when there is a `failure` of one of them, gives
   /// the space back. `contents` are writer 0's.
   SaveReport finish(const CheckpointContents& contents, int writers,
-                    const std::optional<std::string>& failure);
+                    const std::optional<Failure>& failure);
 
  private:
   /// A save between begin() and finish().

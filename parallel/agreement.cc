@@ -28,28 +28,33 @@ std::string without_rank(const std::string& message) {
   return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
 }
 
-std::optional<std::string> failure_of(const std::function<void()>& work) {
+std::optional<Failure> failure_of(const std::function<void()>& work) {
   try {
     work();
     return std::nullopt;
   } catch (const Error& error) {
     if (error.code() == ExitCode::kError) throw;
-    return without_rank(error.what());
+    return Failure{.reason = without_rank(error.what()), .code = error.code()};
   }
 }
 
-std::optional<RankFailure> first_failure(Communicator& ranks,
-                                         const std::optional<std::string>& failure) {
+std::optional<Failure> first_failure(Communicator& ranks, const std::optional<Failure>& failure) {
   std::array<double, 1> failures{failure ? 1.0 : 0.0};
   ranks.all_reduce_values(failures);
   if (failures[0] == 0) return std::nullopt;
-  std::vector<double> failed(static_cast<size_t>(ranks.size()));
-  failed[static_cast<size_t>(ranks.rank())] = failure ? 1 : 0;
-  ranks.all_reduce_values(failed);
-  const auto lowest = std::find(failed.begin(), failed.end(), 1.0);
-  RankFailure first{.rank = static_cast<int>(lowest - failed.begin()), .reason = {}};
-  first.reason = broadcast_text(ranks, failure.value_or(""), first.rank);
-  return first;
+  std::vector<double> codes(static_cast<size_t>(ranks.size()));
+  if (failure) codes[static_cast<size_t>(ranks.rank())] = static_cast<double>(failure->code);
+  ranks.all_reduce_values(codes);
+  const auto lowest = std::find_if(codes.begin(), codes.end(), [](double c) { return c > 0; });
+  CHECK(lowest != codes.end(), "first_failure: a failure has exit code 0, expected another one");
+  const int rank = static_cast<int>(lowest - codes.begin());
+  return Failure{.reason = broadcast_text(ranks, failure ? failure->reason : "", rank),
+                 .code = static_cast<ExitCode>(static_cast<int>(*lowest)),
+                 .rank = rank};
+}
+
+std::string to_text(const Failure& failure, const Communicator& ranks) {
+  return ranks.size() == 1 ? failure.reason : concat("rank ", failure.rank, ": ", failure.reason);
 }
 
 }  // namespace tessera

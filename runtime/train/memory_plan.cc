@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "model/step_sums.h"
+#include "parallel/bucket_exchange.h"
+#include "parallel/self_communicator.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/global_batch.h"
@@ -34,13 +36,19 @@ std::vector<int64_t> stage_begins(const TrainConfig& config) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const TrainConfig& config, int data_ranks) {
+MemoryPlan plan_memory(const TrainConfig& config) {
+  const MeshShape shape{config.mesh().data(), config.mesh().expert(), config.mesh().sequence(),
+                        config.mesh().tensor()};
+  SelfCommunicator world(0, shape.ranks());
+  const ProcessMesh mesh(world, shape);
+  const PlacementGroups groups(mesh);
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
   const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
-  store.allocate(device);
+  store.allocate(device, /*gradients=*/true, groups.places());
   const AdamwOptimizer optimizer(config.optimizer(), store, device);
+  const BucketExchange exchange(store.buckets(), groups);
   StepSumsBuffer sums(device, model);
   Arena arena(device, 0);
   for (const int64_t step : stage_begins(config)) {
@@ -49,11 +57,12 @@ MemoryPlan plan_memory(const TrainConfig& config, int data_ranks) {
                          .sparsity = sparsity_plan(plan_step(config, step), 1),
                          .router = {},
                          .sums = sums.views()};
-    (void)model.forward_backward(run, planned_batch(config, data_ranks), 1);
+    (void)model.forward_backward(run, planned_batch(config, shape.data * shape.expert), 1);
   }
   return {.parameters = store.value_bytes(),
           .gradients = store.gradient_bytes(),
           .optimizer = optimizer.bytes(),
+          .exchanges = exchange.bytes(),
           .activations = arena.high_water(),
           .parameter_count = store.elements(),
           .active_parameters = model.active_parameters()};
@@ -70,6 +79,7 @@ std::string to_text(const MemoryPlan& plan) {
   line("parameters", plan.parameters);
   line("gradients", plan.gradients);
   line("optimizer", plan.optimizer);
+  line("exchanges", plan.exchanges);
   line("activations", plan.activations);
   line("total", plan.total());
   return out.str();

@@ -26,15 +26,16 @@ TEST(Agreement, TheLowestRankThatFailedSpeaks) {
       if (fails) throw Error(ExitCode::kUsage, concat("disk ", world.rank(), " is full"));
     });
     EXPECT_EQ(failure.has_value(), fails);
-    const std::optional<RankFailure> first = first_failure(world, failure);
+    const std::optional<Failure> first = first_failure(world, failure);
     ASSERT_TRUE(first);
     EXPECT_EQ(first->rank, 1);
     EXPECT_EQ(first->reason, "disk 1 is full") << "without [rank 1/4]";
+    EXPECT_EQ(first->code, ExitCode::kUsage);
+    EXPECT_EQ(to_text(*first, world), "rank 1: disk 1 is full");
     // One without words is a failure, too.
-    EXPECT_EQ(
-        first_failure(world, world.rank() == 2 ? std::optional<std::string>("") : std::nullopt)
-            ->rank,
-        2);
+    std::optional<Failure> silent;
+    if (world.rank() == 2) silent = {.reason = "", .code = ExitCode::kBadData};
+    EXPECT_EQ(first_failure(world, silent)->rank, 2);
   });
 }
 
