@@ -26,6 +26,12 @@ void add(Stream& stream, const Add& a) {
   if (stream.on(DeviceKind::kCpu)) cpu::add(stream.threads(), a);
 }
 
+void accumulate(Stream& stream, const Accumulate& a) {
+  expect_floats(a.x, a.x.shape().rank(), "accumulate: x", "of any shape");
+  expect_tensor(a.y, DType::kF32, a.x.shape(), "accumulate: y", "the shape of x");
+  if (stream.on(DeviceKind::kCpu)) cpu::accumulate(stream.threads(), a);
+}
+
 void sigmoid_gate_forward(Stream& stream, const SigmoidGateForward& a) {
   const DType dtype = a.x.dtype();
   const Shape& shape = a.x.shape();

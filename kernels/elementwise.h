@@ -26,6 +26,13 @@ struct Add {
 };
 void add(Stream& stream, const Add& a);
 
+/// y[i] += x[i], in f32: for sums of several tensors that are rounded once, at their end.
+struct Accumulate {
+  TensorView y;       ///< in and out, f32
+  ConstTensorView x;  ///< f32 or bf16, the shape of y
+};
+void accumulate(Stream& stream, const Accumulate& a);
+
 /// Gated attention output, y[i] = x[i] * sigmoid(g[i]). Source: arXiv:2505.06708.
 struct SigmoidGateForward {
   TensorView y;       ///< out [tokens, dim]; may alias x
@@ -48,6 +55,7 @@ namespace cpu {
 void fill(ThreadPool& threads, const Fill& a);
 void cast(ThreadPool& threads, const Cast& a);
 void add(ThreadPool& threads, const Add& a);
+void accumulate(ThreadPool& threads, const Accumulate& a);
 void sigmoid_gate_forward(ThreadPool& threads, const SigmoidGateForward& a);
 void sigmoid_gate_backward(ThreadPool& threads, const SigmoidGateBackward& a);
 }  // namespace cpu

@@ -56,6 +56,19 @@ void add(ThreadPool& threads, const Add& a) {
   });
 }
 
+void accumulate(ThreadPool& threads, const Accumulate& a) {
+  with_float_type(a.x.dtype(), [&]<class T>() {
+    const T* const x = a.x.as<T>().data();
+    float* const y = a.y.as<float>().data();
+    threads.for_ranges(a.x.elements(), kGrain, [=](int64_t begin, int64_t end) {
+      for_lanes(end - begin, [=](int64_t i, int64_t lanes) {
+        const F32x16 sum = load_first(y + begin + i, lanes) + load_first(x + begin + i, lanes);
+        store_first(y + begin + i, sum, lanes);
+      });
+    });
+  });
+}
+
 void sigmoid_gate_forward(ThreadPool& threads, const SigmoidGateForward& a) {
   with_float_type(a.x.dtype(), [&]<class T>() {
     const T* const x = a.x.as<T>().data();

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <utility>
 
-#include "kernels/elementwise.h"
 #include "kernels/reduce.h"
 
 namespace tessera {
@@ -26,40 +25,35 @@ void check(const Bucket& bucket, const Communicator& group) {
         group.size());
 }
 
+void wait_for(std::vector<Pending>& exchanges) {
+  for (Pending& exchange : exchanges) exchange.wait();
+  exchanges.clear();
+}
+
 }  // namespace
 
-BucketExchange::BucketExchange(std::vector<Bucket> buckets, const PlacementGroups& groups)
-    : buckets_(std::move(buckets)), groups_(groups), waiting_(buckets_.size()) {
+BucketExchange::BucketExchange(std::vector<Bucket> buckets, const ProcessMesh& mesh)
+    : buckets_(std::move(buckets)), mesh_(mesh), waiting_(buckets_.size()) {
   CHECK(std::is_sorted(buckets_.begin(), buckets_.end(),
                        [](const Bucket& a, const Bucket& b) { return a.first < b.first; }),
         "bucket_exchange: the buckets are not in the order of their first parameters");
-  int64_t longest = 0;
-  for (const Bucket& bucket : buckets_) {
-    check(bucket, group(bucket));
-    if (group(bucket).size() > 1) longest = std::max(longest, bucket.owned_length);
-  }
-  if (longest > 0) scratch_ = Buffer(buckets_[0].values.device(), longest * 4);
-}
-
-TensorView BucketExchange::scratch(const TensorView& like) const {
-  return scratch_.view(like.dtype(), like.shape());
-}
-
-void BucketExchange::start_sum(Stream& stream, const Bucket& bucket) {
-  if (group(bucket).size() == 1) return;
-  const TensorView sum = scratch(bucket.owned_gradients());
-  group(bucket).reduce_scatter(stream, bucket.gradients, sum);
-  cast(stream, {.y = bucket.owned_gradients(), .x = sum});
+  for (const Bucket& bucket : buckets_) check(bucket, group(bucket));
+  sums_.reserve(buckets_.size());
+  gathers_.reserve(buckets_.size());
 }
 
 void BucketExchange::ready_from(Stream& stream, int64_t parameter) {
   while (waiting_ > 0 && buckets_[waiting_ - 1].first >= parameter) {
-    start_sum(stream, buckets_[--waiting_]);
+    const Bucket& bucket = buckets_[--waiting_];
+    if (group(bucket).size() == 1) continue;
+    sums_.push_back(
+        group(bucket).start_reduce_scatter(stream, bucket.gradients, bucket.owned_gradients()));
   }
 }
 
 void BucketExchange::finish_sums(Stream& stream) {
   ready_from(stream, 0);
+  wait_for(sums_);
   waiting_ = buckets_.size();
 }
 
@@ -68,7 +62,7 @@ GradientNorm BucketExchange::norm(Stream& stream) const {
   for (const Bucket& bucket : buckets_) {
     squares[0] += sum_of_squares(stream, bucket.owned_gradients());
   }
-  if (!stream.on(DeviceKind::kPlan)) groups_.world().all_reduce_values(squares);
+  if (!stream.on(DeviceKind::kPlan)) mesh_.world().all_reduce_values(squares);
   // The square of a float cannot overflow a double, so only an element that is not finite can make
   // the sum so.
   return {std::sqrt(squares[0]), std::isfinite(squares[0])};
@@ -77,11 +71,11 @@ GradientNorm BucketExchange::norm(Stream& stream) const {
 void BucketExchange::start_gather(Stream& stream, size_t bucket) {
   const Bucket& one = buckets_[bucket];
   if (group(one).size() == 1) return;
-  const TensorView part = scratch(one.owned_values());
-  cast(stream, {.y = part, .x = one.owned_values()});
-  group(one).all_gather(stream, part, one.values);
+  gathers_.push_back(group(one).start_all_gather(stream, one.owned_values(), one.values));
 }
 
-void BucketExchange::finish_gathers(Stream&) {}
+void BucketExchange::finish_gathers() {
+  wait_for(gathers_);
+}
 
 }  // namespace tessera

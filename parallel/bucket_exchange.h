@@ -2,7 +2,6 @@
 
 #include <vector>
 
-#include "kernels/core/buffer.h"
 #include "parallel/bucket.h"
 
 namespace tessera {
@@ -17,16 +16,17 @@ struct GradientNorm {
 ///
 /// Always a sum, never a mean: 1 / tokens of the whole batch is already in the loss, so no
 /// gradient depends on how many ranks there are. Sums are in the order of the ranks. All ranks
-/// make the same calls in the same order, and nothing is allocated after construction.
+/// make the same calls in the same order. Everything happens in place.
 class BucketExchange {
  public:
+  /// Sums under way at a time: the next one waits for the oldest of them.
+  static constexpr size_t kInFlight = 4;
+
   /// `buckets` are sorted by their first parameter, the same on every rank of a placement's group
-  /// but for what this rank owns, and stay where they are. `groups` must outlive this.
-  BucketExchange(std::vector<Bucket> buckets, const PlacementGroups& groups);
+  /// but for what this rank owns, and stay where they are. `mesh` must outlive this.
+  BucketExchange(std::vector<Bucket> buckets, const ProcessMesh& mesh);
 
   const std::vector<Bucket>& buckets() const { return buckets_; }
-  /// Of scratch memory.
-  int64_t bytes() const { return scratch_.bytes(); }
 
   /// For the last micro-batch of a step: the gradients of all parameters from number `parameter`
   /// on, in the order of declaration, are complete, so the sums of buckets that hold no others may
@@ -44,17 +44,16 @@ class BucketExchange {
   void start_gather(Stream& stream, size_t bucket);
   /// Waits until all values of every bucket that was started are here. Call it before anybody
   /// reads them.
-  void finish_gathers(Stream& stream);
+  void finish_gathers();
 
  private:
-  Communicator& group(const Bucket& bucket) const { return groups_.of(bucket.placement); }
-  void start_sum(Stream& stream, const Bucket& bucket);
-  TensorView scratch(const TensorView& like) const;
+  Communicator& group(const Bucket& bucket) const { return group_of(mesh_, bucket.placement); }
 
   std::vector<Bucket> buckets_;
-  const PlacementGroups& groups_;
-  Buffer scratch_;
+  const ProcessMesh& mesh_;
   size_t waiting_;  ///< buckets [0, waiting_) have not started
+  std::vector<Pending> sums_;
+  std::vector<Pending> gathers_;
 };
 
 }  // namespace tessera

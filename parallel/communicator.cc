@@ -1,6 +1,13 @@
 #include "parallel/communicator.h"
 
 #include <algorithm>
+#include <cstring>
+#include <exception>
+#include <numeric>
+#include <utility>
+
+#include "kernels/core/log.h"
+#include "parallel/message_sizes.h"
 
 namespace tessera {
 
@@ -20,13 +27,30 @@ void check_reducible(const ConstTensorView& tensor, const char* who) {
       who, ": dtype is ", name_of(dtype), ", expected f32, bf16, i32 or i64");
 }
 
-void check_parts(const ConstTensorView& whole, const ConstTensorView& part, int ranks,
+void check_parts(const ConstTensorView& whole, const ConstTensorView& part, int rank, int ranks,
                  const char* who) {
   CHECK(whole.dtype() == part.dtype(), who, ": part is ", name_of(part.dtype()),
         ", expected the dtype of whole, ", name_of(whole.dtype()));
   const Shape expected = part.shape().with(0, part.shape()[0] * ranks);
   CHECK(whole.shape() == expected, who, ": whole is ", whole.shape(), ", expected ", expected,
         ", which is ", ranks, " ranks times the part, ", part.shape());
+  if (whole.bytes() == 0 || whole.data() == nullptr) return;
+  const char* begin = static_cast<const char*>(whole.data());
+  const char* own = static_cast<const char*>(part.data());
+  const bool apart = own + part.bytes() <= begin || begin + whole.bytes() <= own;
+  const int64_t rows = part.shape()[0];
+  CHECK(apart || own == begin + rank * part.bytes(), who, ": part overlaps whole, but is not rows ",
+        rank * rows, " to ", (rank + 1) * rows - 1, " of it, its own place");
+}
+
+void check_alike(const Stream& stream, const ConstTensorView& from, const char* from_name,
+                 const ConstTensorView& to, const char* to_name, const char* who) {
+  check_place(stream, from, who, from_name);
+  check_place(stream, to, who, to_name);
+  CHECK(from.dtype() == to.dtype(), who, ": ", to_name, " is ", name_of(to.dtype()),
+        ", expected the dtype of ", from_name, ", ", name_of(from.dtype()));
+  CHECK(from.shape().with(0, 1) == to.shape().with(0, 1), who, ": ", to_name, " is ", to.shape(),
+        ", expected rows like those of ", from_name, ", ", from.shape());
 }
 
 void check_rows(std::span<const int64_t> rows, const ConstTensorView& tensor, int ranks,
@@ -42,68 +66,292 @@ void check_rows(std::span<const int64_t> rows, const ConstTensorView& tensor, in
         " is ", tensor.shape());
 }
 
+void check_transfers(std::span<const RowTransfer> transfers, const ConstTensorView& tensor,
+                     int ranks, const char* what) {
+  for (const RowTransfer& transfer : transfers) {
+    CHECK(transfer.peer >= 0 && transfer.peer < ranks, "exchange_rows: ", what, " has rank ",
+          transfer.peer, ", expected 0 to ", ranks - 1);
+    CHECK(transfer.first >= 0 && transfer.rows >= 0 &&
+              transfer.first + transfer.rows <= tensor.shape()[0],
+          "exchange_rows: ", what, " has ", transfer.rows, " rows from ", transfer.first,
+          " on for ", "rank ", transfer.peer, ", which are not in the tensor, ", tensor.shape());
+  }
+}
+
+/// The first transfer at or after `at` that is not with others, or the end.
+size_t next_own(std::span<const RowTransfer> transfers, size_t at, int rank) {
+  while (at < transfers.size() && transfers[at].peer != rank) ++at;
+  return at;
+}
+
+/// Calls f(send, receive) for each pair of transfers of `rank` with itself.
+template <class F>
+void for_own_pairs(std::span<const RowTransfer> sends, std::span<const RowTransfer> receives,
+                   int rank, F f) {
+  size_t s = next_own(sends, 0, rank);
+  size_t r = next_own(receives, 0, rank);
+  while (s < sends.size() && r < receives.size()) {
+    f(sends[s], receives[r]);
+    s = next_own(sends, s + 1, rank);
+    r = next_own(receives, r + 1, rank);
+  }
+  CHECK(s == sends.size() && r == receives.size(),
+        "exchange_rows: this rank has not as many sends to itself as receives from itself");
+}
+
+int64_t rows_of_others(std::span<const int64_t> rows, int rank) {
+  return std::accumulate(rows.begin(), rows.end(), int64_t{0}) - rows[static_cast<size_t>(rank)];
+}
+
+int64_t rows_of_others(std::span<const RowTransfer> transfers, int rank) {
+  int64_t rows = 0;
+  for (const RowTransfer& transfer : transfers) rows += transfer.peer == rank ? 0 : transfer.rows;
+  return rows;
+}
+
 }  // namespace
 
-void Communicator::all_reduce(Stream& stream, TensorView data, Reduction reduction) {
+int64_t row_bytes(const ConstTensorView& tensor) {
+  return tensor.shape().with(0, 1).elements() * size_of(tensor.dtype());
+}
+
+Pending::Pending(Communicator& communicator, int ticket, int64_t record)
+    : communicator_(&communicator),
+      ticket_(ticket),
+      record_(record),
+      exceptions_(std::uncaught_exceptions()) {}
+
+Pending::Pending(Pending&& other) noexcept
+    : communicator_(std::exchange(other.communicator_, nullptr)),
+      ticket_(other.ticket_),
+      record_(other.record_),
+      exceptions_(other.exceptions_) {}
+
+Pending& Pending::operator=(Pending&& other) {
+  if (this == &other) return *this;
+  wait();
+  communicator_ = std::exchange(other.communicator_, nullptr);
+  ticket_ = other.ticket_;
+  record_ = other.record_;
+  exceptions_ = other.exceptions_;
+  return *this;
+}
+
+Pending::~Pending() {
+  if (!active() || std::uncaught_exceptions() > exceptions_) return;
+  try {
+    wait();
+  } catch (const std::exception& e) {
+    log_line(concat("an exchange that nobody waited for failed: ", e.what()));
+  }
+}
+
+void Pending::wait() {
+  if (!active()) return;
+  Communicator& communicator = *std::exchange(communicator_, nullptr);
+  communicator.do_finish(ticket_);
+  communicator.log().complete(record_);
+}
+
+Communicator::Communicator(int rank, int size)
+    : rank_(rank),
+      size_(size),
+      name_("world"),
+      log_(std::make_shared<CollectiveLog>()),
+      log_place_(log_->add(name_)) {}
+
+Communicator::Communicator(int rank, int size, const Communicator& parent, const std::string& name)
+    : rank_(rank), size_(size), name_(name), log_(parent.log_), log_place_(log_->add(name)) {}
+
+void Communicator::copy_own_rows(const Call& call) const {
+  const int64_t width = row_bytes(call.from);
+  const char* from = static_cast<const char*>(call.from.data());
+  char* to = static_cast<char*>(call.to.data());
+  for_own_pairs(call.sends, call.receives, rank_, [&](const RowTransfer& s, const RowTransfer& r) {
+    const int64_t bytes = s.rows * width;
+    if (bytes > 0) {
+      std::memcpy(to + r.first * width, from + s.first * width, static_cast<size_t>(bytes));
+    }
+  });
+}
+
+int64_t Communicator::record(Collective operation, DType dtype, int64_t sent, int64_t received) {
+  CollectiveRecord record;
+  record.number = calls_++;
+  record.sent = sent;
+  record.received = received;
+  record.operation = operation;
+  record.dtype = dtype;
+  return log_->start(log_place_, record);
+}
+
+int64_t Communicator::record(const Call& call) {
+  int64_t sent = 0;
+  int64_t received = 0;
+  switch (call.operation) {
+    case Collective::kAllReduce:
+      sent = received =
+          all_reduce_bytes(call.to.elements(), size_of(call.to.dtype()), rank_, size_);
+      break;
+    case Collective::kAllGather:
+      sent = received = call.from.bytes() * (size_ - 1);
+      break;
+    case Collective::kReduceScatter:
+      sent = received = call.to.bytes() * (size_ - 1);
+      break;
+    case Collective::kAllToAll:
+      sent = rows_of_others(call.send_rows, rank_) * row_bytes(call.from);
+      received = rows_of_others(call.receive_rows, rank_) * row_bytes(call.to);
+      break;
+    default:
+      sent = rows_of_others(call.sends, rank_) * row_bytes(call.from);
+      received = rows_of_others(call.receives, rank_) * row_bytes(call.to);
+  }
+  return record(call.operation, call.to.dtype(), sent, received);
+}
+
+Pending Communicator::start(Stream& stream, Call call) {
+  call.number = calls_;
+  const int64_t index = record(call);
+  const bool alone = size_ == 1 && call.operation == Collective::kAllReduce;
+  const int ticket = stream.on(DeviceKind::kPlan) || alone ? kDone : do_start(stream, call);
+  if (ticket != kDone) return Pending(*this, ticket, index);
+  log_->complete(index);
+  return {};
+}
+
+void Communicator::run(Stream& stream, Call call) {
+  call.blocking = true;
+  start(stream, call).wait();
+}
+
+Communicator::Call Communicator::reduce_call(const Stream& stream, TensorView data,
+                                             Reduction reduction) const {
   check_place(stream, data, "all_reduce", "data");
   check_reducible(data, "all_reduce");
-  if (stream.on(DeviceKind::kPlan) || size_ == 1) return;
-  do_all_reduce(stream, data, reduction);
+  return {.operation = Collective::kAllReduce, .from = data, .to = data, .reduction = reduction};
 }
 
-void Communicator::all_gather(Stream& stream, ConstTensorView part, TensorView whole) {
+Communicator::Call Communicator::gather_call(const Stream& stream, ConstTensorView part,
+                                             TensorView whole) const {
   check_place(stream, part, "all_gather", "part");
   check_place(stream, whole, "all_gather", "whole");
-  check_parts(whole, part, size_, "all_gather");
-  if (!stream.on(DeviceKind::kPlan)) do_all_gather(stream, part, whole);
+  check_parts(whole, part, rank_, size_, "all_gather");
+  return {.operation = Collective::kAllGather, .from = part, .to = whole};
 }
 
-void Communicator::reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) {
+Communicator::Call Communicator::scatter_call(const Stream& stream, ConstTensorView whole,
+                                              TensorView part) const {
   check_place(stream, whole, "reduce_scatter", "whole");
   check_place(stream, part, "reduce_scatter", "part");
   check_reducible(whole, "reduce_scatter");
-  check_parts(whole, part, size_, "reduce_scatter");
-  if (!stream.on(DeviceKind::kPlan)) do_reduce_scatter(stream, whole, part);
+  check_parts(whole, part, rank_, size_, "reduce_scatter");
+  return {.operation = Collective::kReduceScatter, .from = whole, .to = part};
+}
+
+void Communicator::all_reduce(Stream& stream, TensorView data, Reduction reduction) {
+  run(stream, reduce_call(stream, data, reduction));
+}
+
+Pending Communicator::start_all_reduce(Stream& stream, TensorView data, Reduction reduction) {
+  return start(stream, reduce_call(stream, data, reduction));
+}
+
+void Communicator::all_gather(Stream& stream, ConstTensorView part, TensorView whole) {
+  run(stream, gather_call(stream, part, whole));
+}
+
+Pending Communicator::start_all_gather(Stream& stream, ConstTensorView part, TensorView whole) {
+  return start(stream, gather_call(stream, part, whole));
+}
+
+void Communicator::reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) {
+  run(stream, scatter_call(stream, whole, part));
+}
+
+Pending Communicator::start_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) {
+  return start(stream, scatter_call(stream, whole, part));
 }
 
 void Communicator::all_to_all(Stream& stream, ConstTensorView send,
                               std::span<const int64_t> send_rows, TensorView receive,
                               std::span<const int64_t> receive_rows) {
-  check_place(stream, send, "all_to_all", "send");
-  check_place(stream, receive, "all_to_all", "receive");
-  CHECK(send.dtype() == receive.dtype(), "all_to_all: receive is ", name_of(receive.dtype()),
-        ", expected the dtype of send, ", name_of(send.dtype()));
-  CHECK(send.shape().with(0, 1) == receive.shape().with(0, 1), "all_to_all: receive is ",
-        receive.shape(), ", expected rows like those of send, ", send.shape());
+  start_all_to_all(stream, send, send_rows, receive, receive_rows).wait();
+}
+
+Pending Communicator::start_all_to_all(Stream& stream, ConstTensorView send,
+                                       std::span<const int64_t> send_rows, TensorView receive,
+                                       std::span<const int64_t> receive_rows) {
+  check_alike(stream, send, "send", receive, "receive", "all_to_all");
   check_rows(send_rows, send, size_, "send");
   check_rows(receive_rows, receive, size_, "receive");
   const size_t own = static_cast<size_t>(rank_);
   CHECK(send_rows[own] == receive_rows[own], "all_to_all: this rank sends itself ", send_rows[own],
         " rows and expects ", receive_rows[own]);
-  if (!stream.on(DeviceKind::kPlan)) do_all_to_all(stream, send, send_rows, receive, receive_rows);
+  return start(stream, {.operation = Collective::kAllToAll,
+                        .from = send,
+                        .to = receive,
+                        .send_rows = send_rows,
+                        .receive_rows = receive_rows});
+}
+
+void Communicator::exchange_rows(Stream& stream, ConstTensorView from,
+                                 std::span<const RowTransfer> sends, TensorView to,
+                                 std::span<const RowTransfer> receives) {
+  start_exchange_rows(stream, from, sends, to, receives).wait();
+}
+
+Pending Communicator::start_exchange_rows(Stream& stream, ConstTensorView from,
+                                          std::span<const RowTransfer> sends, TensorView to,
+                                          std::span<const RowTransfer> receives) {
+  check_alike(stream, from, "from", to, "to", "exchange_rows");
+  check_transfers(sends, from, size_, "sends");
+  check_transfers(receives, to, size_, "receives");
+  for_own_pairs(sends, receives, rank_, [](const RowTransfer& s, const RowTransfer& r) {
+    CHECK(s.rows == r.rows, "exchange_rows: this rank sends itself ", s.rows, " rows and expects ",
+          r.rows);
+  });
+  return start(stream, {.operation = Collective::kExchangeRows,
+                        .from = from,
+                        .to = to,
+                        .sends = sends,
+                        .receives = receives});
 }
 
 void Communicator::broadcast(Stream& stream, TensorView data, int root) {
   check_place(stream, data, "broadcast", "data");
   CHECK(root >= 0 && root < size_, "broadcast: root is ", root, ", expected 0 to ", size_ - 1);
-  if (stream.on(DeviceKind::kPlan) || size_ == 1) return;
-  do_broadcast(stream, data, root);
+  // As if the root sent it to each: who passes it on is up to the implementation.
+  const bool sender = rank_ == root;
+  const int64_t index = record(Collective::kBroadcast, data.dtype(),
+                               sender ? data.bytes() * (size_ - 1) : 0, sender ? 0 : data.bytes());
+  if (!stream.on(DeviceKind::kPlan) && size_ > 1) do_broadcast(stream, data, root);
+  log_->complete(index);
 }
 
 void Communicator::all_reduce_values(std::span<double> values) {
+  const int64_t bytes = static_cast<int64_t>(values.size_bytes()) * (size_ - 1);
+  const int64_t index = record(Collective::kAllReduceValues, DType::kU8, bytes, bytes);
   if (size_ > 1) do_all_reduce_values(values);
+  log_->complete(index);
 }
 
 void Communicator::barrier() {
+  const int64_t index = record(Collective::kBarrier, DType::kU8, 0, 0);
   if (size_ > 1) do_barrier();
+  log_->complete(index);
 }
 
-std::unique_ptr<Communicator> Communicator::split(std::span<const int> colors) {
+std::unique_ptr<Communicator> Communicator::split(std::span<const int> colors,
+                                                  const std::string& name) {
   CHECK(static_cast<int64_t>(colors.size()) == size_, "split: colors has ", colors.size(),
         " entries, expected one for each of ", size_, " ranks");
   const auto lowest = std::min_element(colors.begin(), colors.end());
   CHECK(*lowest >= 0, "split: a color is ", *lowest, ", expected at least 0");
-  return do_split(colors);
+  const int64_t index = record(Collective::kSplit, DType::kU8, 0, 0);
+  std::unique_ptr<Communicator> group = do_split(colors, name);
+  log_->complete(index);
+  return group;
 }
 
 }  // namespace tessera

@@ -3,21 +3,67 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "kernels/core/tensor_view.h"
+#include "parallel/collective_log.h"
 
 namespace tessera {
 
+class Communicator;
+
 enum class Reduction : uint8_t { kSum, kMax };
+
+/// Rows [first, first + rows) of a tensor, which go to or come from rank `peer`.
+struct RowTransfer {
+  int peer;
+  int64_t first;
+  int64_t rows;
+
+  friend bool operator==(const RowTransfer&, const RowTransfer&) = default;
+};
+
+/// An exchange that was started. Until wait() its inputs must not change, and its outputs hold
+/// nothing. Move-only; the communicator must outlive it.
+class [[nodiscard]] Pending {
+ public:
+  /// Nothing to wait for.
+  Pending() = default;
+  Pending(Pending&& other) noexcept;
+  /// Waits for the exchange that it held.
+  Pending& operator=(Pending&& other);
+  /// Waits. An error is logged, not thrown. When an exception takes it away it does not wait, as
+  /// the other ranks may never come: the exchange then stays unfinished.
+  ~Pending();
+
+  /// Ends the exchange on this rank. No effect when it has ended. Throws as the exchange itself.
+  void wait();
+  /// Whether there is something to wait for.
+  bool active() const { return communicator_ != nullptr; }
+
+ private:
+  friend class Communicator;
+  Pending(Communicator& communicator, int ticket, int64_t record);
+
+  Communicator* communicator_ = nullptr;
+  int ticket_ = -1;
+  int64_t record_ = -1;
+  int exceptions_ = 0;  // in flight when it was made
+};
 
 /// A group of ranks that exchange tensors.
 ///
 /// Every rank of the group makes the same calls in the same order. Work is done on `stream`, which
-/// is on the device of the tensors; on kPlan only the shapes and dtypes are checked.
-/// Sums are taken in the order of the ranks, 0 + 1 + 2 + ...: the result has the same bits on every
-/// rank, in every repetition and in every implementation. A NaN on one rank is a NaN in the sum
-/// and in the maximum.
+/// is on the device of the tensors; on kPlan only the shapes and dtypes are checked, and the bytes
+/// counted. Sums are taken in the order of the ranks, 0 + 1 + 2 + ...: the result has the same bits
+/// on every rank, in every repetition, in every implementation, and blocking or not. A NaN on one
+/// rank is a NaN in the sum and in the maximum.
 /// Throws Error when a shape, dtype or count is wrong, or when another rank has failed.
+///
+/// start_x does the same as x, but returns at once; Pending::wait ends it. Several exchanges may be
+/// under way, on one communicator and on different ones, and others may be done in between. All
+/// ranks start them in the same order, and wait for them in the same order, which need not be that
+/// of the starts. Counts and transfers are copied; tensors must live until the wait.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -26,25 +72,49 @@ class Communicator {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  /// "world", or the name that it got from split.
+  const std::string& name() const { return name_; }
+  /// What this rank has exchanged: one log for the world and all that was split from it.
+  CollectiveLog& log() const { return *log_; }
 
   /// data = reduction of `data` over all ranks, in place. f32, bf16 (summed in f32, rounded once),
   /// i32 or i64; the same shape on every rank.
   void all_reduce(Stream& stream, TensorView data, Reduction reduction);
+  Pending start_all_reduce(Stream& stream, TensorView data, Reduction reduction);
+
   /// whole = `part` of rank 0, 1, ..., concatenated along the outermost axis; overwritten.
-  /// Any dtype; whole is [size * p, ...] for a part [p, ...]. No aliasing.
+  /// Any dtype; whole is [size * p, ...] for a part [p, ...]. `part` may be its own place in whole,
+  /// rows [rank * p, (rank + 1) * p); no other aliasing.
   void all_gather(Stream& stream, ConstTensorView part, TensorView whole);
+  Pending start_all_gather(Stream& stream, ConstTensorView part, TensorView whole);
+
   /// part = rows [rank * p, (rank + 1) * p) of the sum of `whole` over all ranks; overwritten.
-  /// Dtypes as all_reduce; whole is [size * p, ...] for a part [p, ...]. No aliasing.
+  /// Dtypes as all_reduce; whole is [size * p, ...] for a part [p, ...]. `part` may be these rows
+  /// of `whole`, whose other rows stay as they are; no other aliasing.
   void reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part);
+  Pending start_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part);
+
   /// Sends `send_rows[r]` rows of `send` to rank r, and receives `receive_rows[r]` rows from it;
   /// both are packed in the order of the ranks. Any dtype; rows are indices of the outermost axis
   /// and may be none. Rows of `receive` beyond the sum of `receive_rows` are not touched.
   /// `receive_rows[r]` must be what rank r sends to this rank. No aliasing.
   void all_to_all(Stream& stream, ConstTensorView send, std::span<const int64_t> send_rows,
                   TensorView receive, std::span<const int64_t> receive_rows);
+  Pending start_all_to_all(Stream& stream, ConstTensorView send, std::span<const int64_t> send_rows,
+                           TensorView receive, std::span<const int64_t> receive_rows);
+
+  /// Rows of `from` go to rows of `to` on other ranks and on this one, without packing. The i-th of
+  /// the `sends` to rank r is the i-th of the `receives` of rank r that names this rank, and has as
+  /// many rows; none is a number too. Any dtype. Rows may be sent several times, but received rows
+  /// do not overlap; rows of `to` that nobody sends are not touched. No aliasing.
+  void exchange_rows(Stream& stream, ConstTensorView from, std::span<const RowTransfer> sends,
+                     TensorView to, std::span<const RowTransfer> receives);
+  Pending start_exchange_rows(Stream& stream, ConstTensorView from,
+                              std::span<const RowTransfer> sends, TensorView to,
+                              std::span<const RowTransfer> receives);
+
   /// data = `data` of rank `root`. Any dtype.
   void broadcast(Stream& stream, TensorView data, int root);
-
   /// Sums each host value over all ranks, in place: for losses, metrics and stop signals, in one
   /// short message. Does work on every device; use it outside plans.
   void all_reduce_values(std::span<double> values);
@@ -52,28 +122,68 @@ class Communicator {
   void barrier();
   /// New groups of the ranks with equal colors, ordered by their rank here. `colors` has one color
   /// for each rank of this group and is the same on every rank (so a plan, which has only one
-  /// rank, can split too). This group must outlive the new ones.
-  std::unique_ptr<Communicator> split(std::span<const int> colors);
+  /// rank, can split too). `name` is for messages and for the log. This group must outlive the new
+  /// ones.
+  std::unique_ptr<Communicator> split(std::span<const int> colors, const std::string& name);
 
  protected:
-  Communicator(int rank, int size) : rank_(rank), size_(size) {}
+  /// An exchange that can be started: its arguments, checked. Fields that it has no use for are
+  /// empty. Spans live only as long as the call.
+  struct Call {
+    Collective operation;
+    ConstTensorView from;  // data, part, whole, send
+    TensorView to;         // data, whole, part, receive
+    Reduction reduction = Reduction::kSum;
+    std::span<const int64_t> send_rows = {};
+    std::span<const int64_t> receive_rows = {};
+    std::span<const RowTransfer> sends = {};
+    std::span<const RowTransfer> receives = {};
+    int64_t number = 0;     // of this exchange on this communicator
+    bool blocking = false;  // whether the wait follows at once
+  };
+
+  /// The ticket of an exchange that has ended when do_start returns.
+  static constexpr int kDone = -1;
+
+  /// The world.
+  Communicator(int rank, int size);
+  /// A group of ranks of `parent`.
+  Communicator(int rank, int size, const Communicator& parent, const std::string& name);
+
+  /// Copies in host memory what a call of exchange_rows sends to this rank itself.
+  void copy_own_rows(const Call& call) const;
 
  private:
-  // Called with checked arguments, never on kPlan. Ranks agree on everything but the counts of
-  // do_all_to_all; do_all_reduce and do_all_reduce_values only when there are several ranks.
-  virtual void do_all_reduce(Stream& stream, TensorView data, Reduction reduction) = 0;
-  virtual void do_all_gather(Stream& stream, ConstTensorView part, TensorView whole) = 0;
-  virtual void do_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) = 0;
-  virtual void do_all_to_all(Stream& stream, ConstTensorView send,
-                             std::span<const int64_t> send_rows, TensorView receive,
-                             std::span<const int64_t> receive_rows) = 0;
+  friend class Pending;
+
+  // Called with checked arguments, never on kPlan. Ranks agree on everything but counts and
+  // transfers; reductions only when there are several ranks.
+  /// Returns kDone, or a ticket for one call of do_finish.
+  virtual int do_start(Stream& stream, const Call& call) = 0;
+  virtual void do_finish(int ticket) = 0;
   virtual void do_broadcast(Stream& stream, TensorView data, int root) = 0;
   virtual void do_all_reduce_values(std::span<double> values) = 0;
   virtual void do_barrier() = 0;
-  virtual std::unique_ptr<Communicator> do_split(std::span<const int> colors) = 0;
+  virtual std::unique_ptr<Communicator> do_split(std::span<const int> colors,
+                                                 const std::string& name) = 0;
+
+  Call reduce_call(const Stream& stream, TensorView data, Reduction reduction) const;
+  Call gather_call(const Stream& stream, ConstTensorView part, TensorView whole) const;
+  Call scatter_call(const Stream& stream, ConstTensorView whole, TensorView part) const;
+  Pending start(Stream& stream, Call call);
+  void run(Stream& stream, Call call);
+  int64_t record(Collective operation, DType dtype, int64_t sent, int64_t received);
+  int64_t record(const Call& call);
 
   int rank_;
   int size_;
+  std::string name_;
+  std::shared_ptr<CollectiveLog> log_;
+  int log_place_;
+  int64_t calls_ = 0;
 };
+
+/// Bytes of one row of a tensor: an index of its outermost axis.
+int64_t row_bytes(const ConstTensorView& tensor);
 
 }  // namespace tessera

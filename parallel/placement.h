@@ -2,9 +2,7 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <vector>
 
 #include "parallel/process_mesh.h"
 
@@ -30,9 +28,9 @@ const char* name_of(Placement placement);
 /// world. So the gradient norm, which counts what each rank owns, counts each element once.
 struct PlacementRule {
   std::optional<Axis> sharded;  ///< the axis that splits the parameter
-  std::vector<Axis> sums;       ///< axes over which its gradient is summed, outermost first
+  AxisSet sums;                 ///< the axes over which its gradient is summed
 };
-const PlacementRule& rule_of(Placement placement);
+PlacementRule rule_of(Placement placement);
 
 /// This rank's place among the ranks that hold the same shard of a parameter.
 struct GroupPlace {
@@ -49,23 +47,9 @@ struct GroupPlaces {
   }
 };
 
-/// The ranks that differ from this one only in `axes`, ordered by their rank in the world.
-/// Collective over the world of `mesh`, which must outlive the group.
-std::unique_ptr<Communicator> group_over(const ProcessMesh& mesh, const std::vector<Axis>& axes);
-
-/// For each placement the ranks over which gradients are summed.
-class PlacementGroups {
- public:
-  /// Collective over the world of `mesh`, which must outlive the groups.
-  explicit PlacementGroups(const ProcessMesh& mesh);
-
-  Communicator& world() const { return world_; }
-  Communicator& of(Placement placement) const { return *groups_[static_cast<size_t>(placement)]; }
-  GroupPlaces places() const;
-
- private:
-  Communicator& world_;
-  std::array<std::unique_ptr<Communicator>, kPlacements> groups_;
-};
+/// The ranks over which gradients of `placement` are summed, ordered by their rank in the world.
+Communicator& group_of(const ProcessMesh& mesh, Placement placement);
+/// This rank's places in these groups.
+GroupPlaces places_in(const ProcessMesh& mesh);
 
 }  // namespace tessera

@@ -68,7 +68,55 @@ void check_fits(const MeshShape& shape, int ranks) {
                      ", or start ", product(shape), " ranks"));
 }
 
+/// For each rank of the world, the rank of its group for `axes` with the lowest number: the one
+/// with coordinate 0 on these axes and its own on all others.
+std::vector<int> group_colors(const MeshShape& shape, AxisSet axes) {
+  std::vector<int> colors;
+  for (int rank = 0; rank < shape.ranks(); ++rank) {
+    int color = rank;
+    int stride = shape.ranks();
+    for (size_t axis = 0; axis < kAxes; ++axis) {
+      const int extent = extents_of(shape)[axis];
+      stride /= extent;
+      if (axes.contains(static_cast<Axis>(axis))) color -= rank / stride % extent * stride;
+    }
+    colors.push_back(color);
+  }
+  return colors;
+}
+
+constexpr std::array<AxisSet, 4> kGroups{kContext, kBatch, kTensorReplicas, kExpertReplicas};
+/// Whose communicator a group may share: the first that has the same ranks and exists.
+constexpr std::array<AxisSet, 9> kShared{AxisSet{Axis::kData},
+                                         AxisSet{Axis::kExpert},
+                                         AxisSet{Axis::kSequence},
+                                         AxisSet{Axis::kTensor},
+                                         kContext,
+                                         kBatch,
+                                         kTensorReplicas,
+                                         kExpertReplicas,
+                                         kAllAxes};
+
+/// The axes of the set that have more than one rank.
+AxisSet without_ones(const MeshShape& shape, AxisSet axes) {
+  for (size_t axis = 0; axis < kAxes; ++axis) {
+    if (extents_of(shape)[axis] == 1) axes = axes.without(static_cast<Axis>(axis));
+  }
+  return axes;
+}
+
 }  // namespace
+
+std::string AxisSet::name() const {
+  if (*this == kAllAxes) return "world";
+  std::string name;
+  for (int axis = 0; axis < kAxes; ++axis) {
+    if (!contains(static_cast<Axis>(axis))) continue;
+    if (!name.empty()) name += "*";
+    name += name_of(static_cast<Axis>(axis));
+  }
+  return name;
+}
 
 const char* name_of(Axis axis) {
   static constexpr std::array<const char*, kAxes> kNames{"data", "expert", "sequence", "tensor"};
@@ -100,17 +148,31 @@ MeshShape mesh_shape(const MeshConfig& config, int ranks) {
 ProcessMesh::ProcessMesh(Communicator& world, const MeshShape& shape)
     : world_(world), shape_(shape) {
   check_fits(shape, world.size());
-  int stride = world.size();
+  const auto make = [&](AxisSet axes) {
+    owned_.push_back(world.split(group_colors(shape, axes), axes.name()));
+    return owned_.back().get();
+  };
+  groups_[kAllAxes.bits()] = &world;
   for (size_t axis = 0; axis < kAxes; ++axis) {
-    const int extent = extents_of(shape)[axis];
-    stride /= extent;
-    // The color of a rank is the rank with coordinate 0 on this axis and its own on all others.
-    std::vector<int> colors(static_cast<size_t>(world.size()));
-    for (int rank = 0; rank < world.size(); ++rank) {
-      colors[static_cast<size_t>(rank)] = rank - rank / stride % extent * stride;
-    }
-    along_[axis] = world.split(colors);
+    const AxisSet alone{static_cast<Axis>(axis)};
+    along_[axis] = groups_[alone.bits()] = make(alone);
   }
+  for (const AxisSet axes : kGroups) {
+    Communicator* same = nullptr;
+    for (const AxisSet other : kShared) {
+      if (same != nullptr || without_ones(shape, other) != without_ones(shape, axes)) continue;
+      same = groups_[other.bits()];
+    }
+    groups_[axes.bits()] = same != nullptr ? same : make(axes);
+  }
+}
+
+Communicator& ProcessMesh::group(AxisSet axes) const {
+  Communicator* found = groups_[axes.bits()];
+  CHECK(found != nullptr, "mesh: there is no group for the axes \"", axes.name(),
+        "\", expected one axis, ", kContext.name(), ", ", kBatch.name(), ", ",
+        kTensorReplicas.name(), ", ", kExpertReplicas.name(), " or all");
+  return *found;
 }
 
 }  // namespace tessera

@@ -2,8 +2,10 @@
 
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "parallel/communicator.h"
 
@@ -18,6 +20,38 @@ inline constexpr int kAxes = 4;
 
 /// "data", "expert", "sequence" or "tensor".
 const char* name_of(Axis axis);
+
+/// Some of the axes.
+class AxisSet {
+ public:
+  constexpr AxisSet() = default;
+  constexpr AxisSet(std::initializer_list<Axis> axes) {
+    for (const Axis axis : axes) bits_ |= static_cast<uint8_t>(1 << static_cast<int>(axis));
+  }
+
+  constexpr bool contains(Axis axis) const { return (bits_ >> static_cast<int>(axis) & 1) != 0; }
+  constexpr AxisSet without(Axis axis) const {
+    AxisSet less = *this;
+    less.bits_ &= static_cast<uint8_t>(~(1 << static_cast<int>(axis)));
+    return less;
+  }
+  /// "sequence*tensor"; "world" for all axes.
+  std::string name() const;
+  /// One bit for each axis, kData the lowest.
+  constexpr uint8_t bits() const { return bits_; }
+
+  friend constexpr bool operator==(const AxisSet&, const AxisSet&) = default;
+
+ private:
+  uint8_t bits_ = 0;
+};
+
+/// The groups of ranks that share work, or hold the same parameters.
+inline constexpr AxisSet kContext{Axis::kSequence, Axis::kTensor};
+inline constexpr AxisSet kBatch{Axis::kData, Axis::kExpert};
+inline constexpr AxisSet kTensorReplicas{Axis::kData, Axis::kExpert, Axis::kSequence};
+inline constexpr AxisSet kExpertReplicas{Axis::kData, Axis::kSequence, Axis::kTensor};
+inline constexpr AxisSet kAllAxes{Axis::kData, Axis::kExpert, Axis::kSequence, Axis::kTensor};
 
 /// The extents of the mesh.
 struct MeshShape {
@@ -38,7 +72,8 @@ std::string to_string(const MeshShape& shape);
 /// that fits when an extent is negative or the product is not `ranks`.
 MeshShape mesh_shape(const MeshConfig& config, int ranks);
 
-/// This rank's place in the mesh, and one communicator along each axis.
+/// This rank's place in the mesh, one communicator along each axis, and one for each of the sets
+/// above.
 class ProcessMesh {
  public:
   /// Collective over `world`, which must outlive the mesh. Throws Error(kUsage) with the nearest
@@ -49,13 +84,20 @@ class ProcessMesh {
   const MeshShape& shape() const { return shape_; }
   /// The ranks that differ from this one only in `axis`; rank() there is the coordinate.
   Communicator& along(Axis axis) const { return *along_[static_cast<size_t>(axis)]; }
+  /// The ranks that differ from this one only in `axes`, ordered by their rank in the world. One
+  /// axis, or one of the sets above, else it throws. A set that has the ranks of another one,
+  /// because axes have only one rank, shares its communicator and so its name: with a sequence
+  /// axis of 1, group(kContext) is along(kTensor).
+  Communicator& group(AxisSet axes) const;
   int size(Axis axis) const { return along(axis).size(); }
   int coordinate(Axis axis) const { return along(axis).rank(); }
 
  private:
   Communicator& world_;
   MeshShape shape_;
-  std::array<std::unique_ptr<Communicator>, kAxes> along_;
+  std::array<Communicator*, kAxes> along_{};
+  std::array<Communicator*, 1 << kAxes> groups_{};  // by AxisSet::bits, nullptr where none is
+  std::vector<std::unique_ptr<Communicator>> owned_;
 };
 
 }  // namespace tessera

@@ -12,17 +12,18 @@ class SelfCommunicator final : public Communicator {
   SelfCommunicator() : Communicator(0, 1) {}
   /// Rank `rank` of `size`, for plans: an exchange with work to do throws.
   SelfCommunicator(int rank, int size);
+  /// One of the ranks of a group of `parent`.
+  SelfCommunicator(int rank, int size, const Communicator& parent, const std::string& name)
+      : Communicator(rank, size, parent, name) {}
 
  private:
-  void do_all_reduce(Stream& stream, TensorView data, Reduction reduction) override;
-  void do_all_gather(Stream& stream, ConstTensorView part, TensorView whole) override;
-  void do_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) override;
-  void do_all_to_all(Stream& stream, ConstTensorView send, std::span<const int64_t> send_rows,
-                     TensorView receive, std::span<const int64_t> receive_rows) override;
+  int do_start(Stream& stream, const Call& call) override;
+  void do_finish(int) override {}
   void do_broadcast(Stream& stream, TensorView data, int root) override;
   void do_all_reduce_values(std::span<double> values) override;
   void do_barrier() override {}
-  std::unique_ptr<Communicator> do_split(std::span<const int> colors) override;
+  std::unique_ptr<Communicator> do_split(std::span<const int> colors,
+                                         const std::string& name) override;
 
   void check_alone(const char* who) const;
 };

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "parallel/message_sizes.h"
 #include "parallel/ordered_reduction.h"
 #include "parallel/subgroup.h"
 
@@ -44,7 +45,9 @@ struct Group;
 struct Slot {
   const char* call = "";
   ConstTensorView tensor = {};
+  int64_t number = 0;  // of the exchange, if it could be under way with others
   std::span<const int64_t> rows = {};
+  std::span<const RowTransfer> sends = {};
   std::span<const double> values = {};
   int choice = 0;                     // the reduction or the root
   std::shared_ptr<Group> child = {};  // of the first rank of each new group, during split
@@ -105,23 +108,23 @@ struct Group {
   int64_t turns = 0;
 };
 
-int64_t row_bytes(const ConstTensorView& tensor) {
-  return tensor.shape().with(0, 1).elements() * size_of(tensor.dtype());
-}
-
 void copy(const void* from, void* to, int64_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
 /// Why the calls of two ranks do not belong to one exchange, or nothing.
 std::string mismatch(const Slot& a, const Slot& b) {
   if (std::strcmp(a.call, b.call) != 0) return concat("they meet in ", a.call, " and ", b.call);
+  if (a.number != b.number) {
+    return concat("they wait for exchange ", a.number, " and exchange ", b.number);
+  }
   if (a.choice != b.choice) return "they disagree about the reduction or the root";
   if (a.values.size() != b.values.size()) {
     return concat("they have ", a.values.size(), " and ", b.values.size(), " values");
   }
-  const bool same_rows = a.rows.empty() ? a.tensor.shape() == b.tensor.shape()
-                                        : row_bytes(a.tensor) == row_bytes(b.tensor);
+  const bool by_rows = !a.rows.empty() || std::strcmp(a.call, "exchange_rows") == 0;
+  const bool same_rows =
+      by_rows ? row_bytes(a.tensor) == row_bytes(b.tensor) : a.tensor.shape() == b.tensor.shape();
   if (same_rows && a.tensor.dtype() == b.tensor.dtype()) return {};
   return concat("they have ", name_of(a.tensor.dtype()), " ", a.tensor.shape(), " and ",
                 name_of(b.tensor.dtype()), " ", b.tensor.shape());
@@ -150,6 +153,30 @@ class Exchange {
   Group& group_;
 };
 
+/// An exchange that was started: all work is done when it is waited for, so that a rank that reads
+/// its result or changes its tensors too early gets wrong numbers here, as it might under MPI.
+struct Started {
+  bool free = true;
+  Collective operation = Collective::kBarrier;
+  int64_t number = 0;
+  Reduction reduction = Reduction::kSum;
+  ConstTensorView from;
+  TensorView to;
+  std::vector<int64_t> send_rows;
+  std::vector<int64_t> receive_rows;
+  std::vector<RowTransfer> sends;
+  std::vector<RowTransfer> receives;
+
+  Slot slot() const {
+    return {.call = name_of(operation),
+            .tensor = from,
+            .number = number,
+            .rows = send_rows,
+            .sends = sends,
+            .choice = static_cast<int>(reduction)};
+  }
+};
+
 class ThreadCommunicator final : public Communicator {
  public:
   // The group is shared by its ranks and lives as long as the last of them.
@@ -157,17 +184,26 @@ class ThreadCommunicator final : public Communicator {
       : Communicator(rank, static_cast<int>(group->members.size())),
         group_(std::move(group)),
         parts_(static_cast<size_t>(size())) {}
+  ThreadCommunicator(std::shared_ptr<Group> group, int rank, const Communicator& parent,
+                     const std::string& name)
+      : Communicator(rank, static_cast<int>(group->members.size()), parent, name),
+        group_(std::move(group)),
+        parts_(static_cast<size_t>(size())) {}
 
  private:
-  void do_all_reduce(Stream& stream, TensorView data, Reduction reduction) override;
-  void do_all_gather(Stream& stream, ConstTensorView part, TensorView whole) override;
-  void do_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) override;
-  void do_all_to_all(Stream& stream, ConstTensorView send, std::span<const int64_t> send_rows,
-                     TensorView receive, std::span<const int64_t> receive_rows) override;
+  int do_start(Stream& stream, const Call& call) override;
+  void do_finish(int ticket) override;
   void do_broadcast(Stream& stream, TensorView data, int root) override;
   void do_all_reduce_values(std::span<double> values) override;
   void do_barrier() override { const Exchange exchange(*group_, rank(), {.call = "barrier"}); }
-  std::unique_ptr<Communicator> do_split(std::span<const int> colors) override;
+  std::unique_ptr<Communicator> do_split(std::span<const int> colors,
+                                         const std::string& name) override;
+
+  void all_reduce_now(const Started& work);
+  void all_gather_now(const Started& work);
+  void reduce_scatter_now(const Started& work);
+  void all_to_all_now(const Started& work);
+  void exchange_rows_now(const Started& work);
 
   const Slot& slot(int rank) const { return group_->slots[static_cast<size_t>(rank)]; }
 
@@ -182,18 +218,45 @@ class ThreadCommunicator final : public Communicator {
 
   std::shared_ptr<Group> group_;
   std::vector<const void*> parts_;
+  std::vector<std::unique_ptr<Started>> started_;
 };
+
+int ThreadCommunicator::do_start(Stream&, const Call& call) {
+  size_t ticket = 0;
+  while (ticket < started_.size() && !started_[ticket]->free) ++ticket;
+  if (ticket == started_.size()) started_.push_back(std::make_unique<Started>());
+  Started& work = *started_[ticket];
+  work.free = false;
+  work.operation = call.operation;
+  work.number = call.number;
+  work.reduction = call.reduction;
+  work.from = call.from;
+  work.to = call.to;
+  work.send_rows.assign(call.send_rows.begin(), call.send_rows.end());
+  work.receive_rows.assign(call.receive_rows.begin(), call.receive_rows.end());
+  work.sends.assign(call.sends.begin(), call.sends.end());
+  work.receives.assign(call.receives.begin(), call.receives.end());
+  return static_cast<int>(ticket);
+}
+
+void ThreadCommunicator::do_finish(int ticket) {
+  Started& work = *started_[static_cast<size_t>(ticket)];
+  work.free = true;  // nothing is started before it has ended
+  if (work.operation == Collective::kAllReduce) return all_reduce_now(work);
+  if (work.operation == Collective::kAllGather) return all_gather_now(work);
+  if (work.operation == Collective::kReduceScatter) return reduce_scatter_now(work);
+  if (work.operation == Collective::kAllToAll) return all_to_all_now(work);
+  exchange_rows_now(work);
+}
 
 // Each rank reduces one slice of everybody's data into its own, which nobody else reads before the
 // second meeting; then each copies the other slices.
-void ThreadCommunicator::do_all_reduce(Stream&, TensorView data, Reduction reduction) {
-  const int64_t width = size_of(data.dtype());
-  const auto slice = [&](int r) { return data.elements() * r / size(); };
-  const Exchange exchange(
-      *group_, rank(),
-      {.call = "all_reduce", .tensor = data, .choice = static_cast<int>(reduction)});
-  char* own = static_cast<char*>(data.data());
-  reduce_slots(slice(rank()), slice(rank() + 1) - slice(rank()), reduction,
+void ThreadCommunicator::all_reduce_now(const Started& work) {
+  const int64_t width = size_of(work.to.dtype());
+  const auto slice = [&](int r) { return slice_begin(work.to.elements(), r, size()); };
+  const Exchange exchange(*group_, rank(), work.slot());
+  char* own = static_cast<char*>(work.to.data());
+  reduce_slots(slice(rank()), slice(rank() + 1) - slice(rank()), work.reduction,
                own + slice(rank()) * width);
   group_->meet();
   for (int r = 0; r < size(); ++r) {
@@ -203,34 +266,61 @@ void ThreadCommunicator::do_all_reduce(Stream&, TensorView data, Reduction reduc
   }
 }
 
-void ThreadCommunicator::do_all_gather(Stream&, ConstTensorView part, TensorView whole) {
-  const Exchange exchange(*group_, rank(), {.call = "all_gather", .tensor = part});
+void ThreadCommunicator::all_gather_now(const Started& work) {
+  const Exchange exchange(*group_, rank(), work.slot());
+  const int64_t bytes = work.from.bytes();
   for (int r = 0; r < size(); ++r) {
-    copy(slot(r).tensor.data(), static_cast<char*>(whole.data()) + r * part.bytes(), part.bytes());
+    copy(slot(r).tensor.data(), static_cast<char*>(work.to.data()) + r * bytes, bytes);
   }
 }
 
-void ThreadCommunicator::do_reduce_scatter(Stream&, ConstTensorView whole, TensorView part) {
-  const Exchange exchange(*group_, rank(), {.call = "reduce_scatter", .tensor = whole});
-  reduce_slots(rank() * part.elements(), part.elements(), Reduction::kSum, part.data());
+void ThreadCommunicator::reduce_scatter_now(const Started& work) {
+  const Exchange exchange(*group_, rank(), work.slot());
+  const int64_t elements = work.to.elements();
+  reduce_slots(rank() * elements, elements, Reduction::kSum, work.to.data());
 }
 
-void ThreadCommunicator::do_all_to_all(Stream&, ConstTensorView send,
-                                       std::span<const int64_t> send_rows, TensorView receive,
-                                       std::span<const int64_t> receive_rows) {
-  const Exchange exchange(*group_, rank(),
-                          {.call = "all_to_all", .tensor = send, .rows = send_rows});
-  const int64_t width = row_bytes(send);
-  char* out = static_cast<char*>(receive.data());
+void ThreadCommunicator::all_to_all_now(const Started& work) {
+  const Exchange exchange(*group_, rank(), work.slot());
+  const int64_t width = row_bytes(work.from);
+  char* out = static_cast<char*>(work.to.data());
   for (int r = 0; r < size(); ++r) {
     const std::span<const int64_t> rows = slot(r).rows;
     const size_t own = static_cast<size_t>(rank());
-    CHECK(rows[own] == receive_rows[static_cast<size_t>(r)], "all_to_all: rank ", r, " sends ",
-          rows[own], " rows, receive_rows expects ", receive_rows[static_cast<size_t>(r)]);
+    const int64_t expected = work.receive_rows[static_cast<size_t>(r)];
+    CHECK(rows[own] == expected, "all_to_all on ", name(), ": rank ", r, " sent ", rows[own],
+          " rows, rank ", rank(), " expects ", expected);
     int64_t first = 0;
     for (size_t to = 0; to < own; ++to) first += rows[to];
     copy(static_cast<const char*>(slot(r).tensor.data()) + first * width, out, rows[own] * width);
     out += rows[own] * width;
+  }
+}
+
+void ThreadCommunicator::exchange_rows_now(const Started& work) {
+  const Exchange exchange(*group_, rank(), work.slot());
+  const int64_t width = row_bytes(work.from);
+  const auto next = [](auto transfers, size_t at, int peer) {
+    while (at < transfers.size() && transfers[at].peer != peer) ++at;
+    return at;
+  };
+  const std::span<const RowTransfer> receives(work.receives);
+  for (int r = 0; r < size(); ++r) {
+    const std::span<const RowTransfer> sends = slot(r).sends;
+    size_t from = next(sends, 0, rank());
+    size_t to = next(receives, 0, r);
+    while (from < sends.size() && to < receives.size()) {
+      CHECK(sends[from].rows == receives[to].rows, "exchange_rows on ", name(), ": rank ", r,
+            " sent ", sends[from].rows, " rows, rank ", rank(), " expects ", receives[to].rows);
+      copy(static_cast<const char*>(slot(r).tensor.data()) + sends[from].first * width,
+           static_cast<char*>(work.to.data()) + receives[to].first * width,
+           sends[from].rows * width);
+      from = next(sends, from + 1, rank());
+      to = next(receives, to + 1, r);
+    }
+    CHECK(from == sends.size() && to == receives.size(), "exchange_rows on ", name(), ": rank ", r,
+          " sends ", from == sends.size() ? "fewer" : "more", " transfers than rank ", rank(),
+          " receives from it");
   }
 }
 
@@ -248,7 +338,8 @@ void ThreadCommunicator::do_all_reduce_values(std::span<double> values) {
   }
 }
 
-std::unique_ptr<Communicator> ThreadCommunicator::do_split(std::span<const int> colors) {
+std::unique_ptr<Communicator> ThreadCommunicator::do_split(std::span<const int> colors,
+                                                           const std::string& name) {
   const Subgroup group(colors, rank());
   Slot mine{.call = "split"};
   if (group.rank == 0) {
@@ -260,7 +351,7 @@ std::unique_ptr<Communicator> ThreadCommunicator::do_split(std::span<const int> 
   }
   const Exchange exchange(*group_, rank(), mine);
   std::shared_ptr<Group> child = slot(group.members.front()).child;
-  return std::make_unique<ThreadCommunicator>(std::move(child), group.rank);
+  return std::make_unique<ThreadCommunicator>(std::move(child), group.rank, *this, name);
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "model/step_sums.h"
-#include "parallel/bucket_exchange.h"
 #include "parallel/self_communicator.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/adamw_optimizer.h"
@@ -41,14 +40,12 @@ MemoryPlan plan_memory(const TrainConfig& config) {
                         config.mesh().tensor()};
   SelfCommunicator world(0, shape.ranks());
   const ProcessMesh mesh(world, shape);
-  const PlacementGroups groups(mesh);
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
   const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
-  store.allocate(device, /*gradients=*/true, groups.places());
+  store.allocate(device, /*gradients=*/true, places_in(mesh));
   const AdamwOptimizer optimizer(config.optimizer(), store, device);
-  const BucketExchange exchange(store.buckets(), groups);
   StepSumsBuffer sums(device, model);
   Arena arena(device, 0);
   for (const int64_t step : stage_begins(config)) {
@@ -62,7 +59,6 @@ MemoryPlan plan_memory(const TrainConfig& config) {
   return {.parameters = store.value_bytes(),
           .gradients = store.gradient_bytes(),
           .optimizer = optimizer.bytes(),
-          .exchanges = exchange.bytes(),
           .activations = arena.high_water(),
           .parameter_count = store.elements(),
           .active_parameters = model.active_parameters()};
@@ -79,7 +75,6 @@ std::string to_text(const MemoryPlan& plan) {
   line("parameters", plan.parameters);
   line("gradients", plan.gradients);
   line("optimizer", plan.optimizer);
-  line("exchanges", plan.exchanges);
   line("activations", plan.activations);
   line("total", plan.total());
   return out.str();

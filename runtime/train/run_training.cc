@@ -155,9 +155,6 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                          const StopSignal& stop) {
   check_mesh_is_trained(config);
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
-  const PlacementGroups groups(mesh);
-  // Ranks that differ in another axis work on the same sequences.
-  const auto batch_ranks = group_over(mesh, {Axis::kData, Axis::kExpert});
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
@@ -185,13 +182,13 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
 
   ParameterStore store;
   const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
-  store.allocate(device, /*gradients=*/true, groups.places());
+  store.allocate(device, /*gradients=*/true, places_in(mesh));
   store.initialize(stream, config.seed());
   AdamwOptimizer optimizer(config.optimizer(), store, device);
   optimizer.take_values(stream);
-  BucketExchange exchange(store.buckets(), groups);
+  BucketExchange exchange(store.buckets(), mesh);
   Arena arena(device, memory.activations);
-  GlobalBatch batch(config, model, *batch_ranks, stream, arena);
+  GlobalBatch batch(config, model, mesh.group(kBatch), stream, arena);
   TrainState state{.store = store,
                    .optimizer = optimizer,
                    .guard = {},

@@ -62,7 +62,7 @@ void update(Training& t, const StepPlan& plan, StepReport& report) {
   if (!t.batch.expert_counts().empty()) {
     t.model.update_balance_bias(t.stream, t.batch.expert_counts());
   }
-  t.exchange.finish_gathers(t.stream);
+  t.exchange.finish_gathers();
 }
 
 StepReport run_step(Training& t, const StepPlan& plan, bool& stop) {

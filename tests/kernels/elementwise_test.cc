@@ -62,6 +62,20 @@ TEST(Elementwise, AddsInFloatAndInPlace) {
   }
 }
 
+TEST(Elementwise, AccumulatesInFloat) {
+  Stream stream{Device{}, 2};
+  for (const DType dtype : support::dtypes()) {
+    const Tensor y = random_tensor(DType::kF32, {5, 2003}, 2, 100);
+    const Tensor x = random_tensor(dtype, {5, 2003}, 3);
+    std::vector<double> sums;
+    const std::vector<double> before = to_doubles(y);
+    const std::vector<double> added = to_doubles(x);
+    for (size_t i = 0; i < before.size(); ++i) sums.push_back(before[i] + added[i]);
+    accumulate(stream, {.y = y, .x = x});
+    support::expect_same_bits(y, support::from_doubles(DType::kF32, {5, 2003}, sums), "y");
+  }
+}
+
 TEST(Elementwise, SigmoidGateMatchesTheReferenceAndItsGradient) {
   Stream stream{Device{}};
   for (const DType dtype : support::dtypes()) {
@@ -127,6 +141,10 @@ TEST(Elementwise, SaysWhatIsWrong) {
                         "cast: y is i64 [4, 8], expected f32 or bf16");
   support::expect_error([&] { add(stream, {.y = x, .a = x, .b = other}); },
                         "add: b is bf16 [4, 9], expected f32 the shape of y = [4, 8]");
+  support::expect_error([&] { accumulate(stream, {.y = other, .x = x}); },
+                        "accumulate: y is bf16 [4, 9], expected f32 the shape of x = [4, 8]");
+  support::expect_error([&] { accumulate(stream, {.y = x, .x = ints}); },
+                        "accumulate: x is i64 [4, 8], expected f32 or bf16");
   support::expect_error(
       [&] { sigmoid_gate_forward(stream, {.y = x, .x = x, .g = other}); },
       "sigmoid_gate_forward: g is bf16 [4, 9], expected f32 [tokens, dim] = [4, 8]");

@@ -23,9 +23,9 @@ constexpr int64_t kPerShard = 768;  // divides by 8 ranks of 16, and by 8 shards
 
 /// The buckets of one rank over memory of its own.
 struct RankBuckets {
-  RankBuckets(const PlacementGroups& groups, DType dtype) {
+  RankBuckets(const ProcessMesh& mesh, DType dtype) {
     for (size_t i = 0; i < kPlacementOf.size(); ++i) {
-      const GroupPlace place = groups.places().of(kPlacementOf[i]);
+      const GroupPlace place = places_in(mesh).of(kPlacementOf[i]);
       values.emplace_back(dtype, Shape{kPerShard});
       gradients.emplace_back(DType::kF32, Shape{kPerShard});
       buckets.push_back({.placement = kPlacementOf[i],
@@ -85,9 +85,8 @@ TEST(BucketExchange, SumsForTheOwnersAndCountsEachElementOnceOnEveryMesh) {
     run_ranks(8, [&](Communicator& world) {
       Stream stream{Device{}, 1};
       const ProcessMesh mesh(world, shape);
-      const PlacementGroups groups(mesh);
-      RankBuckets mine(groups, DType::kF32);
-      BucketExchange exchange(mine.buckets, groups);
+      RankBuckets mine(mesh, DType::kF32);
+      BucketExchange exchange(mine.buckets, mesh);
       for (int step = 0; step < 2; ++step) {  // nothing is left over from the step before
         for (size_t i = 0; i < mine.buckets.size(); ++i) {
           const Tensor part = contribution(world.rank(), i);
@@ -117,9 +116,8 @@ TEST(BucketExchange, GathersWhatTheOwnersHaveSet) {
     run_ranks(4, [&](Communicator& world) {
       Stream stream{Device{}, 1};
       const ProcessMesh mesh(world, {1, 2, 1, 2});
-      const PlacementGroups groups(mesh);
-      RankBuckets mine(groups, dtype);
-      BucketExchange exchange(mine.buckets, groups);
+      RankBuckets mine(mesh, dtype);
+      BucketExchange exchange(mine.buckets, mesh);
       for (size_t i = 0; i < mine.buckets.size(); ++i) {
         const uint64_t seed = 10 * i + static_cast<uint64_t>(shard_of(mesh, i));
         const Tensor wanted = support::random_tensor(dtype, {kPerShard}, seed);
@@ -129,7 +127,7 @@ TEST(BucketExchange, GathersWhatTheOwnersHaveSet) {
         std::memcpy(own.data(), part.data(), static_cast<size_t>(own.bytes()));
         exchange.start_gather(stream, i);
       }
-      exchange.finish_gathers(stream);
+      exchange.finish_gathers();
       for (size_t i = 0; i < mine.buckets.size(); ++i) {
         const uint64_t seed = 10 * i + static_cast<uint64_t>(shard_of(mesh, i));
         const Tensor wanted = support::random_tensor(dtype, {kPerShard}, seed);
@@ -145,9 +143,8 @@ TEST(BucketExchange, TheNormSeesOneElementThatIsNotFinite) {
     run_ranks(2, [&](Communicator& world) {
       Stream stream{Device{}, 1};
       const ProcessMesh mesh(world, {2, 1, 1, 1});
-      const PlacementGroups groups(mesh);
-      RankBuckets mine(groups, DType::kF32);
-      BucketExchange exchange(mine.buckets, groups);
+      RankBuckets mine(mesh, DType::kF32);
+      BucketExchange exchange(mine.buckets, mesh);
       if (world.rank() == 0) mine.gradients[1].as<float>()[5] = std::numeric_limits<float>::max();
       exchange.finish_sums(stream);
       EXPECT_TRUE(exchange.norm(stream).finite) << "large is not infinite";
@@ -162,39 +159,40 @@ TEST(BucketExchange, PlansOnTheDeviceThatDoesNothing) {
   Stream stream{Device{DeviceKind::kPlan}};
   SelfCommunicator world(3, 4);
   const ProcessMesh mesh(world, {4, 1, 1, 1});
-  const PlacementGroups groups(mesh);
   const Bucket bucket{.values = support::plan_view(DType::kBF16, {256}),
                       .gradients = support::plan_view(DType::kF32, {256}),
                       .owned_begin = 192,
                       .owned_length = 64};
-  BucketExchange exchange({bucket}, groups);
+  BucketExchange exchange({bucket}, mesh);
   exchange.finish_sums(stream);
   exchange.start_gather(stream, 0);
-  exchange.finish_gathers(stream);
+  exchange.finish_gathers();
   EXPECT_EQ(exchange.norm(stream).norm, 0);
+  // 192 of 256 gradients to their owners, 64 values to each of three ranks.
+  EXPECT_EQ(world.log().traffic("world", Collective::kReduceScatter), (Traffic{1, 768, 768}));
+  EXPECT_EQ(world.log().traffic("world", Collective::kAllGather), (Traffic{1, 384, 384}));
 }
 
 TEST(BucketExchange, RefusesBucketsThatDoNotFitTheGroups) {
   SelfCommunicator world(1, 2);
   const ProcessMesh mesh(world, {2, 1, 1, 1});
-  const PlacementGroups groups(mesh);
   Bucket bucket{.first = 3,
                 .values = support::plan_view(DType::kF32, {64}),
                 .gradients = support::plan_view(DType::kF32, {64}),
                 .owned_begin = 0,
                 .owned_length = 32};
-  support::expect_error([&] { BucketExchange({bucket}, groups); },
+  support::expect_error([&] { BucketExchange({bucket}, mesh); },
                         "this rank owns 32 of 64 elements from 0 on, expected part 1 of 2");
   bucket.owned_begin = 32;
   Bucket earlier = bucket;
   earlier.first = 2;
   support::expect_error(
       [&] {
-        BucketExchange({bucket, earlier}, groups);
+        BucketExchange({bucket, earlier}, mesh);
       },
       "not in the order of their first parameters");
   bucket.gradients = support::plan_view(DType::kBF16, {64});
-  support::expect_error([&] { BucketExchange({bucket}, groups); },
+  support::expect_error([&] { BucketExchange({bucket}, mesh); },
                         "gradients bf16 [64], expected f32 gradients of the same length");
 }
 

@@ -208,7 +208,7 @@ void check_split(Communicator& world) {
   Stream stream{Device{}};
   std::vector<int> colors;
   for (int r = 0; r < world.size(); ++r) colors.push_back(r % 2);
-  const std::unique_ptr<Communicator> half = world.split(colors);
+  const std::unique_ptr<Communicator> half = world.split(colors, "half");
   EXPECT_EQ(half->rank(), world.rank() / 2);
   EXPECT_EQ(half->size(), (world.size() + 1 - world.rank() % 2) / 2);
   const Tensor data = support::filled(DType::kI32, {1}, world.rank());
@@ -217,12 +217,16 @@ void check_split(Communicator& world) {
   for (int r = world.rank() % 2; r < world.size(); r += 2) sum += r;
   EXPECT_EQ(data.as<int32_t>()[0], sum);
   // A split of a split, and the first group is still in use.
-  const std::unique_ptr<Communicator> alone = half->split([&] {
-    std::vector<int> each;
-    for (int r = 0; r < half->size(); ++r) each.push_back(r);
-    return each;
-  }());
+  const std::unique_ptr<Communicator> alone = half->split(
+      [&] {
+        std::vector<int> each;
+        for (int r = 0; r < half->size(); ++r) each.push_back(r);
+        return each;
+      }(),
+      "alone");
   EXPECT_EQ(alone->size(), 1);
+  EXPECT_EQ(alone->name(), "alone");
+  EXPECT_EQ(&alone->log(), &world.log());
   alone->barrier();
   world.barrier();
 }

@@ -7,6 +7,7 @@
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "tests/parallel/collective_checks.h"
+#include "tests/parallel/exchange_checks.h"
 #include "tests/support/compare.h"
 #include "tests/support/random_tensor.h"
 
@@ -41,6 +42,19 @@ TEST_P(EveryWorld, ValuesAreSummed) {
 }
 TEST_P(EveryWorld, SplitsAndSplitsAgain) {
   run_ranks(GetParam(), check_split);
+}
+
+TEST_P(EveryWorld, PartsMayBeInTheirPlace) {
+  run_ranks(GetParam(), check_in_place);
+}
+TEST_P(EveryWorld, RowsGoWhereTheyBelong) {
+  run_ranks(GetParam(), check_exchange_rows);
+}
+TEST_P(EveryWorld, ManyExchangesAreUnderWay) {
+  run_ranks(GetParam(), check_pending);
+}
+TEST_P(EveryWorld, CountsBytesAndKeepsRecords) {
+  run_ranks(GetParam(), check_traffic);
 }
 
 /// The sentence of the Error that `call(world, stream)` throws on every one of three ranks.
@@ -105,16 +119,63 @@ TEST(Communicator, RefusesRowsThatDoNotFit) {
          {2, 2, 2});
 }
 
+TEST(Communicator, RefusesPartsThatAreNotInTheirPlace) {
+  run_ranks(3, [](Communicator& world) {
+    Stream stream{Device{}};
+    const Tensor own(DType::kF32, {6, 2});
+    const TensorView part = own.view().rows(world.rank() == 2 ? 3 : 2 * world.rank() + 1, 2);
+    support::expect_error([&] { world.all_gather(stream, part, own); },
+                          concat("all_gather: part overlaps whole, but is not rows ",
+                                 2 * world.rank(), " to ", 2 * world.rank() + 1));
+    support::expect_error([&] { world.reduce_scatter(stream, own.view(), part); },
+                          "reduce_scatter: part overlaps whole");
+  });
+}
+
+TEST(Communicator, RefusesTransfersThatDoNotFit) {
+  const Tensor from(DType::kF32, {4, 5});
+  const Tensor to(DType::kF32, {6, 5});
+  using Rows = std::vector<RowTransfer>;
+  const auto expect = [&](const std::string& sentence, const Rows& sends, const Rows& receives) {
+    expect_refused(sentence, [&](Communicator& world, Stream& stream) {
+      world.exchange_rows(stream, from.view(), sends, to, receives);
+    });
+  };
+  expect("exchange_rows: sends has rank 3, expected 0 to 2", {{3, 0, 1}}, {});
+  expect("exchange_rows: receives has rank -1, expected 0 to 2", {}, {{-1, 0, 1}});
+  expect(
+      "exchange_rows: sends has 3 rows from 2 on for rank 1, which are not in the tensor, [4, 5]",
+      {{1, 2, 3}}, {});
+  expect("exchange_rows: receives has -1 rows from 2 on for rank 1", {}, {{1, 2, -1}});
+  const Tensor wide(DType::kF32, {6, 6});
+  expect_refused("exchange_rows: to is [6, 6], expected rows like those of from, [4, 5]",
+                 [&](Communicator& world, Stream& stream) {
+                   world.exchange_rows(stream, from.view(), {}, wide, {});
+                 });
+  SelfCommunicator world;
+  Stream stream{Device{}};
+  support::expect_error(
+      [&] {
+        world.exchange_rows(stream, from.view(), Rows{{0, 0, 1}}, to, Rows{{0, 0, 2}});
+      },
+      "exchange_rows: this rank sends itself 1 rows and expects 2");
+  support::expect_error(
+      [&] {
+        world.exchange_rows(stream, from.view(), Rows{{0, 0, 1}}, to, {});
+      },
+      "exchange_rows: this rank has not as many sends to itself as receives");
+}
+
 TEST(Communicator, RefusesWrongRootsColorsAndPlaces) {
   const Tensor data(DType::kF32, {3});
   expect_refused("broadcast: root is 3, expected 0 to 2",
                  [&](Communicator& world, Stream& stream) { world.broadcast(stream, data, 3); });
   expect_refused("split: colors has 2 entries, expected one for each of 3 ranks",
                  [](Communicator& world, Stream&) {
-                   world.split(std::vector<int>{0, 1});
+                   world.split(std::vector<int>{0, 1}, "half");
                  });
   expect_refused("split: a color is -1, expected at least 0", [](Communicator& world, Stream&) {
-    world.split(std::vector<int>{0, 1, -1});
+    world.split(std::vector<int>{0, 1, -1}, "half");
   });
   expect_refused("all_reduce: data [3] is not on the device of the stream",
                  [](Communicator& world, Stream& stream) {
@@ -135,6 +196,18 @@ TEST(Communicator, APlanChecksShapesAndMovesNothing) {
   planned.broadcast(stream, part, 999);
   const std::vector<int64_t> rows(1000, 2);
   planned.all_to_all(stream, whole, rows, whole, rows);
+  const std::vector<RowTransfer> sends{{712, 0, 2}, {713, 0, 1}, {714, 1, 1}};
+  const std::vector<RowTransfer> receives{{712, 0, 1}, {713, 1, 1}};
+  EXPECT_FALSE(planned.start_exchange_rows(stream, part, sends, whole, receives).active());
+  CollectiveLog& log = planned.log();
+  const auto traffic = [&](Collective operation) { return log.traffic("world", operation); };
+  EXPECT_EQ(traffic(Collective::kAllReduce), (Traffic{1, 999 * 32, 999 * 32}));
+  EXPECT_EQ(traffic(Collective::kAllGather), (Traffic{1, 999 * 32, 999 * 32}));
+  EXPECT_EQ(traffic(Collective::kReduceScatter), (Traffic{1, 999 * 32, 999 * 32}));
+  EXPECT_EQ(traffic(Collective::kBroadcast), (Traffic{1, 0, 32}));
+  EXPECT_EQ(traffic(Collective::kAllToAll), (Traffic{1, 999 * 32, 999 * 32}));
+  EXPECT_EQ(traffic(Collective::kExchangeRows), (Traffic{1, 3 * 16, 16}));
+  EXPECT_TRUE(log.record(log.size() - 1).completed);
   support::expect_error([&] { planned.all_gather(stream, part, part); },
                         "all_gather: whole is [2, 4], expected [2000, 4]");
 }

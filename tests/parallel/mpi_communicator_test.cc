@@ -7,6 +7,7 @@
 #include "parallel/process_mesh.h"
 #include "parallel/thread_communicator.h"
 #include "tests/parallel/collective_checks.h"
+#include "tests/parallel/exchange_checks.h"
 #include "tests/support/compare.h"
 #include "tests/support/random_tensor.h"
 
@@ -46,6 +47,23 @@ TEST(MpiCommunicator, SplitsAndSplitsAgain) {
   check_split(mpi().world());
 }
 
+TEST(MpiCommunicator, PartsMayBeInTheirPlace) {
+  check_in_place(mpi().world());
+}
+TEST(MpiCommunicator, RowsGoWhereTheyBelong) {
+  check_exchange_rows(mpi().world());
+}
+TEST(MpiCommunicator, ManyExchangesAreUnderWay) {
+  check_pending(mpi().world());
+  check_pending_in_chunks(mpi().world());
+}
+TEST(MpiCommunicator, FetchesAndGivesBackRows) {
+  check_row_exchange(mpi().world());
+}
+TEST(MpiCommunicator, CountsBytesAndKeepsRecords) {
+  check_traffic(mpi().world());
+}
+
 TEST(MpiCommunicator, HasTheBitsOfTheThreadCommunicator) {
   Communicator& world = mpi().world();
   std::vector<uint64_t> threads(static_cast<size_t>(world.size()));
@@ -76,10 +94,51 @@ TEST(MpiCommunicator, CountsThatDisagreeAreNamed) {
   if (world.rank() == 0) received[1] = 2;
   const auto exchange = [&] { world.all_to_all(stream, send.view(), sent, receive, received); };
   if (world.rank() == 0) {
-    support::expect_error(exchange, "exchange: rank 1 sent 12 bytes, expected 24");
+    support::expect_error(exchange, "all_to_all on world: rank 1 sent 1 rows, rank 0 expects 2");
   } else {
     exchange();
   }
+}
+
+TEST(MpiCommunicator, TransfersThatDisagreeAreNamed) {
+  Communicator& world = mpi().world();
+  Stream stream{Device{}};
+  const support::Tensor from(DType::kF32, {64, 3});
+  const support::Tensor to(DType::kF32, {64, 3});
+  // What rank 1 sends rank 0, and what rank 0 expects: fewer, none, and more.
+  const std::vector<std::pair<int64_t, int64_t>> cases{{5, 8}, {0, 8}, {9, 8}};
+  const std::vector<std::string> sentences{"rank 1 sent 5 rows, rank 0 expects 8",
+                                           "rank 1 sent 0 rows, rank 0 expects 8",
+                                           "rank 1 sent more than the 8 rows that rank 0 expects"};
+  for (size_t i = 0; i < cases.size(); ++i) {
+    if (world.rank() == 0) {
+      const std::vector<RowTransfer> receives{{1, 3, cases[i].second}};
+      support::expect_error([&] { world.exchange_rows(stream, from.view(), {}, to, receives); },
+                            "exchange_rows on world: " + sentences[i]);
+    } else if (world.rank() == 1) {
+      const std::vector<RowTransfer> sends{{0, 50, cases[i].first}};
+      world.exchange_rows(stream, from.view(), sends, to, {});
+    } else {
+      world.exchange_rows(stream, from.view(), {}, to, {});
+    }
+    world.barrier();
+  }
+}
+
+TEST(MpiCommunicator, AMessageThatNobodyTakesStaysOutOfTheNextExchange) {
+  Communicator& world = mpi().world();
+  Stream stream{Device{}};
+  const support::Tensor from = support::filled(DType::kF32, {4, 3}, world.rank());
+  const support::Tensor to(DType::kF32, {4, 3});
+  std::vector<RowTransfer> sends;
+  if (world.rank() == 1) sends.push_back({0, 0, 1});
+  world.exchange_rows(stream, from.view(), sends, to, {});
+  const int right = (world.rank() + 1) % world.size();
+  const int left = (world.rank() + world.size() - 1) % world.size();
+  const std::vector<RowTransfer> to_right{{right, 0, 4}};
+  const std::vector<RowTransfer> from_left{{left, 0, 4}};
+  world.exchange_rows(stream, from.view(), to_right, to, from_left);
+  EXPECT_EQ(support::to_doubles(to.view()), std::vector<double>(12, left));
 }
 
 TEST(MpiEnvironment, IsTheOnlyOne) {

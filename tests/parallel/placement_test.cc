@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <set>
 
 #include "parallel/bucket.h"
 #include "parallel/self_communicator.h"
@@ -18,12 +17,11 @@ const std::vector<Placement> kAll{Placement::kReplicated, Placement::kTensor, Pl
 
 TEST(Placement, SumsOverEveryAxisThatDoesNotShard) {
   for (const Placement placement : kAll) {
-    const PlacementRule& rule = rule_of(placement);
-    std::vector<Axis> axes = rule.sums;
-    EXPECT_TRUE(std::is_sorted(axes.begin(), axes.end())) << name_of(placement);
-    if (rule.sharded) axes.push_back(*rule.sharded);
-    EXPECT_EQ(std::set<Axis>(axes.begin(), axes.end()).size(), size_t{kAxes}) << name_of(placement);
-    EXPECT_EQ(axes.size(), size_t{kAxes}) << name_of(placement);
+    const PlacementRule rule = rule_of(placement);
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const bool shards = rule.sharded == static_cast<Axis>(axis);
+      EXPECT_NE(rule.sums.contains(static_cast<Axis>(axis)), shards) << name_of(placement);
+    }
   }
   EXPECT_EQ(rule_of(Placement::kReplicated).sharded, std::nullopt);
   EXPECT_EQ(rule_of(Placement::kTensor).sharded, Axis::kTensor);
@@ -39,11 +37,10 @@ TEST(Placement, EveryElementHasOneOwnerOnEveryMesh) {
       for (int rank = 0; rank < 8; ++rank) {
         SelfCommunicator world(rank, 8);
         const ProcessMesh mesh(world, shape);
-        const PlacementGroups groups(mesh);
         const std::optional<Axis> axis = rule_of(placement).sharded;
         const Shard shard = axis ? Shard::split(whole, 0, mesh.coordinate(*axis), mesh.size(*axis))
                                  : Shard::replicated(whole);
-        const GroupPlace place = groups.places().of(placement);
+        const GroupPlace place = places_in(mesh).of(placement);
         EXPECT_EQ(place.size * (axis ? mesh.size(*axis) : 1), 8);
         const int64_t local = shard.local().elements();
         const int64_t owned = padded_for(local, place.size) / place.size;
@@ -63,10 +60,9 @@ TEST(Placement, GroupsHoldTheSameShard) {
   for (const MeshShape& shape : support::meshes_of(8)) {
     run_ranks(8, [&](Communicator& world) {
       const ProcessMesh mesh(world, shape);
-      const PlacementGroups groups(mesh);
-      EXPECT_EQ(&groups.world(), &world);
+      EXPECT_EQ(&group_of(mesh, Placement::kReplicated), &world);
       for (const Placement placement : kAll) {
-        Communicator& group = groups.of(placement);
+        Communicator& group = group_of(mesh, placement);
         const std::optional<Axis> axis = rule_of(placement).sharded;
         std::vector<double> seen(16, 0);
         const auto own = static_cast<size_t>(group.rank());
@@ -80,17 +76,6 @@ TEST(Placement, GroupsHoldTheSameShard) {
       }
     });
   }
-}
-
-TEST(GroupOver, NothingIsThisRankAndEverythingTheWorld) {
-  run_ranks(4, [](Communicator& world) {
-    const ProcessMesh mesh(world, {2, 1, 1, 2});
-    EXPECT_EQ(group_over(mesh, {})->size(), 1);
-    const auto all = group_over(mesh, {Axis::kTensor, Axis::kSequence, Axis::kExpert, Axis::kData});
-    EXPECT_EQ(all->size(), 4);
-    EXPECT_EQ(all->rank(), world.rank());
-    EXPECT_EQ(group_over(mesh, {Axis::kData})->rank(), world.rank() / 2);
-  });
 }
 
 }  // namespace

@@ -44,9 +44,71 @@ TEST(ProcessMesh, AxesJoinTheRanksThatDifferOnlyThere) {
         members.as<int64_t>()[0] = int64_t{1} << (4 * world.rank());
         mesh.along(axis).all_reduce(stream, members, Reduction::kSum);
         EXPECT_EQ(members.as<int64_t>()[0], expected) << to_string(shape) << " " << name_of(axis);
+        EXPECT_EQ(mesh.along(axis).name(), name_of(axis));
+        EXPECT_EQ(&mesh.group({axis}), &mesh.along(axis));
       }
     });
   }
+}
+
+TEST(ProcessMesh, GroupsJoinTheRanksThatDifferOnlyThere) {
+  for (const MeshShape& shape : meshes_of(8)) {
+    run_ranks(8, [&](Communicator& world) {
+      const ProcessMesh mesh(world, shape);
+      const auto own = coordinates(shape, world.rank());
+      Stream stream{Device{}};
+      for (const AxisSet axes : {kContext, kBatch, kTensorReplicas, kExpertReplicas, kAllAxes}) {
+        SCOPED_TRACE(to_string(shape) + " " + axes.name());
+        std::vector<int> expected;
+        for (int r = 0; r < 8; ++r) {
+          const auto other = coordinates(shape, r);
+          bool member = true;
+          for (size_t a = 0; a < kAxes; ++a) {
+            member = member && (axes.contains(static_cast<Axis>(a)) || other[a] == own[a]);
+          }
+          if (member) expected.push_back(r);
+        }
+        Communicator& group = mesh.group(axes);
+        ASSERT_EQ(group.size(), static_cast<int>(expected.size()));
+        const support::Tensor part = support::filled(DType::kI32, {1}, world.rank());
+        const support::Tensor whole(DType::kI32, {group.size()});
+        group.all_gather(stream, part.view(), whole);
+        const auto members = whole.as<int32_t>();
+        EXPECT_EQ(std::vector<int>(members.begin(), members.end()), expected);
+        EXPECT_EQ(expected[static_cast<size_t>(group.rank())], world.rank());
+      }
+    });
+  }
+}
+
+TEST(ProcessMesh, GroupsWithTheSameRanksAreShared) {
+  SelfCommunicator world(0, 8);
+  const ProcessMesh narrow(world, {2, 1, 1, 4});
+  EXPECT_EQ(&narrow.group(kContext), &narrow.along(Axis::kTensor));
+  EXPECT_EQ(&narrow.group(kBatch), &narrow.along(Axis::kData));
+  EXPECT_EQ(&narrow.group(kExpertReplicas), &world);
+  EXPECT_EQ(&narrow.group(kTensorReplicas), &narrow.along(Axis::kData));
+  const ProcessMesh mesh(world, {1, 2, 2, 2});
+  EXPECT_EQ(mesh.group(kContext).name(), "sequence*tensor");
+  EXPECT_EQ(mesh.group(kTensorReplicas).name(), "data*expert*sequence");
+  EXPECT_EQ(&mesh.group(kExpertReplicas), &mesh.group(kContext));
+  EXPECT_EQ(&mesh.group(kAllAxes), &world);
+  support::expect_error(
+      [&] {
+        mesh.group({Axis::kExpert, Axis::kTensor});
+      },
+      "mesh: there is no group for the axes \"expert*tensor\", expected one axis, "
+      "sequence*tensor, data*expert, data*expert*sequence, data*sequence*tensor or all");
+}
+
+TEST(AxisSet, IsASet) {
+  constexpr AxisSet set{Axis::kTensor, Axis::kData};
+  static_assert(set.contains(Axis::kData) && !set.contains(Axis::kExpert));
+  static_assert(set == AxisSet{Axis::kData, Axis::kTensor});
+  static_assert(set.without(Axis::kData) == AxisSet{Axis::kTensor});
+  EXPECT_EQ(set.name(), "data*tensor");
+  EXPECT_EQ(AxisSet().name(), "");
+  EXPECT_EQ(kAllAxes.name(), "world");
 }
 
 TEST(ProcessMesh, APlannedRankKnowsItsPlace) {

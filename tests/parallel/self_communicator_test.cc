@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/parallel/collective_checks.h"
+#include "tests/parallel/exchange_checks.h"
 #include "tests/support/compare.h"
 #include "tests/support/random_tensor.h"
 
@@ -25,11 +26,16 @@ TEST(SelfCommunicator, IsAWorldOfOneRank) {
   check_broadcast(world);
   check_values(world);
   check_split(world);
+  check_in_place(world);
+  check_exchange_rows(world);
+  check_pending(world);
+  check_row_exchange(world);
+  check_traffic(world);
 }
 
 TEST(SelfCommunicator, APlannedRankSplitsButMovesNothing) {
   SelfCommunicator planned(5, 8);
-  const auto half = planned.split(std::vector<int>{0, 1, 0, 1, 0, 1, 0, 1});
+  const auto half = planned.split(std::vector<int>{0, 1, 0, 1, 0, 1, 0, 1}, "half");
   EXPECT_EQ(half->size(), 4);
   EXPECT_EQ(half->rank(), 2);
   Stream stream{Device{}};

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/parallel/collective_checks.h"
+#include "tests/parallel/exchange_checks.h"
 #include "tests/support/compare.h"
 #include "tests/support/random_tensor.h"
 
@@ -48,7 +49,7 @@ TEST(RunRanks, ARankThatThrowsEndsTheWaitOfTheOthers) {
 
 TEST(RunRanks, AFailureReachesGroupsThatTheRankIsNotIn) {
   const auto body = [](Communicator& world) {
-    const auto half = world.split(std::vector<int>{0, 0, 1, 1});
+    const auto half = world.split(std::vector<int>{0, 0, 1, 1}, "half");
     if (world.rank() == 3) throw std::runtime_error("rank 3 gives up");
     for (int i = 0; i < 3; ++i) {
       if (half->rank() == 0) half->barrier();
@@ -105,7 +106,76 @@ TEST(RunRanks, CountsThatDisagreeAreNamed) {
           }
         });
       },
-      "all_to_all: rank 1 sends 1 rows, receive_rows expects 2");
+      "all_to_all on world: rank 1 sent 1 rows, rank 0 expects 2");
+}
+
+TEST(RunRanks, TransfersThatDisagreeAreNamed) {
+  run_ranks(2, [](Communicator& world) {
+    Stream stream{Device{}};
+    const Tensor from(DType::kF32, {9, 3});
+    const Tensor to(DType::kF32, {9, 3});
+    const auto exchange = [&](const std::vector<RowTransfer>& sends,
+                              const std::vector<RowTransfer>& receives) {
+      const bool first = world.rank() == 0;
+      world.exchange_rows(stream, from.view(), first ? std::vector<RowTransfer>{} : sends, to,
+                          first ? receives : std::vector<RowTransfer>{});
+    };
+    const auto expect = [&](const std::string& sentence, const std::vector<RowTransfer>& sends,
+                            const std::vector<RowTransfer>& receives) {
+      if (world.rank() == 1) return exchange(sends, receives);
+      support::expect_error([&] { exchange(sends, receives); },
+                            "exchange_rows on world: " + sentence);
+    };
+    expect("rank 1 sent 3 rows, rank 0 expects 2", {{0, 1, 1}, {0, 5, 3}}, {{1, 2, 1}, {1, 4, 2}});
+    expect("rank 1 sends more transfers than rank 0 receives", {{0, 1, 1}, {0, 5, 3}}, {{1, 2, 1}});
+    expect("rank 1 sends fewer transfers than rank 0 receives", {}, {{1, 2, 1}});
+  });
+}
+
+TEST(RunRanks, WaitsInDifferentOrdersAreNamed) {
+  run_ranks(2, [](Communicator& world) {
+    Stream stream{Device{}};
+    const Tensor a(DType::kF32, {4});
+    const Tensor b(DType::kF32, {4});
+    Pending first = world.start_all_reduce(stream, a, Reduction::kSum);
+    Pending second = world.start_all_reduce(stream, b, Reduction::kSum);
+    for (Pending* pending :
+         {world.rank() == 0 ? &first : &second, world.rank() == 0 ? &second : &first}) {
+      support::expect_error([&] { pending->wait(); },
+                            "all_reduce: ranks 0 and 1: they wait for exchange");
+    }
+  });
+}
+
+TEST(RunRanks, AnExceptionDoesNotWaitForWhatIsUnderWay) {
+  std::atomic<bool> told{false};
+  const auto body = [&](Communicator& world) {
+    Stream stream{Device{}};
+    const Tensor data(DType::kF32, {4});
+    Pending pending = world.start_all_reduce(stream, data, Reduction::kSum);
+    if (world.rank() == 1) throw std::runtime_error("rank 1 gives up");
+    support::expect_error([&] { pending.wait(); }, "all_reduce: rank 1 has failed");
+    told = true;
+  };
+  EXPECT_THROW(run_ranks(2, body), std::runtime_error);
+  EXPECT_TRUE(told);
+}
+
+TEST(RunRanks, APendingThatIsDroppedIsWaitedFor) {
+  run_ranks(2, [](Communicator& world) {
+    Stream stream{Device{}};
+    const Tensor data = support::filled(DType::kF32, {2}, world.rank() + 1);
+    {
+      const Pending pending = world.start_all_reduce(stream, data, Reduction::kSum);
+      EXPECT_TRUE(pending.active());
+      EXPECT_EQ(data.as<float>()[0], static_cast<float>(world.rank() + 1));
+    }
+    EXPECT_EQ(data.as<float>()[0], 3);
+  });
+}
+
+TEST(RunRanks, LongExchangesAreUnderWay) {
+  run_ranks(2, check_pending_in_chunks);
 }
 
 TEST(RunRanks, RepeatsToTheBit) {

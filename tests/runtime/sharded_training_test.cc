@@ -112,12 +112,11 @@ void copy_on(int ranks, const TrainConfig& config, const std::filesystem::path& 
   std::optional<CheckpointStore> checkpoints(to);
   run_ranks(ranks, [&](Communicator& world) {
     const ProcessMesh mesh(world, {.data = ranks});
-    const PlacementGroups groups(mesh);
     ParameterStore store;
     const DType dtype =
         config.runtime().precision() == RuntimeConfig::F32 ? DType::kF32 : DType::kBF16;
     const Transformer model(config.model(), dtype, Recompute::kNothing, store);
-    store.allocate(Device{}, /*gradients=*/true, groups.places());
+    store.allocate(Device{}, /*gradients=*/true, places_in(mesh));
     AdamwOptimizer optimizer(config.optimizer(), store, Device{});
     TrainState state{.store = store,
                      .optimizer = optimizer,
