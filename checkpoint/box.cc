@@ -39,16 +39,6 @@ void add_corners(const Box& box, const Box& whole, int64_t weight, std::vector<C
 
 }  // namespace
 
-Box whole_box(const Shape& shape) {
-  return {.begin = {}, .extents = shape};
-}
-
-Box box_of(const Shard& shard) {
-  Box box{.begin = {}, .extents = shard.local()};
-  box.begin[static_cast<size_t>(shard.axis)] = shard.begin;
-  return box;
-}
-
 std::string to_string(const Box& box) {
   std::string text = "[";
   for (int axis = 0; axis < box.extents.rank(); ++axis) {

@@ -16,11 +16,6 @@ namespace tessera {
 /// row-major, last axis fastest.
 using BoxIndex = std::array<int64_t, Shape::kMaxRank>;
 
-/// All of a tensor.
-Box whole_box(const Shape& shape);
-/// What a rank holds. `shard.length` must not be 0.
-Box box_of(const Shard& shard);
-
 /// "[0:4, 8:16]".
 std::string to_string(const Box& box);
 

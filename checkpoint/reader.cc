@@ -99,31 +99,30 @@ const wire::Blob* CheckpointReader::State::find_blob(const std::string& name) co
 void CheckpointReader::State::plan(TensorKind kind, const NamedTensor& target,
                                    std::vector<Piece>& pieces) const {
   const std::string who = concat(name_of(kind), " ", target.name);
-  CHECK(target.data.shape() == target.shard.local(), "checkpoint: ", who, " is ",
-        target.data.shape(), ", expected the shard's ", target.shard.local());
+  CHECK(target.data.shape() == target.box.extents, "checkpoint: ", who, " is ", target.data.shape(),
+        ", expected the box's ", target.box.extents);
   CHECK(target.data.device().kind == DeviceKind::kCpu, "checkpoint: ", who,
         " is not in host memory");
   const wire::Tensor* tensor = find(kind, target.name);
   if (tensor == nullptr) refuse(concat(directory.path().string(), " holds no ", who));
-  if (shape_of(*tensor) != target.shard.whole || dtype_of(*tensor) != target.data.dtype()) {
+  if (shape_of(*tensor) != target.whole || dtype_of(*tensor) != target.data.dtype()) {
     refuse(concat(directory.path().string(), ": ", who, " is ", name_of(dtype_of(*tensor)), " ",
                   shape_of(*tensor), ", expected ", name_of(target.data.dtype()), " ",
-                  target.shard.whole));
+                  target.whole));
   }
   if (target.data.elements() == 0) return;
-  const Box box = box_of(target.shard);
   for (const wire::Slice& slice : tensor->slices()) {
     const Box held = box_of(slice);
-    if (const std::optional<Box> both = intersect(held, box)) {
+    if (const std::optional<Box> both = intersect(held, target.box)) {
       pieces.push_back({slice.file(), slice.byte_offset(), tensor, &target, held, *both});
     }
   }
 }
 
 void CheckpointReader::State::check_digest(TensorKind kind, const NamedTensor& target) const {
-  if (target.shard.length != target.shard.whole[target.shard.axis]) return;
+  if (target.box != whole_box(target.whole)) return;
   const uint64_t expected = find(kind, target.name)->logical_digest();
-  const uint64_t found = digest(target.data.dtype(), target.shard.whole, box_of(target.shard), 0,
+  const uint64_t found = digest(target.data.dtype(), target.whole, target.box, 0,
                                 {static_cast<const std::byte*>(target.data.data()),
                                  static_cast<size_t>(target.data.bytes())});
   if (found != expected) {
@@ -206,12 +205,11 @@ void CheckpointReader::read(std::span<const TensorGroup> into) const {
     const int64_t size = size_of(piece.target->data.dtype());
     const std::string title = title_of(*piece.tensor);
     auto* data = static_cast<std::byte*>(piece.target->data.data());
-    for_each_stretch(
-        piece.overlap, piece.slice, box_of(piece.target->shard), [&](const Stretch& stretch) {
-          file->read(piece.byte_offset + stretch.in_first * size,
-                     {data + stretch.in_second * size, static_cast<size_t>(stretch.length * size)},
-                     title);
-        });
+    for_each_stretch(piece.overlap, piece.slice, piece.target->box, [&](const Stretch& stretch) {
+      file->read(piece.byte_offset + stretch.in_first * size,
+                 {data + stretch.in_second * size, static_cast<size_t>(stretch.length * size)},
+                 title);
+    });
   }
   for (const TensorGroup& group : into) {
     for (const NamedTensor& target : group.tensors) state_->check_digest(group.kind, target);

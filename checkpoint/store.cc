@@ -9,6 +9,7 @@
 #include "checkpoint/verify.h"
 #include "checkpoint/writer.h"
 #include "kernels/core/log.h"
+#include "parallel/agreement.h"
 
 namespace tessera {
 
@@ -167,15 +168,71 @@ CheckpointId CheckpointStore::restore_from(
 }
 
 SaveReport CheckpointStore::save(const CheckpointContents& contents) {
-  if (last_ && parent_.step == contents.step) return *last_;
-  SaveReport report;
-  report.bytes = part_bytes(contents, 0);
+  std::optional<Failure> failure;
+  if (begin(contents.step, part_bytes(contents, 0))) failure = write(contents);
+  return finish(contents, 1, failure);
+}
+
+std::optional<SaveTicket> CheckpointStore::begin(int64_t step, int64_t bytes) {
+  open_ = {};
+  if (last_ && parent_.step == step) {
+    open_.report = *last_;
+    return std::nullopt;
+  }
+  open_.start = Clock::now();
+  open_.report.bytes = bytes;
   try {
-    write_and_commit(contents, report);
+    open_directory(step);
   } catch (const Error& error) {
     // A broken contract is the caller's, a lost fence ends the run; all else is the storage's.
     if (error.code() == ExitCode::kError || is_replaced()) throw;
-    report.failure = error.what();
+    open_.report.failure = without_rank(error.what());
+    return std::nullopt;
+  }
+  return SaveTicket{.directory = open_.report.path,
+                    .identity = {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = step}};
+}
+
+void CheckpointStore::open_directory(int64_t step) {
+  open_.checkpoints = Directory(directory_);
+  const Directory& checkpoints = open_.checkpoints;
+  check_fence(checkpoints, fence_);
+  check_space(checkpoints, open_.report.bytes, options_.reserve_bytes);
+  open_.name = make_checkpoint_directory(checkpoints, step, fence_.epoch);
+  open_.report.path = directory_ / open_.name;
+  open_.directory = checkpoints.subdirectory(open_.name);
+  try {
+    open_.directory.make_directory(kDataName);
+    open_.directory.make_directory(kPartsName);
+  } catch (const Error&) {
+    discard(checkpoints, open_.directory, open_.name);
+    throw;
+  }
+  open_.begun = true;
+  stage("directory made");
+}
+
+std::optional<Failure> CheckpointStore::write(const CheckpointContents& contents) {
+  return failure_of([&] {
+    write_part(open_.directory,
+               {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = contents.step},
+               contents, [this](const char* reached) { stage(reached); });
+  });
+}
+
+SaveReport CheckpointStore::finish(const CheckpointContents& contents, int writers,
+                                   const std::optional<Failure>& failure) {
+  SaveReport report = std::exchange(open_.report, {});
+  if (!open_.begun) return report;
+  OpenSave save = std::exchange(open_, {});
+  report.write_seconds = seconds_since(save.start);
+  std::optional<Failure> trouble = failure;
+  if (!trouble) trouble = failure_of([&] { commit_parts(save, contents, writers); });
+  report.commit_seconds = seconds_since(save.start) - report.write_seconds;
+  if (trouble) {
+    discard(save.checkpoints, save.directory, save.name);
+    if (is_replaced()) check_fence(save.checkpoints, fence_);  // throws
+    report.failure = trouble->reason;
     return report;
   }
   report.committed = true;
@@ -185,31 +242,15 @@ SaveReport CheckpointStore::save(const CheckpointContents& contents) {
   return report;
 }
 
-void CheckpointStore::write_and_commit(const CheckpointContents& contents, SaveReport& report) {
-  const Clock::time_point start = Clock::now();
-  const Directory checkpoints(directory_);
-  check_fence(checkpoints, fence_);
-  check_space(checkpoints, report.bytes, options_.reserve_bytes);
-  const std::string name = make_checkpoint_directory(checkpoints, contents.step, fence_.epoch);
-  const Directory checkpoint = checkpoints.subdirectory(name);
-  const auto on_stage = [this](const char* reached) { stage(reached); };
-  try {
-    checkpoint.make_directory(kDataName);
-    checkpoint.make_directory(kPartsName);
-    report.path = directory_ / name;
-    stage("directory made");
-    write_part(checkpoint,
-               {.run_uuid = fence_.run_uuid, .epoch = fence_.epoch, .step = contents.step},
-               contents, on_stage);
-    report.write_seconds = seconds_since(start);
-    commit(checkpoints, checkpoint,
-           {.name = name, .fence = fence_, .parent = parent_, .git_hash = options_.git_hash},
-           contents, on_stage);
-    report.commit_seconds = seconds_since(start) - report.write_seconds;
-  } catch (const Error&) {
-    discard(checkpoints, checkpoint, name);
-    throw;
-  }
+void CheckpointStore::commit_parts(const OpenSave& save, const CheckpointContents& contents,
+                                   int writers) const {
+  commit(save.checkpoints, save.directory,
+         {.name = save.name,
+          .fence = fence_,
+          .parent = parent_,
+          .git_hash = options_.git_hash,
+          .writers = writers},
+         contents, [this](const char* reached) { stage(reached); });
 }
 
 bool CheckpointStore::is_replaced() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -7,11 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/block_file.h"
 #include "checkpoint/candidates.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/fence.h"
 #include "checkpoint/reader.h"
 #include "checkpoint/retention.h"
+#include "parallel/agreement.h"
 
 namespace tessera {
 
@@ -35,6 +38,12 @@ struct [[nodiscard]] SaveReport {
   int64_t bytes = 0;
   double write_seconds = 0;   ///< data files and their sync
   double commit_seconds = 0;  ///< manifest, marker, directories
+};
+
+/// What a rank needs to write its part of a save that has begun.
+struct SaveTicket {
+  std::filesystem::path directory;  ///< the new checkpoint's
+  FileIdentity identity;            ///< of writer 0's file; others put their rank in
 };
 
 /// The checkpoints of a run, held by its rank 0 for writing. Making one starts a new incarnation
@@ -64,10 +73,32 @@ class CheckpointStore {
   /// Throws kTryAgain when a newer incarnation has taken over: the caller must stop.
   SaveReport save(const CheckpointContents& contents);
 
+  /// save() in steps, for save_together(): a save whose parts come from many writers.
+  /// Makes the directory, when there is room for `bytes`. No ticket when the save has failed
+  /// already or is not needed: then nobody writes, and finish() says why.
+  std::optional<SaveTicket> begin(int64_t step, int64_t bytes);
+  /// The part of writer 0, after begin() has given a ticket. Returns why it failed, if it did.
+  std::optional<Failure> write(const CheckpointContents& contents);
+  /// After all writers have written: commits, or, when there is a `failure` of one of them, gives
+  /// the space back. `contents` are writer 0's.
+  SaveReport finish(const CheckpointContents& contents, int writers,
+                    const std::optional<Failure>& failure);
+
  private:
+  /// A save between begin() and finish().
+  struct OpenSave {
+    SaveReport report;
+    std::chrono::steady_clock::time_point start;
+    Directory checkpoints;
+    std::string name;
+    Directory directory;  ///< the checkpoint, `name` in `checkpoints`
+    bool begun = false;   ///< it is there
+  };
+
   void stage(const char* name) const;
   void quarantine(const Candidate& candidate);
-  void write_and_commit(const CheckpointContents& contents, SaveReport& report);
+  void open_directory(int64_t step);
+  void commit_parts(const OpenSave& save, const CheckpointContents& contents, int writers) const;
   bool is_replaced() const;
   void retire();
 
@@ -76,6 +107,7 @@ class CheckpointStore {
   Fence fence_;
   CheckpointId parent_;
   std::optional<SaveReport> last_;
+  OpenSave open_;
 };
 
 }  // namespace tessera

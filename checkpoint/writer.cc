@@ -29,20 +29,28 @@ void check_tensor(const NamedTensor& tensor) {
   CHECK(!tensor.name.empty() && tensor.name.size() <= kMaxNameBytes,
         "checkpoint: a tensor's name has ", tensor.name.size(), " bytes, expected 1 to ",
         kMaxNameBytes);
-  CHECK(tensor.data.shape() == tensor.shard.local(), "checkpoint: ", tensor.name, " is ",
-        tensor.data.shape(), ", expected the shard's ", tensor.shard.local());
+  CHECK(tensor.data.shape() == tensor.box.extents, "checkpoint: ", tensor.name, " is ",
+        tensor.data.shape(), ", expected the box's ", tensor.box.extents);
   CHECK(tensor.data.device().kind == DeviceKind::kCpu, "checkpoint: ", tensor.name,
         " is not in host memory");
 }
 
-void write_tensor(TensorKind kind, const NamedTensor& tensor, BlockWriter& file,
-                  wire::Tensor& entry) {
-  const DType dtype = tensor.data.dtype();
-  const Box box = box_of(tensor.shard);
+// The entry of a tensor: the last one, when that is of another box of the same tensor.
+wire::Tensor& entry_of(TensorKind kind, const NamedTensor& tensor, wire::Part& part) {
+  if (part.tensors_size() > 0) {
+    wire::Tensor& last = *part.mutable_tensors(part.tensors_size() - 1);
+    if (kind_of(last) == kind && last.name() == tensor.name) return last;
+  }
+  wire::Tensor& entry = *part.add_tensors();
   entry.set_name(tensor.name);
-  set_type(kind, dtype, tensor.shard.whole, entry);
+  set_type(kind, tensor.data.dtype(), tensor.whole, entry);
+  return entry;
+}
+
+void write_tensor(const NamedTensor& tensor, BlockWriter& file, wire::Tensor& entry) {
+  const DType dtype = tensor.data.dtype();
   wire::Slice& slice = *entry.add_slices();
-  set_box(box, slice);
+  set_box(tensor.box, slice);
   slice.set_byte_offset(file.position());
   slice.set_byte_length(tensor.data.bytes());
   std::span<const std::byte> left{static_cast<const std::byte*>(tensor.data.data()),
@@ -51,12 +59,12 @@ void write_tensor(TensorKind kind, const NamedTensor& tensor, BlockWriter& file,
   for (int64_t first = 0; !left.empty();) {
     // A piece stays in the cache for all that is done with it.
     const auto piece = left.first(static_cast<size_t>(std::min(std::ssize(left), kBlockBytes)));
-    sum += digest(dtype, tensor.shard.whole, box, first, piece);
+    sum += digest(dtype, tensor.whole, tensor.box, first, piece);
     file.append(piece);
     first += std::ssize(piece) / size_of(dtype);
     left = left.subspan(piece.size());
   }
-  entry.set_logical_digest(sum);
+  entry.set_logical_digest(entry.logical_digest() + sum);
   file.pad();
 }
 
@@ -102,7 +110,7 @@ void write_part(const Directory& checkpoint, const FileIdentity& identity,
   for (const TensorGroup& group : contents.groups) {
     for (const NamedTensor& tensor : group.tensors) {
       if (tensor.data.elements() == 0) continue;  // a rank without rows of a small tensor
-      write_tensor(group.kind, tensor, file, *part.add_tensors());
+      write_tensor(tensor, file, entry_of(group.kind, tensor, part));
       on_stage("tensor written");
     }
   }

@@ -1,6 +1,8 @@
 #include "model/parameter.h"
 
 #include <array>
+#include <map>
+#include <utility>
 
 #include "kernels/core/random.h"
 #include "kernels/elementwise.h"
@@ -55,25 +57,78 @@ Parameter& ParameterStore::declare(Parameter parameter) {
   return parameters_.emplace_back(std::move(parameter));
 }
 
-void ParameterStore::allocate(Device device, bool gradients) {
+// Gives every trained parameter its place, and returns the length of each bucket. Starts every
+// parameter at a multiple of Buffer::kAlignment bytes, of values and of gradients.
+std::vector<int64_t> ParameterStore::fill_buckets(const GroupPlaces& places) {
+  std::map<std::pair<Placement, DType>, size_t> open;
+  std::vector<int64_t> lengths;
+  int64_t number = -1;
+  for (Parameter& parameter : parameters_) {
+    ++number;
+    if (!parameter.trained) continue;
+    const int64_t elements =
+        aligned(parameter.shard.local().elements() * size_of(parameter.dtype)) /
+        size_of(parameter.dtype);
+    const auto [at, is_new] =
+        open.try_emplace({parameter.placement, parameter.dtype}, lengths.size());
+    if (is_new || lengths[at->second] + elements > Bucket::kElements) {
+      at->second = lengths.size();
+      lengths.push_back(0);
+      buckets_.push_back({.placement = parameter.placement, .first = number});
+    }
+    parameter.bucket = at->second;
+    parameter.begin = lengths[at->second];
+    lengths[at->second] += elements;
+  }
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const GroupPlace& place = places.of(buckets_[i].placement);
+    lengths[i] = padded_for(lengths[i], place.size);
+    buckets_[i].owned_length = lengths[i] / place.size;
+    buckets_[i].owned_begin = buckets_[i].owned_length * place.rank;
+  }
+  return lengths;
+}
+
+void ParameterStore::allocate(Device device, bool gradients, const GroupPlaces& places) {
+  const std::vector<int64_t> lengths = fill_buckets(places);
+  std::vector<DType> dtypes(lengths.size());
   int64_t value_bytes = 0;
   int64_t gradient_bytes = 0;
   for (const Parameter& parameter : parameters_) {
-    const int64_t elements = parameter.shard.local().elements();
-    value_bytes += aligned(elements * size_of(parameter.dtype));
-    if (gradients && parameter.trained) gradient_bytes += aligned(elements * 4);
+    if (parameter.trained) {
+      dtypes[parameter.bucket] = parameter.dtype;
+    } else {
+      value_bytes += aligned(parameter.shard.local().elements() * size_of(parameter.dtype));
+    }
+  }
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    value_bytes += aligned(lengths[i] * size_of(dtypes[i]));
+    if (gradients) gradient_bytes += aligned(lengths[i] * 4);
   }
   values_ = Buffer(device, value_bytes);
   gradients_ = Buffer(device, gradient_bytes);
   int64_t value_at = 0;
   int64_t gradient_at = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    buckets_[i].values = values_.view(dtypes[i], {lengths[i]}, value_at);
+    value_at += aligned(buckets_[i].values.bytes());
+    if (!gradients) continue;
+    buckets_[i].gradients = gradients_.view(DType::kF32, {lengths[i]}, gradient_at);
+    gradient_at += aligned(buckets_[i].gradients.bytes());
+  }
   for (Parameter& parameter : parameters_) {
     const Shape shape = parameter.shard.local();
-    parameter.value = values_.view(parameter.dtype, shape, value_at);
-    value_at += aligned(parameter.value.bytes());
-    if (!gradients || !parameter.trained) continue;
-    parameter.grad = gradients_.view(DType::kF32, shape, gradient_at);
-    gradient_at += aligned(parameter.grad.bytes());
+    if (!parameter.trained) {
+      parameter.value = values_.view(parameter.dtype, shape, value_at);
+      value_at += aligned(parameter.value.bytes());
+      continue;
+    }
+    const Bucket& bucket = buckets_[parameter.bucket];
+    const auto within = [&](const TensorView& whole) {
+      return whole.rows(parameter.begin, shape.elements()).reshape(shape);
+    };
+    parameter.value = within(bucket.values);
+    if (gradients) parameter.grad = within(bucket.gradients);
   }
 }
 

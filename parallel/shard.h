@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/core/tensor_view.h"
 
@@ -31,6 +32,18 @@ struct Shard {
 struct Box {
   std::array<int64_t, Shape::kMaxRank> begin{};
   Shape extents;
+
+  friend bool operator==(const Box&, const Box&) = default;
 };
+
+/// All of a tensor.
+Box whole_box(const Shape& shape);
+/// What a rank holds.
+Box box_of(const Shard& shard);
+
+/// Elements [begin, end) of `block`, numbered row-major within it, as boxes of the tensor that
+/// `block` is a part of: at most 2 * rank - 1, in the order of the elements, so that one box goes
+/// on where the one before it has ended, and the elements of each are consecutive in the block.
+std::vector<Box> boxes_of_range(const Box& block, int64_t begin, int64_t end);
 
 }  // namespace tessera

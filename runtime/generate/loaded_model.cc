@@ -1,7 +1,5 @@
 #include "runtime/generate/loaded_model.h"
 
-#include <array>
-
 #include "checkpoint/candidates.h"
 #include "checkpoint/reader.h"
 #include "kernels/elementwise.h"
@@ -42,9 +40,8 @@ void load_parameter(Stream& stream, const CheckpointReader& reader, const Parame
     buffer = Buffer(Device{}, shape.elements() * size_of(stored));
     target = buffer.view(stored, shape);
   }
-  const std::array<NamedTensor, 1> tensor{
-      NamedTensor{.name = parameter.name, .shard = parameter.shard, .data = target}};
-  reader.read(kind, tensor);
+  const NamedTensor tensor(parameter.name, parameter.shard, target);
+  reader.read(kind, {&tensor, 1});
   if (stored != parameter.dtype) cast(stream, {.y = parameter.value, .x = target});
 }
 

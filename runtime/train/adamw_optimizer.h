@@ -9,36 +9,51 @@ namespace tessera {
 
 class OptimizerConfig;
 
-/// AdamW over all trained parameters (kernels/adamw.h), with f32 master weights where the model's
-/// are bf16. Weight decay on matrices only.
+/// AdamW over the trained parameters (kernels/adamw.h), with f32 master weights where the model's
+/// are bf16. Weight decay on matrices only. This rank has the state of what it owns of each bucket,
+/// and updates that; the other values come from their owners (BucketExchange).
 class AdamwOptimizer {
  public:
-  /// `store` is allocated and outlives the optimizer. Masters start at the parameters' values.
-  AdamwOptimizer(const OptimizerConfig& config, ParameterStore& store, Device device);
+  /// `store` is allocated with gradients and outlives the optimizer.
+  AdamwOptimizer(const OptimizerConfig& config, const ParameterStore& store, Device device);
 
   /// Copies the values into the masters: after the values were initialised or loaded alone.
   void take_values(Stream& stream);
-  /// Update `number` (counts from 1, skipped steps not counted). `gradient_scale` is for clipping.
-  void update(Stream& stream, int64_t number, double learning_rate, double gradient_scale);
 
-  struct State {
-    NamedTensor master;  ///< the value itself when that is f32
-    NamedTensor m;
-    NamedTensor v;
+  struct Update {
+    int64_t number = 0;  ///< counts from 1, skipped steps not counted
+    double learning_rate = 0;
+    double gradient_scale = 1;  ///< for clipping
   };
-  /// One per trained parameter, in order of declaration, under the parameter's name.
-  const std::vector<State>& state() const { return state_; }
+  /// The owned values of one bucket, from its owned gradients.
+  void update(Stream& stream, size_t bucket, const Update& update);
+
+  /// What this rank owns, in boxes of the whole parameters and under their names. All ranks of a
+  /// world together hold every element of every trained parameter once.
+  struct Owned {
+    std::vector<NamedTensor> values;
+    std::vector<NamedTensor> masters;  ///< of parameters that are not f32: those are their own
+    std::vector<NamedTensor> m;
+    std::vector<NamedTensor> v;
+  };
+  const Owned& owned() const { return owned_; }
   int64_t bytes() const { return buffer_.bytes(); }
 
  private:
+  /// The owned part of one parameter, flat.
   struct Slot {
-    Parameter* parameter;
-    TensorView master;
+    TensorView value;
+    TensorView gradient;
+    TensorView master;  ///< the value itself when that is f32
     TensorView m;
     TensorView v;
+    bool decay;
   };
-  std::vector<Slot> slots_;
-  std::vector<State> state_;
+  struct Views;
+  void add_slot(const Parameter& parameter, const Bucket& bucket, const Views& state);
+
+  std::vector<std::vector<Slot>> slots_;  ///< of each bucket, in order of declaration
+  Owned owned_;
   Buffer buffer_;
   double beta1_;
   double beta2_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/step_sums.h"
+#include "parallel/self_communicator.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/global_batch.h"
@@ -34,12 +35,16 @@ std::vector<int64_t> stage_begins(const TrainConfig& config) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const TrainConfig& config, int data_ranks) {
+MemoryPlan plan_memory(const TrainConfig& config) {
+  const MeshShape shape{config.mesh().data(), config.mesh().expert(), config.mesh().sequence(),
+                        config.mesh().tensor()};
+  SelfCommunicator world(0, shape.ranks());
+  const ProcessMesh mesh(world, shape);
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
   const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
-  store.allocate(device);
+  store.allocate(device, /*gradients=*/true, places_in(mesh));
   const AdamwOptimizer optimizer(config.optimizer(), store, device);
   StepSumsBuffer sums(device, model);
   Arena arena(device, 0);
@@ -49,7 +54,7 @@ MemoryPlan plan_memory(const TrainConfig& config, int data_ranks) {
                          .sparsity = sparsity_plan(plan_step(config, step), 1),
                          .router = {},
                          .sums = sums.views()};
-    (void)model.forward_backward(run, planned_batch(config, data_ranks), 1);
+    (void)model.forward_backward(run, planned_batch(config, shape.data * shape.expert), 1);
   }
   return {.parameters = store.value_bytes(),
           .gradients = store.gradient_bytes(),

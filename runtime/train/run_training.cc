@@ -4,12 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <fstream>
 #include <optional>
 #include <thread>
 
 #include "kernels/core/log.h"
+#include "parallel/agreement.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/data/dataset.h"
@@ -77,41 +77,62 @@ DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
           .seed = config.seed()};
 }
 
-/// `text` of rank 0, on every rank.
-std::string broadcast_text(Communicator& world, Stream& stream, std::string text) {
-  std::array<double, 1> size{world.rank() == 0 ? static_cast<double>(text.size()) : 0};
-  world.all_reduce_values(size);
-  text.resize(static_cast<size_t>(size[0]));
-  if (!text.empty()) {
-    const TensorView view(text.data(), DType::kU8, {static_cast<int64_t>(text.size())}, Device{});
-    world.broadcast(stream, view, 0);
-  }
-  return text;
+// Reads this rank's part of the checkpoint `directory`; returns on every rank what went wrong on
+// any of them. Collective.
+std::optional<Failure> load_together(Communicator& world, const std::string& directory,
+                                     TrainState& state) {
+  return first_failure(world, failure_of([&] { load_state(CheckpointReader(directory), state); }));
 }
 
-/// Rank 0 chooses a checkpoint and loads it; the others load the same one.
+// Rank 0 chooses a checkpoint, and every rank loads its own part of it. What only another rank
+// finds damaged makes rank 0 choose again.
+void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, Communicator& world,
+                     TrainState& state) {
+  const auto load = [&](const CheckpointReader& reader) {
+    const std::string directory = broadcast_text(world, reader.directory().string(), 0);
+    const std::optional<Failure> failure = load_together(world, directory, state);
+    if (!failure) {
+      log_once(concat("resumed from ", directory, " after step ", state.progress.step));
+      return;
+    }
+    throw Error(failure->code, to_text(*failure, world));
+  };
+  if (from.kind == ResumeFrom::Kind::kDirectory) {
+    checkpoints.restore_from(from.directory, load);
+  } else if (from.kind == ResumeFrom::Kind::kAuto) {
+    checkpoints.restore(load);
+  } else if (!checkpoints.list().empty()) {
+    throw Error(ExitCode::kUsage,
+                concat("--resume none was asked for, but ", checkpoints.directory().string(),
+                       " has checkpoints; choose another run_dir, or --resume auto"));
+  }
+  broadcast_text(world, "", 0);  // no more to load
+}
+
+/// `checkpoints` is rank 0's, nullptr elsewhere.
 void resume(const ResumeFrom& from, CheckpointStore* checkpoints, Communicator& world,
-            Stream& stream, TrainState& state) {
-  std::string chosen;
+            TrainState& state) {
   if (checkpoints != nullptr) {
-    const auto load = [&](const CheckpointReader& reader) {
-      load_state(reader, state);
-      chosen = reader.directory().string();
-    };
-    if (from.kind == ResumeFrom::Kind::kDirectory) {
-      checkpoints->restore_from(from.directory, load);
-    } else if (from.kind == ResumeFrom::Kind::kAuto) {
-      checkpoints->restore(load);
-    } else if (!checkpoints->list().empty()) {
-      throw Error(ExitCode::kUsage,
-                  concat("--resume none was asked for, but ", checkpoints->directory().string(),
-                         " has checkpoints; choose another run_dir, or --resume auto"));
+    choose_and_load(from, *checkpoints, world, state);
+  } else {
+    for (std::string directory = broadcast_text(world, "", 0); !directory.empty();
+         directory = broadcast_text(world, "", 0)) {
+      (void)load_together(world, directory, state);
     }
   }
-  chosen = broadcast_text(world, stream, chosen);
-  if (chosen.empty()) return;
-  if (world.rank() > 0) load_state(CheckpointReader(chosen), state);
-  log_once(concat("resumed from ", chosen, " after step ", state.progress.step));
+}
+
+std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Transformer& model) {
+  LogHook::Options options{.run_directory = config.run_dir(),
+                           .log_every = config.runtime().log_every(),
+                           .terminal = isatty(STDERR_FILENO) == 1,
+                           .ranks = ranks,
+                           .peak_tflops = config.runtime().peak_tflops(),
+                           .flops_per_token = {}};
+  options.flops_per_token = [&](const StepPlan& plan) {
+    return flops_per_token(config, plan, model.active_parameters());
+  };
+  return std::make_unique<LogHook>(std::move(options));
 }
 
 }  // namespace
@@ -119,7 +140,7 @@ void resume(const ResumeFrom& from, CheckpointStore* checkpoints, Communicator& 
 std::string dry_run(const TrainConfig& config) {
   const MeshConfig& mesh = config.mesh();
   const int model_axes = mesh.expert() * mesh.sequence() * mesh.tensor();
-  const MemoryPlan plan = plan_memory(config, mesh.data() * mesh.expert());
+  const MemoryPlan plan = plan_memory(config);
   std::string text = concat("mesh: data ", mesh.data(), " x expert ", mesh.expert(), " x sequence ",
                             mesh.sequence(), " x tensor ", mesh.tensor(), " = ",
                             mesh.data() * model_axes, " ranks\n");
@@ -133,6 +154,7 @@ std::string dry_run(const TrainConfig& config) {
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
                          const StopSignal& stop) {
   check_mesh_is_trained(config);
+  const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
@@ -144,7 +166,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     validation_tokens.emplace(config.data().path(), kValidationSplit, config.model().vocabulary());
     validation.emplace(*validation_tokens, loader_options(config, /*shuffle=*/false));
   }
-  const MemoryPlan memory = plan_memory(config, world.size());
+  const MemoryPlan memory = plan_memory(config);
 
   std::filesystem::create_directories(run_directory);
   std::optional<CheckpointStore> checkpoints;
@@ -160,12 +182,13 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
 
   ParameterStore store;
   const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
-  store.allocate(device);
+  store.allocate(device, /*gradients=*/true, places_in(mesh));
   store.initialize(stream, config.seed());
   AdamwOptimizer optimizer(config.optimizer(), store, device);
   optimizer.take_values(stream);
+  BucketExchange exchange(store.buckets(), mesh);
   Arena arena(device, memory.activations);
-  GlobalBatch batch(config, model, world, stream, arena);
+  GlobalBatch batch(config, model, mesh.group(kBatch), stream, arena);
   TrainState state{.store = store,
                    .optimizer = optimizer,
                    .guard = {},
@@ -174,23 +197,16 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                    .tokenizer_model = load_tokenizer(config.data().path()).model()};
   if (world.rank() == 0) {
     write_resolved_config(config);
-    state.hooks.push_back(std::make_unique<LogHook>(
-        LogHook::Options{.run_directory = run_directory,
-                         .log_every = config.runtime().log_every(),
-                         .terminal = isatty(STDERR_FILENO) == 1,
-                         .ranks = world.size(),
-                         .peak_tflops = config.runtime().peak_tflops(),
-                         .flops_per_token = [&](const StepPlan& plan) {
-                           return flops_per_token(config, plan, model.active_parameters());
-                         }}));
+    state.hooks.push_back(log_hook(config, world.size(), model));
   }
-  resume(from, checkpoints ? &*checkpoints : nullptr, world, stream, state);
+  resume(from, checkpoints ? &*checkpoints : nullptr, world, state);
   Training training{.config = config,
-                    .world = world,
+                    .mesh = mesh,
                     .stream = stream,
                     .model = model,
                     .batch = batch,
                     .state = state,
+                    .exchange = exchange,
                     .data = data,
                     .validation = validation ? &*validation : nullptr,
                     .checkpoints = checkpoints ? &*checkpoints : nullptr,

@@ -14,23 +14,12 @@ std::string hook_blob(const Hook& hook) {
   return "hook/" + hook.name();
 }
 
-struct OptimizerTensors {
-  std::vector<NamedTensor> masters;
-  std::vector<NamedTensor> m;
-  std::vector<NamedTensor> v;
-};
-
-OptimizerTensors optimizer_tensors(const TrainState& state) {
-  OptimizerTensors tensors;
-  const std::vector<AdamwOptimizer::State>& all = state.optimizer.state();
-  for (const AdamwOptimizer::State& one : all) {
-    // A value in f32 is its own master, and is saved as the parameter.
-    const Parameter& parameter = state.store.find(one.master.name);
-    if (parameter.dtype != DType::kF32) tensors.masters.push_back(one.master);
-    tensors.m.push_back(one.m);
-    tensors.v.push_back(one.v);
+std::vector<MeshAxis> axes_of(const ProcessMesh& mesh) {
+  std::vector<MeshAxis> axes;
+  for (int axis = 0; axis < kAxes; ++axis) {
+    axes.push_back({name_of(static_cast<Axis>(axis)), mesh.size(static_cast<Axis>(axis))});
   }
-  return tensors;
+  return axes;
 }
 
 }  // namespace
@@ -39,7 +28,7 @@ NamedParameters named_parameters(ParameterStore& store) {
   NamedParameters named;
   for (const Parameter& parameter : store.all()) {
     (parameter.trained ? named.trained : named.buffers)
-        .push_back({.name = parameter.name, .shard = parameter.shard, .data = parameter.value});
+        .emplace_back(parameter.name, parameter.shard, parameter.value);
   }
   return named;
 }
@@ -50,34 +39,35 @@ void load_parameters(const CheckpointReader& reader, ParameterStore& store) {
   reader.read(TensorKind::kBuffer, named.buffers);
 }
 
-SaveReport save_state(CheckpointStore& checkpoints, TrainState& state, const TrainConfig& config,
-                      const std::vector<MeshAxis>& mesh) {
-  const NamedParameters named = named_parameters(state.store);
-  const OptimizerTensors optimizer = optimizer_tensors(state);
+SaveReport save_state(const ProcessMesh& mesh, CheckpointStore* checkpoints, TrainState& state,
+                      const TrainConfig& config) {
+  const AdamwOptimizer::Owned& owned = state.optimizer.owned();
+  const std::vector<NamedTensor> buffers = named_parameters(state.store).buffers;
   CheckpointContents contents;
   contents.step = state.progress.step;
   contents.consumed_samples = state.progress.consumed_samples;
   contents.consumed_tokens = state.progress.consumed_tokens;
-  contents.mesh = mesh;
-  contents.groups = {{TensorKind::kParameter, named.trained},
-                     {TensorKind::kBuffer, named.buffers},
-                     {TensorKind::kMaster, optimizer.masters},
-                     {TensorKind::kExpAvg, optimizer.m},
-                     {TensorKind::kExpAvgSq, optimizer.v}};
+  contents.mesh = axes_of(mesh);
+  contents.groups = {{TensorKind::kParameter, owned.values},
+                     {TensorKind::kMaster, owned.masters},
+                     {TensorKind::kExpAvg, owned.m},
+                     {TensorKind::kExpAvgSq, owned.v}};
+  // Buffers are whole and the same on every rank.
+  if (mesh.world().rank() == 0) contents.groups.push_back({TensorKind::kBuffer, buffers});
   contents.blobs = {{kProgressBlob, to_text(state.progress)},
                     {kGuardBlob, state.guard.state()},
                     {kTokenizerBlob, state.tokenizer_model}};
   for (const auto& hook : state.hooks) contents.blobs[hook_blob(*hook)] = hook->state();
   contents.resolved_config = to_text(config);
-  return checkpoints.save(contents);
+  return save_together(mesh.world(), checkpoints, contents);
 }
 
 void load_state(const CheckpointReader& reader, TrainState& state) {
   load_parameters(reader, state.store);
-  const OptimizerTensors optimizer = optimizer_tensors(state);
-  reader.read(TensorKind::kMaster, optimizer.masters);
-  reader.read(TensorKind::kExpAvg, optimizer.m);
-  reader.read(TensorKind::kExpAvgSq, optimizer.v);
+  const AdamwOptimizer::Owned& owned = state.optimizer.owned();
+  reader.read(TensorKind::kMaster, owned.masters);
+  reader.read(TensorKind::kExpAvg, owned.m);
+  reader.read(TensorKind::kExpAvgSq, owned.v);
   state.progress = parse_progress(reader.read_blob(kProgressBlob));
   state.guard.restore(reader.read_blob(kGuardBlob));
   for (const auto& hook : state.hooks) {

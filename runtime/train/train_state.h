@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/store.h"
+#include "checkpoint/shared_save.h"
 #include "model/parameter.h"
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/hook.h"
@@ -38,11 +38,13 @@ NamedParameters named_parameters(ParameterStore& store);
 /// Reads the parameters alone, for inference.
 void load_parameters(const CheckpointReader& reader, ParameterStore& store);
 
-/// Saves through the store of rank 0. `mesh` is for the record.
-SaveReport save_state(CheckpointStore& checkpoints, TrainState& state, const TrainConfig& config,
-                      const std::vector<MeshAxis>& mesh);
+/// Saves what each rank owns (save_together()); `checkpoints` is rank 0's, nullptr elsewhere.
+/// Collective over the world of `mesh`, which is also recorded.
+SaveReport save_state(const ProcessMesh& mesh, CheckpointStore* checkpoints, TrainState& state,
+                      const TrainConfig& config);
 
-/// Fills `state` so that the run goes on as if it had never stopped.
+/// Fills this rank's `state` so that the run goes on as if it had never stopped, whatever mesh has
+/// saved it. Reads no more than this rank holds.
 void load_state(const CheckpointReader& reader, TrainState& state);
 
 }  // namespace tessera

@@ -1,11 +1,9 @@
 #include "runtime/train/trainer.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 
 #include "kernels/core/log.h"
-#include "parallel/gradient_reducer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/schedule.h"
 
@@ -15,33 +13,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Every rank comes here at the same step. None goes on before the checkpoint is durable, because a
+// rank that fails later must not be able to take the job down while its only copy is half written.
 void save(Training& t) {
-  // Every rank comes here at the same step. Ranks of the data axis hold the same state, so rank 0
-  // writes it; none goes on before it is durable, because a rank that fails later must not be able
-  // to take the job down while its only copy is half written.
-  std::array<double, 1> lost_fence{0};
-  if (t.checkpoints != nullptr) {
-    const std::vector<MeshAxis> mesh{{"data", t.world.size()}};
-    try {
-      const SaveReport saved = save_state(*t.checkpoints, t.state, t.config, mesh);
-      log_line(
-          saved.committed
-              ? concat("saved ", saved.path.string(), ", ", saved.bytes >> 20, " MiB in ",
-                       static_cast<int64_t>(1000 * (saved.write_seconds + saved.commit_seconds)),
-                       " ms")
-              : concat("step ", t.state.progress.step,
-                       " was not saved, training goes on: ", saved.failure));
-    } catch (const Error& error) {
-      if (error.code() != ExitCode::kTryAgain) throw;
-      log_line(error.what());
-      lost_fence[0] = 1;
-    }
-  }
-  t.world.all_reduce_values(lost_fence);
-  if (lost_fence[0] > 0) {
-    throw Error(ExitCode::kTryAgain,
-                "another job has taken over this run directory; this one stops without saving");
-  }
+  const SaveReport saved = save_state(t.mesh, t.checkpoints, t.state, t.config);
+  if (t.checkpoints == nullptr) return;
+  log_line(saved.committed
+               ? concat("saved ", saved.path.string(), ", ", saved.bytes >> 20, " MiB in ",
+                        static_cast<int64_t>(1000 * (saved.write_seconds + saved.commit_seconds)),
+                        " ms")
+               : concat("step ", t.state.progress.step,
+                        " was not saved, training goes on: ", saved.failure));
 }
 
 double expert_load(ConstTensorView counts) {
@@ -69,20 +51,27 @@ void update(Training& t, const StepPlan& plan, StepReport& report) {
   const double clip = t.config.optimizer().clip_norm();
   const double scale = clip > 0 && report.gradient_norm > clip ? clip / report.gradient_norm : 1.0;
   ++t.state.progress.updates;
-  t.state.optimizer.update(t.stream, t.state.progress.updates, plan.learning_rate, scale);
+  const AdamwOptimizer::Update update{.number = t.state.progress.updates,
+                                      .learning_rate = plan.learning_rate,
+                                      .gradient_scale = scale};
+  // In the order in which the next forward reads them: what comes first can be waited for first.
+  for (size_t bucket = 0; bucket < t.exchange.buckets().size(); ++bucket) {
+    t.state.optimizer.update(t.stream, bucket, update);
+    t.exchange.start_gather(t.stream, bucket);
+  }
   if (!t.batch.expert_counts().empty()) {
     t.model.update_balance_bias(t.stream, t.batch.expert_counts());
   }
+  t.exchange.finish_gathers();
 }
 
-StepReport run_step(Training& t, GradientReducer& reducer, const StepPlan& plan, bool& stop) {
+StepReport run_step(Training& t, const StepPlan& plan, bool& stop) {
   const auto begin = Clock::now();
   RunProgress& progress = t.state.progress;
   t.state.store.zero_gradients(t.stream);
   const GlobalBatch::Totals totals =
       t.batch.forward_backward(t.data, progress.consumed_samples, plan, t.stop.requested());
-  reducer.reduce(t.stream);
-  const std::array<TensorView, 1> gradients{t.state.store.gradients()};
+  t.exchange.finish_sums(t.stream);
   const int64_t sequences = t.config.batch().sequences();
   const int64_t tokens = sequences * t.config.batch().sequence_length();
   progress.step = plan.step;
@@ -98,7 +87,7 @@ StepReport run_step(Training& t, GradientReducer& reducer, const StepPlan& plan,
                     .gate_z = totals.gate_z,
                     .balance_loss = totals.balance,
                     .router_z = totals.router_z,
-                    .gradient_norm = gradient_norm(t.stream, gradients).norm,
+                    .gradient_norm = t.exchange.norm(t.stream).norm,
                     .sparsity = totals.sparsity,
                     .gate_openness = totals.gate_openness,
                     .expert_load = expert_load(t.batch.expert_counts()),
@@ -118,7 +107,6 @@ bool due(int64_t every, int64_t step) {
 }  // namespace
 
 TrainingEnd train(Training& t) {
-  GradientReducer reducer(t.world, {t.state.store.gradients()});
   const int64_t save_every = t.config.checkpoint().every();
   const int64_t validate_every = t.config.runtime().validate_every();
   int64_t saved_step = t.state.progress.step;
@@ -126,7 +114,7 @@ TrainingEnd train(Training& t) {
   while (!stop && t.state.progress.step < t.config.steps()) {
     StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
     for (const auto& hook : t.state.hooks) hook->plan(plan);
-    StepReport report = run_step(t, reducer, plan, stop);
+    StepReport report = run_step(t, plan, stop);
     const bool last = plan.step == t.config.steps();
     if (t.validation != nullptr && (last || due(validate_every, plan.step))) {
       report.validation_loss =

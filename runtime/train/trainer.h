@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "parallel/bucket_exchange.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/stop_signal.h"
 #include "runtime/train/train_state.h"
@@ -11,11 +12,12 @@ namespace tessera {
 /// All that the loop works with. Nothing here is owned.
 struct Training {
   const TrainConfig& config;
-  Communicator& world;
+  const ProcessMesh& mesh;
   Stream& stream;
   const Transformer& model;
   GlobalBatch& batch;
   TrainState& state;
+  BucketExchange& exchange;
   const DataLoader& data;
   const DataLoader* validation;  ///< nullptr: no validation
   CheckpointStore* checkpoints;  ///< rank 0's; nullptr elsewhere

@@ -118,14 +118,14 @@ TEST(CheckpointReader, SaysWhatIsMissingOrOfAnotherKind) {
             std::string::npos);
 }
 
-TEST(CheckpointReader, RefusesAViewThatIsNotTheShard) {
+TEST(CheckpointReader, RefusesAViewThatIsNotTheBox) {
   const TemporaryDirectory place;
   const CheckpointReader reader(save_with(1, 70, place.path()));
   const support::Tensor tensor(DType::kBF16, {36, 24});
   const NamedTensor target{"embedding", Shard::replicated({37, 24}), tensor.view()};
   EXPECT_NE(refusal([&] {
               reader.read(TensorKind::kParameter, {&target, 1});
-            }).find("is [36, 24], expected the shard's [37, 24]"),
+            }).find("is [36, 24], expected the box's [37, 24]"),
             std::string::npos);
 }
 

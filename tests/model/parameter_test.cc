@@ -61,6 +61,44 @@ TEST(ParameterStore, InitialValuesAreNormalAndDependOnSeedAndName) {
   EXPECT_EQ(a, values("a", 1));
 }
 
+// What a store promises of its buckets, for the rank at `places`.
+void expect_buckets_hold_all(ParameterStore& store, const GroupPlaces& places) {
+  const std::vector<Bucket>& buckets = store.buckets();
+  int64_t gradients = 0;
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    const Bucket& bucket = buckets[i];
+    const GroupPlace& place = places.of(bucket.placement);
+    const int64_t elements = bucket.values.elements();
+    EXPECT_EQ(bucket.gradients.elements(), elements);
+    EXPECT_EQ(elements % (place.size * Bucket::kUnit), 0);
+    EXPECT_EQ(bucket.owned_length, elements / place.size);
+    EXPECT_EQ(bucket.owned_begin, bucket.owned_length * place.rank);
+    if (i > 0) {
+      EXPECT_LT(buckets[i - 1].first, bucket.first);
+    }
+    gradients += aligned(4 * elements);
+  }
+  EXPECT_EQ(store.gradient_bytes(), gradients);
+  std::vector<int64_t> next(buckets.size(), 0);
+  int64_t number = 0;
+  for (const Parameter& parameter : store.all()) {
+    if (parameter.trained) {
+      const Bucket& bucket = buckets[parameter.bucket];
+      EXPECT_EQ(parameter.placement, bucket.placement);
+      EXPECT_EQ(parameter.dtype, bucket.values.dtype());
+      EXPECT_GE(number, bucket.first);
+      EXPECT_GE(parameter.begin, next[parameter.bucket]) << "in order, without overlap";
+      next[parameter.bucket] = parameter.begin + parameter.value.elements();
+      EXPECT_LE(next[parameter.bucket], bucket.values.elements());
+      const TensorView value = bucket.values.rows(parameter.begin, 1);
+      EXPECT_EQ(parameter.value.data(), value.data());
+      EXPECT_EQ(parameter.grad.data(), bucket.gradients.rows(parameter.begin, 1).data());
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(value.data()) % Buffer::kAlignment, 0u);
+    }
+    ++number;
+  }
+}
+
 TEST(ParameterStore, KnowsItsParameters) {
   ParameterStore store;
   store.declare({.name = "a", .shard = Shard::replicated({3}), .trained = false});
@@ -69,10 +107,63 @@ TEST(ParameterStore, KnowsItsParameters) {
   EXPECT_EQ(store.elements(), 10);
   EXPECT_TRUE(store.find("a").grad.empty());
   EXPECT_EQ(store.find("b").grad.dtype(), DType::kF32);
-  EXPECT_EQ(store.gradient_bytes(), 256);
+  EXPECT_EQ(store.gradient_bytes(), 4 * 128) << "as many elements as 256 bytes of values";
+  expect_buckets_hold_all(store, {});
   support::expect_error([&] { store.find("c"); }, "the model has no parameter 'c'");
   support::expect_error([&] { store.declare({.name = "a", .shard = Shard::replicated({3})}); },
                         "parameter 'a' is declared twice");
+}
+
+TEST(ParameterStore, BucketsAreOfOnePlacementAndDtype) {
+  GroupPlaces places;
+  places.by_placement = {GroupPlace{5, 6}, GroupPlace{1, 3}, GroupPlace{0, 2}};
+  ParameterStore store;
+  const auto declare = [&](const char* name, Shape shape, Placement placement, DType dtype) {
+    store.declare(
+        {.name = name, .shard = Shard::replicated(shape), .placement = placement, .dtype = dtype});
+  };
+  declare("a", {7, 3}, Placement::kReplicated, DType::kBF16);
+  declare("b", {100}, Placement::kTensor, DType::kBF16);
+  declare("c", {5}, Placement::kReplicated, DType::kF32);
+  declare("d", {3, 5}, Placement::kExpert, DType::kBF16);
+  declare("e", {11}, Placement::kReplicated, DType::kBF16);
+  store.declare({.name = "f", .shard = Shard::replicated({4}), .trained = false});
+  declare("g", {11}, Placement::kTensor, DType::kBF16);
+  store.allocate(Device{}, /*gradients=*/true, places);
+  EXPECT_EQ(store.buckets().size(), 4u);
+  EXPECT_EQ(store.find("e").bucket, store.find("a").bucket);
+  EXPECT_EQ(store.find("g").bucket, store.find("b").bucket);
+  EXPECT_EQ(store.buckets()[2].first, 2);
+  expect_buckets_hold_all(store, places);
+  EXPECT_EQ(store.find("f").value.elements(), 4);
+  EXPECT_EQ(store.elements(), 21 + 100 + 5 + 15 + 11 + 11);
+}
+
+TEST(ParameterStore, BucketsAreShortUnlessOneParameterIsLong) {
+  ParameterStore store;  // planned: 200 MiB of gradients
+  const int64_t million = int64_t{1} << 20;
+  for (const int64_t millions : {1, 3, 3, 2, 20, 1, 7, 7, 1}) {
+    store.declare({.name = concat("p", store.all().size()),
+                   .shard = Shard::replicated({millions * million})});
+  }
+  store.allocate(Device{DeviceKind::kPlan});
+  std::vector<int64_t> lengths;
+  for (const Bucket& bucket : store.buckets()) {
+    lengths.push_back(bucket.values.elements() / million);
+  }
+  EXPECT_EQ(lengths, (std::vector<int64_t>{7, 2, 20, 8, 8}));
+  EXPECT_EQ(store.find("p3").bucket, 1u);
+  EXPECT_EQ(store.buckets()[3].first, 5);
+}
+
+TEST(ParameterStore, ForInferenceThereAreValuesOnly) {
+  ParameterStore store;
+  store.declare({.name = "a", .shard = Shard::replicated({30})});
+  store.allocate(Device{}, /*gradients=*/false);
+  EXPECT_EQ(store.gradient_bytes(), 0);
+  EXPECT_TRUE(store.find("a").grad.empty());
+  EXPECT_TRUE(store.buckets()[0].gradients.empty());
+  EXPECT_EQ(store.value_bytes(), 256);
 }
 
 }  // namespace

@@ -8,25 +8,14 @@
 #include "parallel/mesh.pb.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "tests/parallel/meshes.h"
 #include "tests/support/compare.h"
 #include "tests/support/random_tensor.h"
 
 namespace tessera {
 namespace {
 
-std::vector<MeshShape> meshes_of(int ranks) {
-  std::vector<MeshShape> found;
-  for (int d = 1; d <= ranks; ++d) {
-    for (int e = 1; e <= ranks; ++e) {
-      for (int s = 1; s <= ranks; ++s) {
-        for (int t = 1; t <= ranks; ++t) {
-          if (d * e * s * t == ranks) found.push_back({d, e, s, t});
-        }
-      }
-    }
-  }
-  return found;
-}
+using support::meshes_of;
 
 /// Coordinates by the definition: data outermost, tensor innermost.
 std::array<int, kAxes> coordinates(const MeshShape& shape, int rank) {

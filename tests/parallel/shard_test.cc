@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "tests/support/compare.h"
 
 namespace tessera {
@@ -28,6 +31,56 @@ TEST(Shard, ReplicatedIsWhole) {
   const Shard shard = Shard::replicated({5, 3});
   EXPECT_EQ(shard.local(), (Shape{5, 3}));
   EXPECT_EQ(shard, Shard::split({5, 3}, 0, 0, 1));
+}
+
+// Every range of a block within a tensor, against the definition.
+TEST(Shard, BoxesOfARangeAreItsElementsInOrder) {
+  const Shape whole{3, 4, 2, 5};
+  const Box block{.begin = {0, 1, 0, 2}, .extents = {3, 3, 2, 3}};
+  std::vector<int64_t> numbers;  // of the block's elements, in the whole tensor
+  for (int64_t a = 0; a < 3; ++a) {
+    for (int64_t b = 1; b < 4; ++b) {
+      for (int64_t c = 0; c < 2; ++c) {
+        for (int64_t d = 2; d < 5; ++d) numbers.push_back(((a * 4 + b) * 2 + c) * 5 + d);
+      }
+    }
+  }
+  size_t most = 0;
+  for (int64_t begin = 0; begin <= 54; ++begin) {
+    for (int64_t end = begin; end <= 54; ++end) {
+      std::vector<int64_t> found;
+      const std::vector<Box> boxes = boxes_of_range(block, begin, end);
+      most = std::max(most, boxes.size());
+      for (const Box& box : boxes) {
+        for (int64_t i = 0; i < box.extents.elements(); ++i) {
+          int64_t number = 0;
+          int64_t rest = i;
+          int64_t stride = 1;
+          for (int axis = 3; axis >= 0; --axis) {
+            number += (box.begin[static_cast<size_t>(axis)] + rest % box.extents[axis]) * stride;
+            rest /= box.extents[axis];
+            stride *= whole[axis];
+          }
+          found.push_back(number);
+        }
+      }
+      EXPECT_EQ(found, std::vector<int64_t>(numbers.begin() + begin, numbers.begin() + end))
+          << begin << " to " << end;
+    }
+  }
+  EXPECT_EQ(most, 7u) << "2 * rank - 1";
+}
+
+TEST(Shard, BoxesOfARangeAreFew) {
+  const Box block = box_of(Shard::split({6, 10}, 0, 1, 2));
+  EXPECT_EQ(boxes_of_range(block, 0, 30), std::vector<Box>{block});
+  EXPECT_EQ(boxes_of_range(block, 10, 30), (std::vector<Box>{{{4, 0}, {2, 10}}}));
+  EXPECT_EQ(boxes_of_range(block, 3, 7), (std::vector<Box>{{{3, 3}, {1, 4}}}));
+  EXPECT_EQ(boxes_of_range(block, 3, 13), (std::vector<Box>{{{3, 3}, {1, 7}}, {{4, 0}, {1, 3}}}));
+  EXPECT_TRUE(boxes_of_range(block, 5, 5).empty());
+  EXPECT_EQ(boxes_of_range(whole_box({9}), 2, 5), (std::vector<Box>{{{2}, {3}}}));
+  support::expect_error([&] { boxes_of_range(block, 0, 31); },
+                        "boxes_of_range: [0, 31) is not within the 30 elements");
 }
 
 TEST(Shard, RefusesWhatCannotBe) {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "parallel/gradient_reducer.h"
 #include "parallel/thread_communicator.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
@@ -56,7 +55,7 @@ class GlobalBatchTest : public testing::Test {
       Arena arena(Device{}, int64_t{32} << 20);
       GlobalBatch batch(config, model, world, stream, arena);
       const auto totals = batch.forward_backward(data, 8, plan, world.rank() == ranks - 1);
-      GradientReducer(world, {store.gradients()}).reduce(stream);
+      world.all_reduce(stream, store.gradients(), Reduction::kSum);
       if (world.rank() == 0) {
         outcome = {totals, copy(store.gradients()), copy(batch.expert_counts())};
       }

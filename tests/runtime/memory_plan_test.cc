@@ -24,7 +24,7 @@ int64_t high_water(const TrainConfig& config) {
   store.allocate(Device{});
   store.initialize(stream, 1);
   SelfCommunicator world;
-  Arena arena(Device{}, plan_memory(config, 1).activations);
+  Arena arena(Device{}, plan_memory(config).activations);
   GlobalBatch batch(config, model, world, stream, arena);
   for (int64_t step = 1; step <= config.steps(); ++step) {
     (void)batch.forward_backward(data, step * 2, plan_step(config, step), false);
@@ -34,25 +34,34 @@ int64_t high_water(const TrainConfig& config) {
 
 TEST(MemoryPlan, IsExactForEveryStepOfARun) {
   const TrainConfig config = support::tiny_config({"model.vocabulary=257"});
-  EXPECT_EQ(high_water(config), plan_memory(config, 1).activations);
+  EXPECT_EQ(high_water(config), plan_memory(config).activations);
 }
 
 TEST(MemoryPlan, CountsDenseRefreshWithoutGateWarmUp) {
   const TrainConfig config = support::tiny_config(
       {"model.vocabulary=257", "steps=6", "sparsity.dense_steps=1", "sparsity.gate_warmup_steps=0",
        "sparsity.transition_steps=3", "sparsity.dense_refresh=3"});
-  EXPECT_EQ(high_water(config), plan_memory(config, 1).activations);
+  EXPECT_EQ(high_water(config), plan_memory(config).activations);
 }
 
 TEST(MemoryPlan, CountsParametersByHand) {
   const TrainConfig config = support::tiny_config();
-  const MemoryPlan plan = plan_memory(config, 1);
+  const MemoryPlan plan = plan_memory(config);
   support::TinyModel tiny(config);
   EXPECT_EQ(plan.parameter_count, tiny.store.elements());
   EXPECT_EQ(plan.parameters, tiny.store.value_bytes());
   EXPECT_EQ(plan.gradients, tiny.store.gradient_bytes());
   EXPECT_EQ(plan.total(), plan.parameters + plan.gradients + plan.optimizer + plan.activations);
   EXPECT_GE(plan.optimizer, 8 * plan.parameter_count);
+}
+
+TEST(MemoryPlan, OptimizerStateIsSharedOut) {
+  TrainConfig config = support::tiny_config({"batch.sequences=8", "batch.micro_sequences=1"});
+  const MemoryPlan one = plan_memory(config);
+  config.mutable_mesh()->set_data(4);
+  const MemoryPlan four = plan_memory(config);
+  EXPECT_EQ(four.activations, one.activations);
+  EXPECT_NEAR(static_cast<double>(four.optimizer), static_cast<double>(one.optimizer) / 4, 4096);
 }
 
 }  // namespace

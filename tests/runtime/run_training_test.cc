@@ -4,76 +4,17 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <nlohmann/json.hpp>
 #include <thread>
 
-#include "checkpoint/compare.h"
 #include "parallel/self_communicator.h"
-#include "parallel/thread_communicator.h"
-#include "tests/model/tiny_model.h"
-#include "tests/runtime/dataset_fixture.h"
-#include "tests/runtime/patterned_documents.h"
+#include "tests/runtime/training_fixture.h"
 
 namespace tessera {
 namespace {
 
 namespace fs = std::filesystem;
 
-class RunTrainingTest : public testing::Test {
- protected:
-  RunTrainingTest() {
-    fs::create_directories(directory_ / "data");
-    write_test_dataset(directory_ / "data", patterned_documents());
-  }
-
-  /// 12 steps over all stages: dense 1-2, gate warm-up 3-4, transition 5-8, tuning 9-12.
-  TrainConfig config(const std::string& run, std::vector<std::string> more = {}) const {
-    std::vector<std::string> overrides{"model.vocabulary=257", "steps=12",
-                                       "sparsity.transition_steps=4", "checkpoint.every=5",
-                                       "checkpoint.keep_last=9"};
-    overrides.insert(overrides.end(), more.begin(), more.end());
-    TrainConfig config = support::tiny_config(overrides);
-    config.mutable_data()->set_path(directory_ / "data");
-    config.set_run_dir(directory_ / run);
-    return config;
-  }
-  TrainingEnd run(const TrainConfig& config, const ResumeFrom& from = {}) const {
-    const StopSignal stop;
-    SelfCommunicator world;
-    return run_training(config, from, world, stop);
-  }
-  fs::path saved(const std::string& run, const std::string& step) const {
-    return directory_ / run / "checkpoints" / ("step-" + step);
-  }
-  void expect_same_state(const fs::path& left, const fs::path& right) const {
-    const CheckpointReader a(left);
-    const CheckpointReader b(right);
-    EXPECT_GT(a.tensors().size(), 50u);
-    for (const TensorDifference& difference : compare_checkpoints(a, b)) {
-      ADD_FAILURE() << name_of(difference.kind) << " " << difference.name << " "
-                    << difference.reason << " " << difference.elements;
-    }
-    for (const char* blob : {"progress", "spike_guard"}) {
-      EXPECT_EQ(a.read_blob(blob), b.read_blob(blob)) << blob;
-    }
-  }
-  /// What each step computed; of times, memory and rates nothing.
-  std::vector<std::string> metrics(const std::string& run) const {
-    std::ifstream in(directory_ / run / "metrics.jsonl");
-    std::vector<std::string> steps;
-    for (std::string line; std::getline(in, line);) {
-      auto json = nlohmann::json::parse(line);
-      for (const char* name : {"ms", "tokens_per_second", "tflops_per_device", "memory_gib",
-                               "memory_share", "data_wait", "seconds_left"}) {
-        json.erase(name);
-      }
-      steps.push_back(json.dump());
-    }
-    return steps;
-  }
-
-  TemporaryDirectory directory_;
-};
+using RunTrainingTest = support::TrainingFixture;
 
 TEST_F(RunTrainingTest, ResumedAndRepeatedRunsHaveTheSameBits) {
   for (const std::string precision : {"F32", "BF16"}) {
@@ -131,24 +72,6 @@ TEST_F(RunTrainingTest, Overfits) {
   const std::vector<std::string> steps = metrics("long");
   ASSERT_EQ(steps.size(), 60u);
   EXPECT_LT(loss(steps.back()), 0.5 * loss(steps.front()));
-}
-
-TEST_F(RunTrainingTest, TwoRanksTrainLikeOne) {
-  const std::vector<std::string> one_at_a_time{"batch.micro_sequences=1"};
-  ASSERT_EQ(run(config("one", one_at_a_time)), TrainingEnd::kFinished);
-  TrainConfig two = config("two", one_at_a_time);
-  two.mutable_mesh()->set_data(2);
-  const StopSignal stop;
-  run_ranks(2, [&](Communicator& world) {
-    EXPECT_EQ(run_training(two, {}, world, stop), TrainingEnd::kFinished);
-  });
-  const auto a = metrics("one");
-  const auto b = metrics("two");
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double expected = nlohmann::json::parse(a[i])["loss"].get<double>();
-    EXPECT_NEAR(nlohmann::json::parse(b[i])["loss"].get<double>(), expected, 1e-3 * expected) << i;
-  }
 }
 
 TEST_F(RunTrainingTest, NoneIsRefusedWhereCheckpointsAre) {

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <vector>
+
+#include "parallel/bucket.h"
+
+namespace tessera {
+
+struct GradientNorm {
+  double norm = 0;     ///< sqrt(sum of squares of all elements); infinite or NaN when not finite
+  bool finite = true;  ///< no element is infinite or NaN: the step may be applied
+};
+
+/// What the ranks send each other around an optimizer step: sums of gradients to the owners,
+/// updated values from them (ZeRO stage 1, Rajbhandari et al. 2019, arXiv:1910.02054).
+///
+/// Always a sum, never a mean: 1 / tokens of the whole batch is already in the loss, so no
+/// gradient depends on how many ranks there are. Sums are in the order of the ranks. All ranks
+/// make the same calls in the same order. Everything happens in place.
+class BucketExchange {
+ public:
+  /// Sums under way at a time: the next one waits for the oldest of them.
+  static constexpr size_t kInFlight = 4;
+
+  /// `buckets` are sorted by their first parameter, the same on every rank of a placement's group
+  /// but for what this rank owns, and stay where they are. `mesh` must outlive this.
+  BucketExchange(std::vector<Bucket> buckets, const ProcessMesh& mesh);
+
+  const std::vector<Bucket>& buckets() const { return buckets_; }
+
+  /// For the last micro-batch of a step: the gradients of all parameters from number `parameter`
+  /// on, in the order of declaration, are complete, so the sums of buckets that hold no others may
+  /// start. Backward comes to parameters in that order, from the last one down. Calling it is
+  /// never needed for the result.
+  void ready_from(Stream& stream, int64_t parameter);
+  /// Starts what has not started, and waits for all. Then the owned gradients of each bucket are
+  /// sums over its group, with the same bits in every repetition. The others are used up.
+  void finish_sums(Stream& stream);
+  /// The norm of the gradients of the whole model taken as one vector, each element counted once;
+  /// the same bits on every rank of the world. Call it after finish_sums(). On kPlan: 0, finite.
+  GradientNorm norm(Stream& stream) const;
+
+  /// The owned values of a bucket are final: starts to send them to its group.
+  void start_gather(Stream& stream, size_t bucket);
+  /// Waits until all values of every bucket that was started are here. Call it before anybody
+  /// reads them.
+  void finish_gathers();
+
+ private:
+  Communicator& group(const Bucket& bucket) const { return group_of(mesh_, bucket.placement); }
+
+  std::vector<Bucket> buckets_;
+  const ProcessMesh& mesh_;
+  size_t waiting_;  ///< buckets [0, waiting_) have not started
+  std::vector<Pending> sums_;
+  std::vector<Pending> gathers_;
+};
+
+}  // namespace tessera
