@@ -1,8 +1,7 @@
 #include "parallel/bucket_exchange.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "kernels/reduce.h"
@@ -46,6 +45,7 @@ void BucketExchange::ready_from(Stream& stream, int64_t parameter) {
   while (waiting_ > 0 && buckets_[waiting_ - 1].first >= parameter) {
     const Bucket& bucket = buckets_[--waiting_];
     if (group(bucket).size() == 1) continue;
+    if (sums_.size() >= kInFlight) sums_[sums_.size() - kInFlight].wait();
     sums_.push_back(
         group(bucket).start_reduce_scatter(stream, bucket.gradients, bucket.owned_gradients()));
   }
@@ -57,25 +57,34 @@ void BucketExchange::finish_sums(Stream& stream) {
   waiting_ = buckets_.size();
 }
 
-GradientNorm BucketExchange::norm(Stream& stream) const {
-  std::array<double, 1> squares{0};
-  for (const Bucket& bucket : buckets_) {
-    squares[0] += sum_of_squares(stream, bucket.owned_gradients());
-  }
-  if (!stream.on(DeviceKind::kPlan)) mesh_.world().all_reduce_values(squares);
+double BucketExchange::owned_squares(Stream& stream) const {
+  double squares = 0;
   // The square of a float cannot overflow a double, so only an element that is not finite can make
   // the sum so.
-  return {std::sqrt(squares[0]), std::isfinite(squares[0])};
+  for (const Bucket& bucket : buckets_) {
+    squares += sum_of_squares(stream, bucket.owned_gradients());
+  }
+  return squares;
 }
 
 void BucketExchange::start_gather(Stream& stream, size_t bucket) {
   const Bucket& one = buckets_[bucket];
   if (group(one).size() == 1) return;
-  gathers_.push_back(group(one).start_all_gather(stream, one.owned_values(), one.values));
+  gathers_.push_back(
+      {one.first, group(one).start_all_gather(stream, one.owned_values(), one.values)});
+}
+
+void BucketExchange::wait_for_values(int64_t parameter) {
+  while (arrived_ < gathers_.size() && gathers_[arrived_].first < parameter) {
+    gathers_[arrived_++].values.wait();
+  }
+  if (arrived_ < gathers_.size()) return;
+  gathers_.clear();
+  arrived_ = 0;
 }
 
 void BucketExchange::finish_gathers() {
-  wait_for(gathers_);
+  wait_for_values(std::numeric_limits<int64_t>::max());
 }
 
 }  // namespace tessera

@@ -6,11 +6,6 @@
 
 namespace tessera {
 
-struct GradientNorm {
-  double norm = 0;     ///< sqrt(sum of squares of all elements); infinite or NaN when not finite
-  bool finite = true;  ///< no element is infinite or NaN: the step may be applied
-};
-
 /// What the ranks send each other around an optimizer step: sums of gradients to the owners,
 /// updated values from them (ZeRO stage 1, Rajbhandari et al. 2019, arXiv:1910.02054).
 ///
@@ -36,14 +31,17 @@ class BucketExchange {
   /// Starts what has not started, and waits for all. Then the owned gradients of each bucket are
   /// sums over its group, with the same bits in every repetition. The others are used up.
   void finish_sums(Stream& stream);
-  /// The norm of the gradients of the whole model taken as one vector, each element counted once;
-  /// the same bits on every rank of the world. Call it after finish_sums(). On kPlan: 0, finite.
-  GradientNorm norm(Stream& stream) const;
+  /// Sum of squares of the gradients that this rank owns, after finish_sums(). Added up over the
+  /// world it is the square of the norm of the whole model's gradient, each element counted once;
+  /// not finite when an element is not. On kPlan: 0.
+  double owned_squares(Stream& stream) const;
 
   /// The owned values of a bucket are final: starts to send them to its group.
   void start_gather(Stream& stream, size_t bucket);
-  /// Waits until all values of every bucket that was started are here. Call it before anybody
-  /// reads them.
+  /// Waits until the values of all parameters before number `parameter`, in the order of
+  /// declaration, are here. Call it before anybody reads them.
+  void wait_for_values(int64_t parameter);
+  /// Waits for all values.
   void finish_gathers();
 
  private:
@@ -53,7 +51,12 @@ class BucketExchange {
   const ProcessMesh& mesh_;
   size_t waiting_;  ///< buckets [0, waiting_) have not started
   std::vector<Pending> sums_;
-  std::vector<Pending> gathers_;
+  struct Gather {
+    int64_t first;  ///< parameter of its bucket
+    Pending values;
+  };
+  std::vector<Gather> gathers_;  ///< in the order of their starts
+  size_t arrived_ = 0;           ///< so many of them
 };
 
 }  // namespace tessera

@@ -21,6 +21,11 @@ void CollectiveLog::set_place(int64_t step, int layer) {
   layer_ = layer;
 }
 
+void CollectiveLog::set_layer(int layer) {
+  const std::lock_guard lock(mutex_);
+  layer_ = layer;
+}
+
 int64_t CollectiveLog::size() const {
   const std::lock_guard lock(mutex_);
   return size_;
@@ -58,6 +63,16 @@ Traffic CollectiveLog::traffic(std::string_view communicator) const {
     all.received += one.received;
   }
   return all;
+}
+
+int64_t CollectiveLog::scratch() const {
+  const std::lock_guard lock(mutex_);
+  return scratch_;
+}
+
+void CollectiveLog::add_scratch(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  scratch_ += bytes;
 }
 
 int CollectiveLog::add(const std::string& communicator) {

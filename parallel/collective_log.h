@@ -62,6 +62,7 @@ class CollectiveLog {
 
   /// Written into all records from now on; -1 for outside of any step or layer.
   void set_place(int64_t step, int layer);
+  void set_layer(int layer);
 
   /// How many exchanges were ever started.
   int64_t size() const;
@@ -75,11 +76,16 @@ class CollectiveLog {
   /// As above, over all operations.
   Traffic traffic(std::string_view communicator) const;
 
+  /// Bytes of scratch memory that all these communicators have for their exchanges. It grows with
+  /// the largest ones, and stays. On a plan: what MPI ranks will have.
+  int64_t scratch() const;
+
   /// For Communicator. `add` returns the place of the sums of a name, `start` the index of the
   /// record, in which it fills in the name and the place in the run.
   int add(const std::string& communicator);
   int64_t start(int communicator, CollectiveRecord record);
   void complete(int64_t index);
+  void add_scratch(int64_t bytes);
 
  private:
   struct Sums {
@@ -93,6 +99,7 @@ class CollectiveLog {
   std::vector<CollectiveRecord> ring_;
   std::vector<Sums> sums_;
   int64_t size_ = 0;
+  int64_t scratch_ = 0;
   int64_t step_ = -1;
   int32_t layer_ = -1;
 };

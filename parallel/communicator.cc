@@ -214,7 +214,8 @@ Pending Communicator::start(Stream& stream, Call call) {
   call.number = calls_;
   const int64_t index = record(call);
   const bool alone = size_ == 1 && call.operation == Collective::kAllReduce;
-  const int ticket = stream.on(DeviceKind::kPlan) || alone ? kDone : do_start(stream, call);
+  const bool planned = stream.on(DeviceKind::kPlan);
+  const int ticket = alone ? kDone : planned ? do_plan(call) : do_start(stream, call);
   if (ticket != kDone) return Pending(*this, ticket, index);
   log_->complete(index);
   return {};
@@ -334,6 +335,12 @@ void Communicator::all_reduce_values(std::span<double> values) {
   const int64_t index = record(Collective::kAllReduceValues, DType::kU8, bytes, bytes);
   if (size_ > 1) do_all_reduce_values(values);
   log_->complete(index);
+}
+
+void Communicator::plan_values(int64_t values) {
+  const int64_t bytes = values * static_cast<int64_t>(sizeof(double)) * (size_ - 1);
+  log_->complete(record(Collective::kAllReduceValues, DType::kU8, bytes, bytes));
+  if (size_ > 1) do_plan_values(values);
 }
 
 void Communicator::barrier() {

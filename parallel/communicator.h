@@ -55,9 +55,9 @@ class [[nodiscard]] Pending {
 ///
 /// Every rank of the group makes the same calls in the same order. Work is done on `stream`, which
 /// is on the device of the tensors; on kPlan only the shapes and dtypes are checked, and the bytes
-/// counted. Sums are taken in the order of the ranks, 0 + 1 + 2 + ...: the result has the same bits
-/// on every rank, in every repetition, in every implementation, and blocking or not. A NaN on one
-/// rank is a NaN in the sum and in the maximum.
+/// and the scratch memory of what is under way counted. Sums are taken in the order of the ranks,
+/// 0 + 1 + 2 + ...: the result has the same bits on every rank, in every repetition, in every
+/// implementation, and blocking or not. A NaN on one rank is a NaN in the sum and in the maximum.
 /// Throws Error when a shape, dtype or count is wrong, or when another rank has failed.
 ///
 /// start_x does the same as x, but returns at once; Pending::wait ends it. Several exchanges may be
@@ -118,6 +118,8 @@ class Communicator {
   /// Sums each host value over all ranks, in place: for losses, metrics and stop signals, in one
   /// short message. Does work on every device; use it outside plans.
   void all_reduce_values(std::span<double> values);
+  /// On a plan, instead of all_reduce_values of `values` numbers: counts it.
+  void plan_values(int64_t values);
   /// Blocks the host until every rank has called it.
   void barrier();
   /// New groups of the ranks with equal colors, ordered by their rank here. `colors` has one color
@@ -161,6 +163,9 @@ class Communicator {
   /// Returns kDone, or a ticket for one call of do_finish.
   virtual int do_start(Stream& stream, const Call& call) = 0;
   virtual void do_finish(int ticket) = 0;
+  /// In place of do_start on kPlan: counts the scratch memory of the exchange.
+  virtual int do_plan(const Call&) { return kDone; }
+  virtual void do_plan_values(int64_t) {}
   virtual void do_broadcast(Stream& stream, TensorView data, int root) = 0;
   virtual void do_all_reduce_values(std::span<double> values) = 0;
   virtual void do_barrier() = 0;

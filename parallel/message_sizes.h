@@ -30,4 +30,10 @@ constexpr int64_t slice_begin(int64_t elements, int rank, int ranks) {
 /// `width` bytes.
 int64_t all_reduce_bytes(int64_t elements, int64_t width, int rank, int ranks);
 
+/// Scratch memory of rank `rank` for an all_reduce of `elements` of `width` bytes over messages:
+/// what all ranks send it to add up at a time.
+int64_t all_reduce_scratch(int64_t elements, int64_t width, int rank, int ranks);
+/// Likewise for a reduce_scatter of which each rank gets `part` elements.
+int64_t reduce_scatter_scratch(int64_t part, int64_t width, int ranks);
+
 }  // namespace tessera

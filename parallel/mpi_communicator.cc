@@ -74,11 +74,6 @@ struct Flight {
   std::vector<Message> messages;
   std::vector<const void*> parts;
   Buffer scratch;
-
-  char* take_scratch(int64_t bytes) {
-    if (scratch.bytes() < bytes) scratch = Buffer(Device{}, bytes);
-    return static_cast<char*>(scratch.view(DType::kU8, {bytes}).data());
-  }
 };
 
 /// Elements of a tensor.
@@ -118,6 +113,8 @@ class MpiCommunicator final : public Communicator {
   const char* gather_short(const void* mine, int64_t bytes);
 
   int take_flight();
+  /// `bytes` bytes of `scratch`, which grows when it has less.
+  char* take_scratch(Buffer& scratch, int64_t bytes);
   /// Messages of at most kMessageBytes; one of no bytes is sent too.
   void post_send(Flight& flight, int peer, const char* from, int64_t bytes);
   void post_receive(Flight& flight, int peer, char* to, int64_t bytes);
@@ -155,6 +152,14 @@ int MpiCommunicator::take_flight() {
   }
   flights_.push_back(std::make_unique<Flight>());
   return static_cast<int>(flights_.size()) - 1;
+}
+
+char* MpiCommunicator::take_scratch(Buffer& scratch, int64_t bytes) {
+  if (scratch.bytes() < bytes) {
+    log().add_scratch(bytes - scratch.bytes());
+    scratch = Buffer(Device{}, bytes);
+  }
+  return static_cast<char*>(scratch.view(DType::kU8, {bytes}).data());
 }
 
 void MpiCommunicator::post_receive(Flight& flight, int peer, char* to, int64_t bytes) {
@@ -277,7 +282,7 @@ void MpiCommunicator::post_parts(Flight& flight) {
   const char* from = static_cast<const char*>(flight.from.data());
   const Slice own = slice_of(flight, rank());
   const int64_t own_bytes = own.count * width;
-  char* scratch = flight.take_scratch(own_bytes * size());
+  char* scratch = take_scratch(flight.scratch, own_bytes * size());
   flight.parts.resize(static_cast<size_t>(size()));
   flight.parts[static_cast<size_t>(rank())] = from + own.begin * width;
   for (int step = 1; step < size(); ++step) {
@@ -304,8 +309,7 @@ void MpiCommunicator::post_sums(Flight& flight) {
 }
 
 const char* MpiCommunicator::gather_short(const void* mine, int64_t bytes) {
-  if (scratch_.bytes() < bytes * size()) scratch_ = Buffer(Device{}, bytes * size());
-  char* all = static_cast<char*>(scratch_.view(DType::kU8, {bytes * size()}).data());
+  char* all = take_scratch(scratch_, bytes * size());
   const int count = static_cast<int>(bytes);
   MPI_CHECK(MPI_Allgather(mine, count, MPI_BYTE, all, count, MPI_BYTE, comm_));
   return all;
@@ -408,6 +412,14 @@ std::unique_ptr<Communicator> MpiCommunicator::do_split(std::span<const int> col
 void check_world_size(int world_size, const StartedRanks& started) {
   const bool mpirun = started.by_mpirun > 0;
   const int wanted = mpirun ? started.by_mpirun : started.by_srun;
+  if (started.by_srun == 0 && started.by_sbatch > 0 && started.by_sbatch != world_size &&
+      (wanted == 0 || wanted == world_size)) {
+    throw Error(
+        ExitCode::kUsage,
+        concat("the Slurm job has ", started.by_sbatch, " tasks (SLURM_NTASKS), but MPI sees ",
+               "a world of ", world_size, "; start it with mpirun -np ", started.by_sbatch,
+               ", or unset SLURM_NTASKS if ", world_size, " is meant"));
+  }
   if (wanted == 0 || wanted == world_size) return;
   const char* starter = mpirun ? "mpirun" : "srun";
   const char* remedy = mpirun ? "use the mpirun of the MPI library that tessera was built with"
@@ -417,7 +429,7 @@ void check_world_size(int world_size, const StartedRanks& started) {
                      world_size == 1 ? ": every rank is alone; " : "; ", remedy));
 }
 
-MpiEnvironment::MpiEnvironment(const StartedRanks& started) {
+MpiEnvironment::MpiEnvironment() {
   int initialised = 0;
   MPI_CHECK(MPI_Initialized(&initialised));
   CHECK(initialised == 0, "MPI is already initialised, expected one MpiEnvironment in a process");
@@ -425,7 +437,6 @@ MpiEnvironment::MpiEnvironment(const StartedRanks& started) {
   MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
   CHECK(provided >= MPI_THREAD_FUNNELED, "MPI does not support threads (MPI_THREAD_FUNNELED)");
   world_ = std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
-  check_world_size(world_->size(), started);
 }
 
 MpiEnvironment::~MpiEnvironment() {

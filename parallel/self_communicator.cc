@@ -1,12 +1,23 @@
 #include "parallel/self_communicator.h"
 
+#include <algorithm>
 #include <cstring>
 
+#include "parallel/message_sizes.h"
 #include "parallel/subgroup.h"
 
 namespace tessera {
 
-SelfCommunicator::SelfCommunicator(int rank, int size) : Communicator(rank, size) {
+namespace {
+
+bool is_short_sum(Collective operation, const ConstTensorView& to, int ranks) {
+  return operation == Collective::kAllReduce && is_short(to.bytes() * ranks);
+}
+
+}  // namespace
+
+SelfCommunicator::SelfCommunicator(int rank, int size)
+    : Communicator(rank, size), planned_(size > 1) {
   CHECK(rank >= 0 && rank < size, "self communicator: rank is ", rank, ", expected 0 to ",
         size - 1);
 }
@@ -29,6 +40,35 @@ int SelfCommunicator::do_start(Stream& stream, const Call& call) {
     std::memcpy(call.to.data(), call.from.data(), static_cast<size_t>(bytes));
   }
   return kDone;
+}
+
+void SelfCommunicator::grow(int64_t& held, int64_t bytes) {
+  if (bytes <= held) return;
+  log().add_scratch(bytes - held);
+  held = bytes;
+}
+
+// As MpiCommunicator does: each exchange under way has memory of its own.
+int SelfCommunicator::do_plan(const Call& call) {
+  if (!planned_) return kDone;
+  const int64_t width = size_of(call.to.dtype());
+  if (call.blocking && is_short_sum(call.operation, call.to, size())) {
+    grow(short_scratch_, call.to.bytes() * size());
+    return kDone;
+  }
+  auto flight = std::find_if(flights_.begin(), flights_.end(), [](auto& f) { return f.free; });
+  if (flight == flights_.end()) flight = flights_.insert(flight, Flight{});
+  flight->free = false;
+  if (call.operation == Collective::kAllReduce) {
+    grow(flight->scratch, all_reduce_scratch(call.to.elements(), width, rank(), size()));
+  } else if (call.operation == Collective::kReduceScatter) {
+    grow(flight->scratch, reduce_scatter_scratch(call.to.elements(), width, size()));
+  }
+  return static_cast<int>(flight - flights_.begin());
+}
+
+void SelfCommunicator::do_plan_values(int64_t values) {
+  if (planned_) grow(short_scratch_, values * static_cast<int64_t>(sizeof(double)) * size());
 }
 
 void SelfCommunicator::do_broadcast(Stream&, TensorView, int) {

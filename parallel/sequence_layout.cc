@@ -78,11 +78,11 @@ TokenRanges SequenceLayout::context_tokens(int sequence_rank, int tensor_rank) c
 }
 
 int SequenceLayout::ranks(Share share) const {
-  return share == Share::kSequence ? sequence_ranks_ : sequence_ranks_ * tensor_ranks_;
+  return share == Share::kSequenceRank ? sequence_ranks_ : sequence_ranks_ * tensor_ranks_;
 }
 
 TokenRanges SequenceLayout::share_tokens(Share share, int rank) const {
-  const TokenRanges joined = share == Share::kSequence
+  const TokenRanges joined = share == Share::kSequenceRank
                                  ? sequence_tokens(rank)
                                  : context_tokens(rank / tensor_ranks_, rank % tensor_ranks_);
   TokenRanges apart;

@@ -40,7 +40,7 @@ class SequenceLayout {
 
   /// Whose queries: sequence_tokens, exchanged among the sequence ranks, or context_tokens,
   /// exchanged in the whole context group.
-  enum class Share : uint8_t { kSequence, kContext };
+  enum class Share : uint8_t { kSequenceRank, kContextRank };
   /// Bounds of query_pieces, window_keys, segment_keys and block_keys. `max_segments` counts the
   /// segments of the micro-batch that are not empty.
   int64_t max_pieces(Share share, int64_t max_segments) const;

@@ -35,22 +35,32 @@ Shard Shard::replicated(Shape whole) {
   return {whole, 0, 0, whole[0]};
 }
 
-Shard Shard::split(Shape whole, int axis, int part, int parts) {
+Shard Shard::split(Shape whole, int axis, int part, int parts, int64_t blocks) {
   CHECK(axis >= 0 && axis < whole.rank(), "shard: axis is ", axis, ", expected one of ", whole);
   CHECK(part >= 0 && part < parts, "shard: part is ", part, ", expected 0 to ", parts - 1);
-  const int64_t base = whole[axis] / parts;
-  const int64_t longer = whole[axis] % parts;
+  CHECK(blocks >= 1 && whole[axis] % blocks == 0 && (blocks == 1 || axis == 0), "shard: ", blocks,
+        " blocks of axis ", axis, " of ", whole, ", expected a divisor of the outermost extent");
+  const int64_t extent = whole[axis] / blocks;
+  const int64_t base = extent / parts;
+  const int64_t longer = extent % parts;
   const int64_t begin = part * base + std::min<int64_t>(part, longer);
-  return {whole, axis, begin, base + (part < longer ? 1 : 0)};
+  return {whole, axis, begin, base + (part < longer ? 1 : 0), blocks};
+}
+
+Shard Shard::range(Shape whole, int axis, int64_t begin, int64_t length) {
+  CHECK(axis >= 0 && axis < whole.rank(), "shard: axis is ", axis, ", expected one of ", whole);
+  CHECK(begin >= 0 && length >= 0 && begin + length <= whole[axis], "shard: indices ", begin,
+        " to ", begin + length, " of axis ", axis, ", expected some of ", whole);
+  return {whole, axis, begin, length};
 }
 
 Box whole_box(const Shape& shape) {
   return {.begin = {}, .extents = shape};
 }
 
-Box box_of(const Shard& shard) {
-  Box box{.begin = {}, .extents = shard.local()};
-  box.begin[static_cast<size_t>(shard.axis)] = shard.begin;
+Box box_of(const Shard& shard, int64_t block) {
+  Box box{.begin = {}, .extents = shard.whole.with(shard.axis, shard.length)};
+  box.begin[static_cast<size_t>(shard.axis)] = block * shard.block_extent() + shard.begin;
   return box;
 }
 
@@ -60,6 +70,18 @@ std::vector<Box> boxes_of_range(const Box& block, int64_t begin, int64_t end) {
         block.extents);
   std::vector<Box> boxes;
   add_boxes(block, 0, begin, end, boxes);
+  return boxes;
+}
+
+std::vector<Box> boxes_of_range(const Shard& shard, int64_t begin, int64_t end) {
+  std::vector<Box> boxes;
+  const int64_t block_elements = shard.local().elements() / shard.blocks;
+  for (int64_t block = 0; block < shard.blocks; ++block) {
+    const int64_t first = block * block_elements;
+    const int64_t from = std::clamp(begin - first, int64_t{0}, block_elements);
+    const int64_t to = std::clamp(end - first, int64_t{0}, block_elements);
+    for (const Box& box : boxes_of_range(box_of(shard, block), from, to)) boxes.push_back(box);
+  }
   return boxes;
 }
 

@@ -22,6 +22,16 @@ TEST(MessageSizes, LongSumsMoveWhatARingMoves) {
   }
 }
 
+TEST(MessageSizes, ScratchHoldsTheSliceOfEveryRank) {
+  EXPECT_EQ(all_reduce_scratch(1000, 4, 2, 5), 5 * 4000);     // short: everything
+  EXPECT_EQ(all_reduce_scratch(1 << 20, 4, 0, 2), 4 << 20);   // one chunk
+  EXPECT_EQ(all_reduce_scratch(1 << 24, 4, 1, 2), 16 << 20);  // chunks of 16 MiB
+  EXPECT_EQ(all_reduce_scratch(65539, 2, 3, 4), 16385 * 2 * 4);
+  EXPECT_EQ(all_reduce_scratch(65539, 2, 0, 4), 16384 * 2 * 4);
+  EXPECT_EQ(reduce_scatter_scratch(100, 4, 8), 3200);
+  EXPECT_EQ(reduce_scatter_scratch(1 << 24, 4, 8), 16 << 20);
+}
+
 TEST(MessageSizes, SlicesCoverAll) {
   EXPECT_EQ(slice_begin(11, 0, 4), 0);
   EXPECT_EQ(slice_begin(11, 2, 4), 5);

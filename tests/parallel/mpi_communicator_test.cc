@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "parallel/process_mesh.h"
+#include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "tests/parallel/collective_checks.h"
 #include "tests/parallel/exchange_checks.h"
@@ -141,6 +142,57 @@ TEST(MpiCommunicator, AMessageThatNobodyTakesStaysOutOfTheNextExchange) {
   EXPECT_EQ(support::to_doubles(to.view()), std::vector<double>(12, left));
 }
 
+/// Exchanges of all lengths, one after the other and together.
+void exchange_much(Communicator& ranks, Device device) {
+  Stream stream{device};
+  const auto rows = [&](int64_t count) {
+    return Buffer(device, count * 4);  // zeros
+  };
+  const auto view = [](const Buffer& buffer) {
+    return buffer.view(DType::kF32, {buffer.bytes() / 4});
+  };
+  for (const int64_t elements : {int64_t{10}, int64_t{20011}, int64_t{6000003}}) {
+    const Buffer data = rows(elements);
+    ranks.all_reduce(stream, view(data), Reduction::kSum);
+    const Buffer whole = rows(elements * ranks.size());
+    const Buffer part = rows(elements);
+    ranks.reduce_scatter(stream, view(whole), view(part));
+    Pending sum = ranks.start_all_reduce(stream, view(data), Reduction::kSum);
+    ranks.all_gather(stream, view(part), view(whole));
+    Pending scatter = ranks.start_reduce_scatter(stream, view(whole), view(part));
+    sum.wait();
+    scatter.wait();
+  }
+}
+
+/// Nothing but sums, so that no other exchange hides what they need.
+void sum_much(Communicator& ranks, Device device) {
+  Stream stream{device};
+  for (const int64_t elements : {int64_t{10}, int64_t{20011}, int64_t{6000003}}) {
+    const Buffer data(device, elements * 4);
+    ranks.all_reduce(stream, data.view(DType::kF32, {elements}), Reduction::kSum);
+  }
+}
+
+TEST(MpiCommunicator, HasTheScratchThatAPlanCounts) {
+  Communicator& world = mpi().world();
+  const std::vector<int> colors(static_cast<size_t>(world.size()), 0);
+  const std::unique_ptr<Communicator> group = world.split(colors, "scratch");
+  const int64_t before = world.log().scratch();
+  exchange_much(*group, Device{});
+  const std::unique_ptr<Communicator> sums = world.split(colors, "sums");
+  sum_much(*sums, Device{});
+  SelfCommunicator planned(world.rank(), world.size());
+  sum_much(*planned.split(colors, "sums"), Device{DeviceKind::kPlan});
+  exchange_much(planned, Device{DeviceKind::kPlan});
+  EXPECT_EQ(planned.log().scratch(), world.log().scratch() - before);
+  EXPECT_GT(planned.log().scratch(), 0);
+  std::vector<double> values(100000);
+  group->all_reduce_values(values);
+  planned.plan_values(100000);
+  EXPECT_EQ(planned.log().scratch(), world.log().scratch() - before);
+}
+
 TEST(MpiEnvironment, IsTheOnlyOne) {
   mpi();
   support::expect_error([] { MpiEnvironment second; }, "MPI is already initialised");
@@ -152,6 +204,12 @@ TEST(CheckWorldSize, SeesManyWorldsOfOneRank) {
   check_world_size(4, {.by_mpirun = 4});
   check_world_size(4, {.by_srun = 4});
   check_world_size(4, {.by_mpirun = 4, .by_srun = 2});
+  check_world_size(4, {.by_mpirun = 4, .by_sbatch = 4});
+  check_world_size(4, {.by_srun = 4, .by_sbatch = 8});
+  support::expect_error(
+      [] { check_world_size(4, {.by_mpirun = 4, .by_sbatch = 8}); },
+      "the Slurm job has 8 tasks (SLURM_NTASKS), but MPI sees a world of 4; start it with mpirun "
+      "-np 8, or unset SLURM_NTASKS if 4 is meant");
   support::expect_error(
       [] { check_world_size(1, {.by_srun = 8}); },
       "srun started 8 ranks, but MPI sees a world of 1: every rank is alone; use `srun "

@@ -49,5 +49,33 @@ TEST(SelfCommunicator, APlannedRankSplitsButMovesNothing) {
                         "self communicator: rank is 8, expected 0 to 7");
 }
 
+TEST(SelfCommunicator, APlannedRankCountsScratchOfExchangesUnderWay) {
+  SelfCommunicator planned(1, 2);
+  Stream stream{Device{DeviceKind::kPlan}};
+  const auto plan = [](int64_t rows) {
+    return TensorView(nullptr, DType::kF32, {rows}, Device{DeviceKind::kPlan});
+  };
+  const CollectiveLog& log = planned.log();
+  planned.all_reduce(stream, plan(100), Reduction::kSum);  // short
+  EXPECT_EQ(log.scratch(), 800);
+  planned.plan_values(3);
+  EXPECT_EQ(log.scratch(), 800);
+  planned.all_reduce(stream, plan(100000), Reduction::kSum);
+  EXPECT_EQ(log.scratch(), 800 + 400000);
+  planned.all_reduce(stream, plan(80000), Reduction::kSum);  // in the same memory
+  EXPECT_EQ(log.scratch(), 800 + 400000);
+  {
+    Pending first = planned.start_reduce_scatter(stream, plan(120000), plan(60000));
+    const Pending second = planned.start_reduce_scatter(stream, plan(120000), plan(60000));
+    EXPECT_TRUE(first.active());
+    EXPECT_EQ(log.scratch(), 800 + 2 * 480000);
+    first.wait();
+    const Pending third = planned.start_reduce_scatter(stream, plan(120000), plan(60000));
+  }
+  planned.all_gather(stream, plan(60000), plan(120000));
+  EXPECT_EQ(log.scratch(), 800 + 2 * 480000);
+  EXPECT_EQ(log.traffic("world", Collective::kAllReduceValues), (Traffic{1, 24, 24}));
+}
+
 }  // namespace
 }  // namespace tessera

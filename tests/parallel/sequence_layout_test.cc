@@ -73,7 +73,7 @@ TEST(SequenceLayout, SaysWhichLengthsFit) {
 TEST(SequenceLayout, BoundsReturnedRows) {
   for (const SequenceOrder order : {SequenceOrder::kContiguous, SequenceOrder::kZigzag}) {
     const SequenceLayout layout(order, 2, 48, 4, 3);
-    const auto share = SequenceLayout::Share::kContext;
+    const auto share = SequenceLayout::Share::kContextRank;
     const std::vector<std::vector<int32_t>> all_starts{
         {0, 48, 96}, {0, 13, 40, 48, 70, 96}, {0, 1, 2, 3, 47, 48, 90, 95, 96}};
     for (const std::vector<int32_t>& starts : all_starts) {
@@ -113,7 +113,7 @@ TEST(SequenceLayout, BoundsReturnedRows) {
 
 TEST(SequenceLayout, BoundsAreTightForWholeSequences) {
   const SequenceLayout layout(SequenceOrder::kContiguous, 2, 64, 4, 1);
-  const auto share = SequenceLayout::Share::kSequence;
+  const auto share = SequenceLayout::Share::kSequenceRank;
   EXPECT_EQ(layout.max_pieces(share, 2), 2);
   EXPECT_EQ(layout.max_pieces(share, 5), 5);
   const KeyBounds window = layout.window_bounds(share, 8, 4, 2);

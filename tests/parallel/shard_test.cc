@@ -90,5 +90,38 @@ TEST(Shard, RefusesWhatCannotBe) {
   support::expect_error([] { Shard::replicated({}); }, "shard: the global tensor has no axes");
 }
 
+TEST(Shard, SplitsEachBlockOfAnAxis) {
+  const Shard shard = Shard::split({12, 5}, 0, 1, 3, 2);  // rows 2, 3 and 8, 9
+  EXPECT_EQ(shard.local(), (Shape{4, 5}));
+  EXPECT_EQ(shard.block_extent(), 6);
+  EXPECT_EQ(box_of(shard, 0), (Box{{2, 0}, {2, 5}}));
+  EXPECT_EQ(box_of(shard, 1), (Box{{8, 0}, {2, 5}}));
+  EXPECT_EQ(boxes_of_range(shard, 0, 20), (std::vector<Box>{{{2, 0}, {2, 5}}, {{8, 0}, {2, 5}}}));
+  EXPECT_EQ(boxes_of_range(shard, 7, 13), (std::vector<Box>{{{3, 2}, {1, 3}}, {{8, 0}, {1, 3}}}));
+  support::expect_error(
+      [] {
+        Shard::split({12, 6}, 1, 0, 3, 2);
+      },
+      "shard: 2 blocks of axis 1 of [12, 6], expected a divisor of the "
+      "outermost extent");
+}
+
+TEST(Shard, RunsAreTheElementsInBothOrders) {
+  for (const Shard& shard : {Shard::split({4, 6, 3}, 1, 1, 4), Shard::split({12, 2}, 0, 2, 3, 2),
+                             Shard::range({7}, 0, 2, 3), Shard::replicated({2, 2})}) {
+    int64_t next = 0;
+    for_each_run(shard, [&](const ShardRun& run) {
+      EXPECT_EQ(run.local, next);
+      next += run.count;
+      int64_t inner = 1;
+      for (int axis = shard.axis + 1; axis < shard.whole.rank(); ++axis) inner *= shard.whole[axis];
+      const int64_t index = run.whole / inner % shard.block_extent();
+      EXPECT_EQ(index, shard.begin);
+      EXPECT_EQ(run.count, shard.length * inner);
+    });
+    EXPECT_EQ(next, shard.local().elements());
+  }
+}
+
 }  // namespace
 }  // namespace tessera

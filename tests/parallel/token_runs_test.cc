@@ -132,7 +132,7 @@ TEST(NeededKeys, AreThoseOfTheDefinitionAndWithinTheBounds) {
               layout.context_tokens(rank / tensor_ranks, rank % tensor_ranks);
           std::vector<TokenRun> pieces;
           query_pieces(starts, queries, pieces);
-          const auto share = SequenceLayout::Share::kContext;
+          const auto share = SequenceLayout::Share::kContextRank;
           EXPECT_LE(static_cast<int64_t>(pieces.size()), layout.max_pieces(share, segments));
           const auto check = [&](const NeededKeys& keys, const KeyBounds& bounds,
                                  const Rule& rule) {
