@@ -3,8 +3,7 @@
 #include <numeric>
 
 #include "kernels/cache_append.h"
-#include "kernels/elementwise.h"
-#include "kernels/rope.h"
+#include "kernels/group_heads.h"
 #include "model/attention_layer.h"
 
 // One token at a time against a cache: the same projections and formulas as the training forward.
@@ -33,25 +32,26 @@ class Cutter {
 
 AttentionCache AttentionLayer::make_cache(Device device, const SparsityPlan& plan, int64_t block,
                                           int64_t max_tokens) const {
-  const int64_t d = options_.head_dim;
+  const int64_t d = options_.heads.head_dim;
+  const DType dtype = options_.heads.dtype;
   const int64_t pages = (max_tokens + block - 1) / block;
-  const auto global = static_cast<int64_t>(global_.size());
-  const auto local = static_cast<int64_t>(local_.size());
+  const auto global = static_cast<int64_t>(global_groups_.size());
+  const auto local = static_cast<int64_t>(local_groups_.size());
   AttentionCache cache;
   cache.window = {
       .window = std::min(plan.window, max_tokens), .sink_tokens = options_.sink_tokens, .spare = 0};
   const auto cut_all = [&](Cutter cutter) {
     const Shape all{global, pages * block, d};
     const Shape ring{local, cache.window.rows(), d};
-    if (global > 0) cache.global_k = cutter.cut(options_.dtype, all);
-    if (global > 0) cache.global_v = cutter.cut(options_.dtype, all);
-    if (local > 0) cache.local_k = cutter.cut(options_.dtype, ring);
-    if (local > 0) cache.local_v = cutter.cut(options_.dtype, ring);
+    if (global > 0) cache.global_k = cutter.cut(dtype, all);
+    if (global > 0) cache.global_v = cutter.cut(dtype, all);
+    if (local > 0) cache.local_k = cutter.cut(dtype, ring);
+    if (local > 0) cache.local_v = cutter.cut(dtype, ring);
     if (plan.gated && gate_) {
       const Gate::Options& gate = options_.gate;
       cache.gate =
           GateCache{.state = cutter.cut(DType::kF32, {global, d + 2}),
-                    .kbar = cutter.cut(options_.dtype, {global, d}),
+                    .kbar = cutter.cut(dtype, {global, d}),
                     .kt = cutter.cut(DType::kF32, {global, pages * gate.gate_keys, gate.gate_dim}),
                     .page_rows = cutter.cut(DType::kI32, {pages})};
     }
@@ -71,51 +71,64 @@ AttentionCache AttentionLayer::make_cache(Device device, const SparsityPlan& pla
 void AttentionLayer::decode(StepContext& step, ConstTensorView x, int64_t position,
                             AttentionCache& cache, TensorView y) const {
   const Arena::Scope scratch(step.arena);
-  const int64_t d = options_.head_dim;
-  Saved now;
-  now.x = x;
-  const Unroped unroped_heads = project_heads(step, now, cache.gate.has_value());
-  const TensorView o = step.arena.allocate(x.dtype(), {options_.heads, d}, "attention.decode_o");
-  if (!local_.empty()) decode_local(step, now, position, cache, o);
-  if (!global_.empty()) decode_global(step, now, unroped_heads, position, cache, o);
-  const ConstTensorView mixed = o.reshape({1, options_.heads * d});
-  if (output_gate_) {
-    const TensorView gate = step.arena.allocate(x.dtype(), mixed.shape(), "attention.gate");
-    const TensorView gated = step.arena.allocate(x.dtype(), mixed.shape(), "attention.gated");
-    output_gate_->forward(step, x, gate);
-    sigmoid_gate_forward(step.stream, {.y = gated, .x = mixed, .g = gate});
-    out_.forward(step, gated, y);
-  } else {
-    out_.forward(step, mixed, y);
+  const ConstTensorView positions = step.tokens.share.positions;
+  const int64_t d = options_.heads.head_dim;
+  const auto output = [&](const HeadProjection& kind) {
+    return step.arena.allocate(x.dtype(), {kind.share().heads, d}, "attention.decode_o");
+  };
+  if (local_) {
+    const HeadProjection::Saved now = local_->project(step, x, norms());
+    local_->rotate(step, now, positions);
+    const TensorView o = output(*local_);
+    decode_local(step, now, position, cache, o);
+    local_->output(step, now, o.reshape({1, local_->share().heads, d}), y, /*accumulate=*/false);
+  }
+  if (global_) {
+    const HeadProjection::Saved now = global_->project(step, x, norms());
+    const int64_t group_heads = global_->share().group_heads;
+    const auto groups = static_cast<int64_t>(global_groups_.size());
+    const TensorView q0 =
+        step.arena.allocate(x.dtype(), {groups, 1, group_heads * d}, "attention.q0");
+    const TensorView k0 = step.arena.allocate(x.dtype(), {groups, 1, d}, "attention.k0");
+    take_groups(step.stream,
+                {.y = q0, .x = now.q, .groups = global_groups_, .group_heads = group_heads});
+    take_groups(step.stream, {.y = k0, .x = now.k, .groups = global_groups_, .group_heads = 1});
+    global_->rotate(step, now, positions);
+    const TensorView o = output(*global_);
+    decode_global(step, now, q0, k0, position, cache, o);
+    global_->output(step, now, o.reshape({1, global_->share().heads, d}), y,
+                    /*accumulate=*/local_.has_value());
   }
 }
 
-void AttentionLayer::attend_spans(StepContext& step, const Saved& now, const SpanLists& lists,
-                                  std::span<const int32_t> groups, ConstTensorView k,
-                                  ConstTensorView v, TensorView o) const {
+void AttentionLayer::attend_spans(StepContext& step, const HeadProjection& kind, ConstTensorView q,
+                                  const SpanLists& lists, std::span<const int32_t> groups,
+                                  ConstTensorView k, ConstTensorView v, TensorView o) const {
   decode_attention(step.stream, {.o = o,
                                  .lse = {},
-                                 .q = now.q.reshape({options_.heads, options_.head_dim}),
+                                 .q = q.reshape(o.shape()),
                                  .k = k,
                                  .v = v,
                                  .spans = lists.spans,
                                  .log_gates = lists.log_gates,
                                  .counts = lists.counts,
                                  .groups = groups,
-                                 .kv_heads = options_.kv_heads,
+                                 .kv_heads = kind.share().groups(),
                                  .scale = scale_,
-                                 .sink_logits = sink_logits()});
+                                 .sink_logits = kind.sink_logits()});
 }
 
-void AttentionLayer::decode_local(StepContext& step, const Saved& now, int64_t position,
-                                  AttentionCache& cache, TensorView o) const {
+void AttentionLayer::decode_local(StepContext& step, const HeadProjection::Saved& now,
+                                  int64_t position, AttentionCache& cache, TensorView o) const {
   const int64_t row = cache.window.row(position);
-  cache_append(step.stream, {.cache = cache.local_k, .x = now.k, .groups = local_, .row = row});
-  cache_append(step.stream, {.cache = cache.local_v, .x = now.v, .groups = local_, .row = row});
+  const std::span<const int32_t> groups = local_groups_;
+  cache_append(step.stream, {.cache = cache.local_k, .x = now.k, .groups = groups, .row = row});
+  cache_append(step.stream, {.cache = cache.local_v, .x = now.v, .groups = groups, .row = row});
   std::array<CacheSpan, 3> spans{};
   const int64_t count = cache.window.spans(position, spans);
-  attend_spans(step, now, same_spans(step, local_, {spans.data(), static_cast<size_t>(count)}),
-               local_, cache.local_k, cache.local_v, o);
+  attend_spans(step, *local_, now.q,
+               same_spans(step, groups, {spans.data(), static_cast<size_t>(count)}), groups,
+               cache.local_k, cache.local_v, o);
 }
 
 AttentionLayer::SpanLists AttentionLayer::same_spans(StepContext& step,
@@ -136,24 +149,25 @@ AttentionLayer::SpanLists AttentionLayer::same_spans(StepContext& step,
   return {.spans = rows, .log_gates = {}, .counts = counts};
 }
 
-void AttentionLayer::decode_global(StepContext& step, const Saved& now,
-                                   const Unroped& unroped_heads, int64_t position,
+void AttentionLayer::decode_global(StepContext& step, const HeadProjection::Saved& now,
+                                   ConstTensorView q0, ConstTensorView k0, int64_t position,
                                    AttentionCache& cache, TensorView o) const {
+  const std::span<const int32_t> groups = global_groups_;
   cache_append(step.stream,
-               {.cache = cache.global_k, .x = now.k, .groups = global_, .row = position});
+               {.cache = cache.global_k, .x = now.k, .groups = groups, .row = position});
   cache_append(step.stream,
-               {.cache = cache.global_v, .x = now.v, .groups = global_, .row = position});
+               {.cache = cache.global_v, .x = now.v, .groups = groups, .row = position});
   if (!cache.gate) {
     const std::array<CacheSpan, 1> everything{CacheSpan{0, static_cast<int32_t>(position + 1)}};
-    attend_spans(step, now, same_spans(step, global_, everything), global_, cache.global_k,
-                 cache.global_v, o);
+    attend_spans(step, *global_, now.q, same_spans(step, groups, everything), groups,
+                 cache.global_k, cache.global_v, o);
     return;
   }
-  const Gate::Choice choice = gate_->choose(step, unroped_heads.q0, position, *cache.gate);
-  attend_spans(step, now,
+  const Gate::Choice choice = gate_->choose(step, q0, position, *cache.gate);
+  attend_spans(step, *global_, now.q,
                {.spans = choice.spans, .log_gates = choice.log_gates, .counts = choice.counts},
-               global_, cache.global_k, cache.global_v, o);
-  gate_->remember(step, unroped_heads.k0, position, *cache.gate);
+               groups, cache.global_k, cache.global_v, o);
+  gate_->remember(step, k0, position, *cache.gate);
 }
 
 }  // namespace tessera

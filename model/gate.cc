@@ -63,10 +63,14 @@ GateRamp Gate::ramp(const SparsityPlan& plan, const Decision& decision) const {
 
 Gate::Decision Gate::allocate_decision(StepContext& step) const {
   Arena& arena = step.arena;
-  const SegmentGrid& grid = step.grid;
+  const SegmentGrid& grid = step.tokens.share;
   const int64_t groups = options_.groups;
   const int64_t slots = step.sparsity.kept + 1;
-  const int64_t capacity = block_list_capacity(grid.tokens(), grid.block, rule(step.sparsity));
+  const BlockRule rule_now = rule(step.sparsity);
+  const int64_t capacity =
+      !grid.firsts.empty()
+          ? piece_list_capacity(grid.max_tiles(), step.tokens.sequence_length, grid.block, rule_now)
+          : block_list_capacity(grid.tokens(), grid.block, rule_now);
   const Shape offsets_of_tiles{groups, grid.max_tiles() + 1};
   const Shape offsets_of_blocks{groups, grid.max_blocks() + 1};
   return {
@@ -87,13 +91,14 @@ Gate::Decision Gate::allocate_decision(StepContext& step) const {
 
 Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView k0,
                           const Decision& decision) const {
-  const SegmentGrid& grid = step.grid;
+  const SegmentGrid& grid = step.tokens.share;
+  const SegmentGrid& pool = step.tokens.pool;
   const int64_t groups = options_.groups;
   const int64_t keys = grid.max_blocks() * options_.gate_keys;
   Arena& arena = step.arena;
   const TensorView kbar =
       arena.allocate(k0.dtype(), {groups, keys, options_.head_dim}, "gate.kbar");
-  const TensorView alpha = arena.allocate(DType::kF32, {groups, grid.tokens()}, "gate.alpha");
+  const TensorView alpha = arena.allocate(DType::kF32, {groups, k0.shape()[1]}, "gate.alpha");
   const TensorView qt =
       arena.allocate(DType::kF32, {groups, grid.tokens(), options_.gate_dim}, "gate.qt");
   const TensorView kt = arena.allocate(DType::kF32, {groups, keys, options_.gate_dim}, "gate.kt");
@@ -101,7 +106,7 @@ Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView
                                   .alpha = alpha,
                                   .k0 = k0,
                                   .r = pool_->value,
-                                  .grid = grid,
+                                  .grid = pool,
                                   .gate_keys = options_.gate_keys});
   for (int64_t c = 0; c < groups; ++c) {
     matmul(step.stream, {.c = matrix(qt, c),
@@ -113,6 +118,8 @@ Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView
                          .b = matrix(key_->value, c),
                          .transpose_b = true});
   }
+  // Each block was pooled by one rank; its key is 0 on the others.
+  step.mesh.group(kContext).all_reduce(step.stream, kt, Reduction::kSum);
   if (!step.recompute) {
     score_select(step.stream, {.selection = decision.selection,
                                .qt = qt,
@@ -169,8 +176,9 @@ Gate::KeyGradients Gate::backward_scores(StepContext& step, const Saved& saved,
                                .selection = saved.decision.selection,
                                .qt = saved.qt,
                                .kt = saved.kt,
-                               .grid = step.grid,
+                               .grid = step.tokens.share,
                                .gate_keys = options_.gate_keys});
+  step.mesh.group(kContext).all_reduce(step.stream, dkt, Reduction::kSum);
   cast(step.stream, {.y = out.dqt, .x = dqt});
   cast(step.stream, {.y = out.dkt, .x = dkt});
   for (int64_t c = 0; c < options_.groups; ++c) {
@@ -189,7 +197,7 @@ void Gate::backward_pool(StepContext& step, const Saved& saved, ConstTensorView 
                                    .alpha = saved.alpha,
                                    .k0 = saved.k0,
                                    .r = pool_->value,
-                                   .grid = step.grid,
+                                   .grid = step.tokens.pool,
                                    .gate_keys = options_.gate_keys});
 }
 

@@ -13,6 +13,8 @@ namespace tessera {
 /// The gate of a layer's global groups: which key blocks each token attends to.
 /// Gate queries qt = W_q q0 (all heads of the group), gate keys kt = W_k kbar (pooled keys),
 /// scores z = qt . kt, the best k blocks, and the ramp that damps those near the threshold.
+/// Of ranks that share a sequence each chooses for its own tokens, and pools the blocks whose last
+/// token it has; the gate keys of all blocks are summed over the ranks, and so are their gradients.
 class Gate {
  public:
   struct Options {
@@ -37,11 +39,11 @@ class Gate {
   };
   struct Saved {
     ConstTensorView q0;     ///< [groups, tokens, g * d], queries without RoPE
-    ConstTensorView k0;     ///< [groups, tokens, d], keys without RoPE
-    ConstTensorView kbar;   ///< [groups, max_blocks * gate_keys, d]
-    ConstTensorView alpha;  ///< [groups, tokens], f32
+    ConstTensorView k0;     ///< [groups, pool rows, d], keys without RoPE
+    ConstTensorView kbar;   ///< [groups, max_blocks * gate_keys, d]; 0 where others pool
+    ConstTensorView alpha;  ///< [groups, pool rows], f32
     ConstTensorView qt;     ///< [groups, tokens, gate_dim], f32
-    ConstTensorView kt;     ///< [groups, max_blocks * gate_keys, gate_dim], f32
+    ConstTensorView kt;     ///< [groups, max_blocks * gate_keys, gate_dim], f32: of all blocks
     Decision decision;
   };
 

@@ -39,7 +39,7 @@ Gate::Choice Gate::choose(StepContext& step, ConstTensorView q0, int64_t positio
                               .kt = cache.kt,
                               .page_rows = cache.page_rows,
                               .position = position,
-                              .block = step.grid.block,
+                              .block = step.tokens.share.block,
                               .rule = rule(step.sparsity),
                               .gate_keys = options_.gate_keys,
                               .ramp = {.strength = step.sparsity.strength, .widths = widths}});
@@ -50,7 +50,7 @@ void Gate::remember(StepContext& step, ConstTensorView k0, int64_t position,
                     const GateCache& cache) const {
   const int64_t groups = options_.groups;
   const int64_t d = options_.head_dim;
-  const int64_t part = step.grid.block / options_.gate_keys;
+  const int64_t part = step.tokens.share.block / options_.gate_keys;
   const bool complete = page_gate(step.stream, {.state = cache.state,
                                                 .kbar = cache.kbar,
                                                 .k0 = k0.reshape({groups, d}),

@@ -5,6 +5,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "kernels/matmul.h"
+#include "model/token_region.h"
 
 namespace tessera {
 
@@ -19,79 +20,96 @@ constexpr int64_t kLogits = int64_t{64} << 20;
 Head::Head(Norm norm, Parameter& weight, int64_t vocabulary)
     : norm_(std::move(norm)), weight_(&weight), vocabulary_(vocabulary) {}
 
+// From the whole vocabulary, so that all tensor ranks cut alike.
 int64_t Head::chunk_tokens(int64_t tokens) const {
   const int64_t fit = std::max<int64_t>(64, kLogits / vocabulary_ / 64 * 64);
   return std::min(tokens, fit);
 }
 
-void Head::token_losses(StepContext& step, ConstTensorView logits, ConstTensorView targets,
-                        TensorView stats, TensorView losses) const {
-  softmax_stats(step.stream,
-                {.stats = stats, .logits = logits, .targets = targets, .vocabulary = vocabulary_});
-  const Shape& shape = stats.shape();
-  merge_softmax_stats(step.stream, {.losses = losses,
-                                    .merged = stats,
-                                    .stats = stats.reshape({1, shape[0], shape[1]}),
-                                    .targets = targets});
+/// Logits and losses of a chunk, and what the gradient needs: the softmax of the whole vocabulary
+/// in chunk.merged.
+void Head::losses_of(StepContext& step, const Chunk& chunk) const {
+  Communicator& ranks = step.mesh.along(Axis::kTensor);
+  const int64_t tokens = chunk.x.shape()[0];
+  const Arena::Scope scratch(step.arena);
+  matmul(step.stream, {.c = chunk.logits, .a = chunk.x, .b = weight_->value, .transpose_b = true});
+  const TensorView stats =
+      step.arena.allocate(DType::kF32, {tokens, kSoftmaxStats}, "head.softmax_stats");
+  const TensorView all = step.arena.allocate(DType::kF32, {ranks.size() * tokens, kSoftmaxStats},
+                                             "head.all_softmax_stats");
+  softmax_stats(step.stream, {.stats = stats,
+                              .logits = chunk.logits,
+                              .targets = chunk.targets,
+                              .vocabulary = vocabulary_,
+                              .first = weight_->shard.begin});
+  ranks.all_gather(step.stream, stats, all);
+  merge_softmax_stats(step.stream, {.losses = chunk.losses,
+                                    .merged = chunk.merged,
+                                    .stats = all.reshape({ranks.size(), tokens, kSoftmaxStats}),
+                                    .targets = chunk.targets});
 }
 
 void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets,
                             float scale, TensorView losses, TensorView dx) const {
-  const int64_t tokens = x.shape()[0];
-  const int64_t chunk = chunk_tokens(tokens);
   Arena& arena = step.arena;
   const Arena::Scope scratch(arena);
   const Norm::Output normed = norm_.forward(step, x);
   const TensorView dnormed = arena.allocate(x.dtype(), x.shape(), "head.dnormed");
-  const TensorView logits = arena.allocate(DType::kF32, {chunk, vocabulary_}, "head.logits");
-  const TensorView stats = arena.allocate(DType::kF32, {chunk, kSoftmaxStats}, "head.stats");
+  const ConstTensorView all = gather_tokens(step, normed.y);
+  const TensorView partial = partial_of(step, dnormed);
+  const int64_t tokens = all.shape()[0];
+  const int64_t chunk = chunk_tokens(tokens);
+  const TensorView logits = arena.allocate(DType::kF32, {chunk, columns()}, "head.logits");
+  const TensorView merged = arena.allocate(DType::kF32, {chunk, kSoftmaxStats}, "head.softmax");
   const TensorView dlogits = x.dtype() == DType::kF32
                                  ? logits
-                                 : arena.allocate(x.dtype(), {chunk, vocabulary_}, "head.dlogits");
+                                 : arena.allocate(x.dtype(), {chunk, columns()}, "head.dlogits");
   for (int64_t first = 0; first < tokens; first += chunk) {
     const int64_t count = std::min(chunk, tokens - first);
-    const ConstTensorView rows = normed.y.rows(first, count);
-    matmul(step.stream,
-           {.c = logits.rows(0, count), .a = rows, .b = weight_->value, .transpose_b = true});
-    token_losses(step, logits.rows(0, count), targets.rows(first, count), stats.rows(0, count),
-                 losses.rows(first, count));
-    cross_entropy_gradient(step.stream, {.dlogits = dlogits.rows(0, count),
-                                         .logits = logits.rows(0, count),
-                                         .merged = stats.rows(0, count),
-                                         .targets = targets.rows(first, count),
+    const Chunk part{.x = all.rows(first, count),
+                     .targets = targets.rows(first, count),
+                     .losses = losses.rows(first, count),
+                     .logits = logits.rows(0, count),
+                     .merged = merged.rows(0, count)};
+    losses_of(step, part);
+    const TensorView d = dlogits.rows(0, count);
+    cross_entropy_gradient(step.stream, {.dlogits = d,
+                                         .logits = part.logits,
+                                         .merged = part.merged,
+                                         .targets = part.targets,
                                          .vocabulary = vocabulary_,
-                                         .scale = scale});
-    matmul(step.stream, {.c = weight_->grad,
-                         .a = dlogits.rows(0, count),
-                         .b = rows,
-                         .transpose_a = true,
-                         .accumulate = true});
+                                         .scale = scale,
+                                         .first = weight_->shard.begin});
     matmul(step.stream,
-           {.c = dnormed.rows(first, count), .a = dlogits.rows(0, count), .b = weight_->value});
+           {.c = weight_->grad, .a = d, .b = part.x, .transpose_a = true, .accumulate = true});
+    matmul(step.stream, {.c = partial.rows(first, count), .a = d, .b = weight_->value});
   }
+  sum_partials(step, partial, dnormed);
   norm_.backward(step, normed.saved, dnormed, dx);
 }
 
 void Head::forward(StepContext& step, ConstTensorView x, ConstTensorView targets,
                    TensorView losses) const {
-  const int64_t tokens = x.shape()[0];
+  Arena& arena = step.arena;
+  const Arena::Scope scratch(arena);
+  const ConstTensorView all = gather_tokens(step, norm_.forward(step, x).y);
+  const int64_t tokens = all.shape()[0];
   const int64_t chunk = chunk_tokens(tokens);
-  const Arena::Scope scratch(step.arena);
-  const Norm::Output normed = norm_.forward(step, x);
-  const TensorView logits = step.arena.allocate(DType::kF32, {chunk, vocabulary_}, "head.logits");
-  const TensorView stats = step.arena.allocate(DType::kF32, {chunk, kSoftmaxStats}, "head.stats");
+  const TensorView logits = arena.allocate(DType::kF32, {chunk, columns()}, "head.logits");
+  const TensorView merged = arena.allocate(DType::kF32, {chunk, kSoftmaxStats}, "head.softmax");
   for (int64_t first = 0; first < tokens; first += chunk) {
     const int64_t count = std::min(chunk, tokens - first);
-    matmul(step.stream, {.c = logits.rows(0, count),
-                         .a = normed.y.rows(first, count),
-                         .b = weight_->value,
-                         .transpose_b = true});
-    token_losses(step, logits.rows(0, count), targets.rows(first, count), stats.rows(0, count),
-                 losses.rows(first, count));
+    losses_of(step, {.x = all.rows(first, count),
+                     .targets = targets.rows(first, count),
+                     .losses = losses.rows(first, count),
+                     .logits = logits.rows(0, count),
+                     .merged = merged.rows(0, count)});
   }
 }
 
 void Head::logits(StepContext& step, ConstTensorView x, TensorView logits) const {
+  CHECK(columns() == vocabulary_, "head: this rank has ", columns(), " of ", vocabulary_,
+        " columns of the logits, expected all");
   const Arena::Scope scratch(step.arena);
   const Norm::Output normed = norm_.forward(step, x);
   matmul(step.stream, {.c = logits, .a = normed.y, .b = weight_->value, .transpose_b = true});

@@ -5,27 +5,35 @@
 namespace tessera {
 
 /// Final norm, logits over the vocabulary, and the loss. Works on chunks of tokens, so that the
-/// logits of a whole micro-batch are never in memory at once.
+/// logits of a whole micro-batch are never in memory at once. Each tensor rank has the logits of
+/// its own part of the vocabulary for all tokens of the sequence rank.
 class Head {
  public:
-  /// `weight` [vocabulary, hidden] may be the embedding's.
+  /// `weight` [vocabulary here, hidden] may be the embedding's. `vocabulary` is the whole.
   Head(Norm norm, Parameter& weight, int64_t vocabulary);
 
-  /// losses [tokens], f32, is overwritten: nats, 0 where a target is negative. dx [tokens, hidden]
-  /// is overwritten by the gradient of scale * sum(losses).
+  /// x, dx [tokens, hidden]: this tensor rank's share; targets [all tokens] of the sequence rank.
+  /// losses [all tokens], f32, is overwritten: nats, 0 where a target is negative; the same on
+  /// every tensor rank. dx is overwritten by the gradient of scale * sum(losses).
   void forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets, float scale,
                         TensorView losses, TensorView dx) const;
   /// losses only.
   void forward(StepContext& step, ConstTensorView x, ConstTensorView targets,
                TensorView losses) const;
-  /// logits [tokens, vocabulary], f32, is overwritten.
+  /// logits [tokens, vocabulary], f32, is overwritten. For a rank that has the whole vocabulary.
   void logits(StepContext& step, ConstTensorView x, TensorView logits) const;
 
  private:
+  struct Chunk {
+    ConstTensorView x;        ///< [count, hidden], normed
+    ConstTensorView targets;  ///< [count]
+    TensorView losses;        ///< [count]
+    TensorView logits;        ///< [count, vocabulary here], f32
+    TensorView merged;        ///< [count, 3], f32: softmax_stats of the whole vocabulary
+  };
+  void losses_of(StepContext& step, const Chunk& chunk) const;
+  int64_t columns() const { return weight_->shard.length; }
   int64_t chunk_tokens(int64_t tokens) const;
-  /// losses and stats [tokens, 3] of these logits are overwritten.
-  void token_losses(StepContext& step, ConstTensorView logits, ConstTensorView targets,
-                    TensorView stats, TensorView losses) const;
 
   Norm norm_;
   Parameter* weight_;

@@ -6,22 +6,34 @@
 
 namespace tessera {
 
-Linear::Linear(ParameterStore& store, std::string name, int64_t out, int64_t in, DType dtype,
-               double init_std)
-    : weight_(&store.declare({.name = std::move(name),
-                              .shard = Shard::replicated({out, in}),
-                              .dtype = dtype,
-                              .init = init_std})) {}
+Linear::Linear(ParameterStore& store, Parameter weight, Rows used)
+    : weight_(&store.declare(std::move(weight))), rows_(used) {}
 
-void Linear::forward(StepContext& step, ConstTensorView x, TensorView y) const {
-  matmul(step.stream, {.c = y, .a = x, .b = weight_->value, .transpose_b = true});
+int64_t Linear::out() const {
+  const Shape local = weight_->shard.local();
+  return rows_.count >= 0 ? rows_.count : local.elements() / local[-1];
+}
+
+template <class View>
+View Linear::used_rows(const View& matrix) const {
+  const int64_t in = matrix.shape()[-1];
+  const View all = matrix.reshape({matrix.elements() / in, in});
+  return rows_.count >= 0 ? all.rows(rows_.first, rows_.count) : all;
+}
+
+void Linear::forward(StepContext& step, ConstTensorView x, TensorView y, bool accumulate) const {
+  matmul(step.stream, {.c = y,
+                       .a = x,
+                       .b = used_rows(weight_->value),
+                       .transpose_b = true,
+                       .accumulate = accumulate});
 }
 
 void Linear::backward(StepContext& step, ConstTensorView x, ConstTensorView dy, TensorView dx,
                       bool accumulate) const {
   matmul(step.stream,
-         {.c = weight_->grad, .a = dy, .b = x, .transpose_a = true, .accumulate = true});
-  matmul(step.stream, {.c = dx, .a = dy, .b = weight_->value, .accumulate = accumulate});
+         {.c = used_rows(weight_->grad), .a = dy, .b = x, .transpose_a = true, .accumulate = true});
+  matmul(step.stream, {.c = dx, .a = dy, .b = used_rows(weight_->value), .accumulate = accumulate});
 }
 
 }  // namespace tessera

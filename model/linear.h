@@ -1,30 +1,40 @@
 #pragma once
 
-#include <string>
-
 #include "model/parameter.h"
 #include "model/step_context.h"
 
 namespace tessera {
 
-/// y = x W^T, without bias. W is [out, in].
+/// y = x W^T, without bias. W is [out, in]: this rank's shard of the parameter, as a matrix whose
+/// columns are its last axis. A shard of `out` makes a column-parallel product, whose outputs are
+/// this rank's own; a shard of `in` a row-parallel one, whose outputs are to be summed over ranks.
 class Linear {
  public:
-  Linear(ParameterStore& store, std::string name, int64_t out, int64_t in, DType dtype,
-         double init_std);
+  /// Which rows of the local matrix are used; the others get no gradient.
+  struct Rows {
+    int64_t first = 0;
+    int64_t count = -1;  ///< -1: all
+  };
 
-  /// y [tokens, out] is overwritten; its dtype may be f32 whatever that of x.
-  void forward(StepContext& step, ConstTensorView x, TensorView y) const;
+  Linear(ParameterStore& store, Parameter weight) : Linear(store, std::move(weight), Rows{}) {}
+  Linear(ParameterStore& store, Parameter weight, Rows used);
+
+  /// y [tokens, out] is overwritten, or added to with `accumulate`; it may be f32 whatever x is.
+  void forward(StepContext& step, ConstTensorView x, TensorView y, bool accumulate = false) const;
   /// dx [tokens, in] is overwritten, or added to with `accumulate`; the weight's gradient is added
   /// to. x as in forward.
   void backward(StepContext& step, ConstTensorView x, ConstTensorView dy, TensorView dx,
                 bool accumulate = false) const;
 
-  int64_t out() const { return weight_->shard.whole[0]; }
-  const Parameter& weight() const { return *weight_; }
+  /// Columns of y on this rank.
+  int64_t out() const;
 
  private:
+  template <class View>
+  View used_rows(const View& matrix) const;
+
   Parameter* weight_;
+  Rows rows_;
 };
 
 }  // namespace tessera

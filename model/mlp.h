@@ -3,22 +3,32 @@
 #include <string>
 
 #include "model/linear.h"
+#include "model/rank_place.h"
 
 namespace tessera {
 
-/// Dense feed-forward layer: y = W_down (silu(g) * u), (g, u) = W_gate_up x.
+/// Dense feed-forward layer: y = W_down (silu(g) * u), (g, u) = W_gate_up x. Each tensor rank has
+/// an equal share of the intermediate columns and of the tokens outside.
 class Mlp {
  public:
-  /// `name` is the prefix of the parameters, e.g. "layers.0.mlp".
-  Mlp(ParameterStore& store, const std::string& name, int64_t hidden, int64_t intermediate,
-      DType dtype, double init_std, double out_init_std);
-
-  struct Saved {
-    ConstTensorView x;        ///< [tokens, hidden]
-    ConstTensorView gate_up;  ///< [tokens, 2 * intermediate]
+  struct Options {
+    int64_t hidden;
+    int64_t intermediate;  ///< a multiple of the tensor ranks
+    DType dtype;
+    double init_std;
+    double out_init_std;
   };
 
-  /// y [tokens, hidden] is overwritten.
+  /// `name` is the prefix of the parameters, e.g. "layers.0.mlp".
+  Mlp(ParameterStore& store, const std::string& name, const Options& options,
+      const RankPlace& place);
+
+  struct Saved {
+    ConstTensorView x;        ///< [all tokens, hidden]
+    ConstTensorView gate_up;  ///< [all tokens, 2 * intermediate here]
+  };
+
+  /// x and y [tokens, hidden]: this tensor rank's tokens; y is overwritten.
   [[nodiscard]] Saved forward(StepContext& step, ConstTensorView x, TensorView y) const;
   /// dx [tokens, hidden] is overwritten.
   void backward(StepContext& step, const Saved& saved, ConstTensorView dy, TensorView dx) const;
@@ -26,7 +36,7 @@ class Mlp {
  private:
   Linear gate_up_;
   Linear down_;
-  int64_t intermediate_;
+  int64_t intermediate_;  ///< of this rank
 };
 
 }  // namespace tessera

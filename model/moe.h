@@ -4,19 +4,22 @@
 #include <string>
 
 #include "kernels/route.h"
+#include "model/expert_exchange.h"
 #include "model/mlp.h"
 
 namespace tessera {
 
 /// Mixture of experts: y_t = sum over the chosen e of W_down[e] (w_te silu(g) * u), plus a shared
 /// expert. The combine weight goes in before W_down, so expert outputs need not be kept.
+/// Each rank routes its own share of the tokens; experts are shared out along the expert axis, and
+/// the shared expert is a dense layer that computes while rows travel.
 class Moe {
  public:
   /// Over which tokens the balance loss counts.
   enum class BalanceScope : uint8_t {
     kSequence,
     kMicroBatch,
-    kGlobalBatch,  ///< the micro-batches that all ranks run at the same time
+    kGlobalBatch,  ///< the micro-batches that all data ranks run at the same time
   };
   struct Options {
     int64_t hidden;
@@ -28,6 +31,7 @@ class Moe {
     float router_scale;
     double balance_loss;
     double z_loss;
+    double capacity_factor;  ///< 0: no token is dropped; else see ExpertExchange
     BalanceScope balance_scope;
     bool balance_bias;  ///< kSigmoid with a loss-free bias
     DType dtype;
@@ -36,23 +40,27 @@ class Moe {
   };
 
   /// `index` counts the MoE layers of the model: the row of StepSums::expert_counts.
-  Moe(ParameterStore& store, const std::string& name, const Options& options, int64_t index);
+  Moe(ParameterStore& store, const std::string& name, const Options& options,
+      const RankPlace& place, int64_t index);
 
   /// Who goes where: made once per micro-batch and reused by recomputation and backward.
   struct Decision {
     TensorView experts;    ///< [tokens, k], i32
     TensorView weights;    ///< [tokens, k], f32
     TensorView counts;     ///< [scopes, experts], f32
-    TensorView row_of;     ///< [tokens, k], i32
-    TensorView source_of;  ///< [tokens * k], i32
+    TensorView row_of;     ///< [tokens, k], i32; -1: dropped
+    TensorView source_of;  ///< [tokens * k], i32; pairs that are not dropped come first
     TensorView offsets;    ///< [experts + 1], i32
+    ExpertExchange::Decision exchange;
   };
   struct Saved {
     ConstTensorView x;            ///< [tokens, hidden]
     ConstTensorView logits;       ///< [tokens, experts], f32
     ConstTensorView aux_dlogits;  ///< [tokens, experts], f32: gradient of the router's own losses
-    ConstTensorView row_weight;   ///< [rows], f32
-    ConstTensorView gate_up;      ///< [rows, 2 * intermediate]
+    ConstTensorView received;     ///< [capacity, hidden]: rows of the experts here, as they came;
+                                  ///< empty when all experts are here
+    ConstTensorView row_weight;   ///< [rows here], f32
+    ConstTensorView gate_up;      ///< [rows here, 2 * intermediate]
     Decision decision;
     std::optional<Mlp::Saved> shared;
   };
@@ -72,17 +80,32 @@ class Moe {
   void route(StepContext& step, const Decision& decision, ConstTensorView logits) const;
   void add_losses(StepContext& step, const Decision& decision, ConstTensorView logits,
                   TensorView aux_dlogits) const;
+  void forward_router(StepContext& step, ConstTensorView x, const Decision& decision,
+                      TensorView logits, TensorView aux_dlogits) const;
+  void forward_experts(StepContext& step, const Saved& saved, TensorView row_weight,
+                       TensorView gate_up, TensorView y) const;
+  void receive_weights(StepContext& step, const Decision& decision, TensorView row_weight) const;
   void backward_router(StepContext& step, const Saved& saved, ConstTensorView dweights,
                        TensorView dx) const;
   void backward_experts(StepContext& step, const Saved& saved, ConstTensorView dy, TensorView dxp,
                         TensorView drow_weight) const;
+  ConstTensorView offsets_here(const Decision& decision) const;
+  void own_rows(StepContext& step, const Decision& decision, ConstTensorView x,
+                TensorView rows) const;
+  void rows_of_tokens(StepContext& step, const Decision& decision, ConstTensorView x,
+                      TensorView rows) const;
+  int64_t rows_here(StepContext& step, const Decision& decision) const;
+  int64_t most_rows(int64_t tokens) const;
+  int64_t kept_pairs(StepContext& step, const Decision& decision) const;
+  ConstTensorView sources(StepContext& step, const Decision& decision) const;
 
   Options options_;
+  ExpertExchange exchange_;
   int64_t index_;
   Linear router_;
   Parameter* bias_ = nullptr;
-  Parameter* gate_up_;  ///< [experts, 2 * intermediate, hidden]
-  Parameter* down_;     ///< [experts, hidden, intermediate]
+  Parameter* gate_up_;  ///< [experts here, 2 * intermediate, hidden]
+  Parameter* down_;     ///< [experts here, hidden, intermediate]
   std::optional<Mlp> shared_;
 };
 

@@ -11,39 +11,25 @@ namespace tessera {
 
 namespace {
 
-// The local block as a matrix of `outer` runs of `run` consecutive global indices.
-struct Runs {
-  int64_t outer = 1;
-  int64_t run = 1;
-  int64_t stride = 1;  // global distance between the starts of two runs
-  int64_t first = 0;   // global index of the first element
-};
-
-Runs runs_of(const Shard& shard) {
-  Runs runs;
-  int64_t inner = 1;
-  for (int axis = 0; axis < shard.whole.rank(); ++axis) {
-    if (axis < shard.axis) runs.outer *= shard.whole[axis];
-    if (axis > shard.axis) inner *= shard.whole[axis];
-  }
-  runs.run = shard.length * inner;
-  runs.stride = shard.whole[shard.axis] * inner;
-  runs.first = shard.begin * inner;
-  return runs;
+/// Whether two declarations are different parts of one parameter.
+bool are_disjoint(const Shard& a, const Shard& b) {
+  return a.whole == b.whole && a.axis == b.axis && a.blocks == b.blocks &&
+         (a.begin + a.length <= b.begin || b.begin + b.length <= a.begin);
 }
 
 void initialize_normal(Stream& stream, const Parameter& parameter, uint64_t seed) {
   const uint64_t key = seed ^ hash_name(parameter.name.c_str());
-  const Runs runs = runs_of(parameter.shard);
   with_float_type(parameter.dtype, [&]<class T>() {
     const auto value = parameter.value.as<T>();
-    stream.threads().for_ranges(parameter.value.elements(), 4096, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t global = runs.first + i / runs.run * runs.stride + i % runs.run;
-        const std::array<uint32_t, 4> words = philox(key, 0, static_cast<uint64_t>(global));
-        value[static_cast<size_t>(i)] =
-            from_float<T>(static_cast<float>(parameter.init * normal(words[0], words[1])));
-      }
+    for_each_run(parameter.shard, [&](const ShardRun& run) {
+      stream.threads().for_ranges(run.count, 4096, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const std::array<uint32_t, 4> words =
+              philox(key, 0, static_cast<uint64_t>(run.whole + i));
+          value[static_cast<size_t>(run.local + i)] =
+              from_float<T>(static_cast<float>(parameter.init * normal(words[0], words[1])));
+        }
+      });
     });
   });
 }
@@ -52,7 +38,8 @@ void initialize_normal(Stream& stream, const Parameter& parameter, uint64_t seed
 
 Parameter& ParameterStore::declare(Parameter parameter) {
   for (const Parameter& other : parameters_) {
-    CHECK(other.name != parameter.name, "parameter '", parameter.name, "' is declared twice");
+    CHECK(other.name != parameter.name || are_disjoint(other.shard, parameter.shard), "parameter '",
+          parameter.name, "' is declared twice");
   }
   return parameters_.emplace_back(std::move(parameter));
 }

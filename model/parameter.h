@@ -14,7 +14,9 @@ enum class Initializer : uint8_t { kConstant, kNormal };
 
 /// A tensor of the model: this rank's shard of its value, and of its gradient when it is trained.
 struct Parameter {
-  std::string name;  ///< unique, e.g. "layers.3.moe.router.weight"
+  /// E.g. "layers.3.moe.router.weight". Several declarations may have one name when they are
+  /// different parts of one parameter.
+  std::string name;
   Shard shard;
   Placement placement = Placement::kReplicated;
   DType dtype = DType::kF32;  ///< of the value

@@ -2,11 +2,14 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
+#include <set>
 
 #include "kernels/embedding.h"
 #include "kernels/reduce.h"
 #include "model/model.pb.h"
 #include "model/sparsity_budget.h"
+#include "model/token_region.h"
 
 namespace tessera {
 
@@ -48,17 +51,20 @@ double out_init_std(const ModelConfig& config) {
 AttentionLayer::Options attention_options(const ModelConfig& config, DType dtype) {
   const AttentionConfig& attention = config.attention();
   const int64_t groups = global_groups(config);
-  return {.hidden = config.hidden(),
-          .heads = config.heads(),
-          .kv_heads = config.kv_heads(),
-          .head_dim = head_dim(config),
+  return {.heads = {.hidden = config.hidden(),
+                    .heads = config.heads(),
+                    .kv_heads = config.kv_heads(),
+                    .head_dim = head_dim(config),
+                    .rope_base = config.rope_base(),
+                    .output_gate = config.output_gate(),
+                    .sink_logit = attention.sink_logit(),
+                    .dtype = dtype,
+                    .init_std = config.init_std(),
+                    .out_init_std = out_init_std(config)},
           .global_groups = groups,
           .sink_tokens = attention.sink_tokens(),
-          .rope_base = config.rope_base(),
           .norm_epsilon = config.norm_epsilon(),
           .qk_norm = config.qk_norm(),
-          .output_gate = config.output_gate(),
-          .sink_logit = attention.sink_logit(),
           .gate = {.groups = groups,
                    .group_heads = config.heads() / config.kv_heads(),
                    .head_dim = head_dim(config),
@@ -67,10 +73,7 @@ AttentionLayer::Options attention_options(const ModelConfig& config, DType dtype
                    .sink_blocks = attention.sink_blocks(),
                    .window_blocks = attention.window_blocks(),
                    .trunk_gradient = attention.gate_trunk_grad(),
-                   .dtype = dtype},
-          .dtype = dtype,
-          .init_std = config.init_std(),
-          .out_init_std = out_init_std(config)};
+                   .dtype = dtype}};
 }
 
 Moe::Options moe_options(const ModelConfig& config, DType dtype) {
@@ -84,6 +87,7 @@ Moe::Options moe_options(const ModelConfig& config, DType dtype) {
           .router_scale = moe.router_scale(),
           .balance_loss = moe.balance_loss(),
           .z_loss = moe.z_loss(),
+          .capacity_factor = moe.capacity_factor(),
           .balance_scope = balance_scope(moe.balance_scope()),
           .balance_bias = moe.balance_bias_rate() > 0,
           .dtype = dtype,
@@ -94,119 +98,163 @@ Moe::Options moe_options(const ModelConfig& config, DType dtype) {
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, DType dtype, Recompute recompute,
-                         ParameterStore& store)
-    : embedding_(&store.declare({.name = "embedding.weight",
-                                 .shard = Shard::replicated({config.vocabulary(), config.hidden()}),
-                                 .dtype = dtype,
-                                 .init = config.init_std()})),
-      dtype_(dtype),
+                         ParameterStore& store, const RankPlace& place)
+    : dtype_(dtype),
       hidden_(config.hidden()),
+      vocabulary_(config.vocabulary()),
       block_(config.attention().block()),
+      sink_tokens_(config.attention().sink_tokens()),
       experts_(config.moe().experts()),
       balance_bias_rate_(config.moe().balance_bias_rate()) {
+  const auto vocabulary_matrix = [&](const char* name) {
+    return &store.declare(
+        {.name = name,
+         .shard = Shard::split({vocabulary_, hidden_}, 0, place.tensor, place.tensor_ranks),
+         .placement = Placement::kTensor,
+         .dtype = dtype,
+         .init = config.init_std()});
+  };
+  embedding_ = vocabulary_matrix("embedding.weight");
   for (int64_t index = 0; index < config.layers(); ++index) {
-    add_block(config, dtype, recompute, store, index);
+    first_parameters_.push_back(std::ssize(store.all()));
+    add_block(config, dtype, recompute, store, place, index);
   }
+  first_parameters_.push_back(std::ssize(store.all()));
   Norm norm(store, "head.norm.weight", hidden_, dtype, config.norm_epsilon());
-  Parameter* weight = embedding_;
-  if (!config.tie_embeddings()) {
-    weight = &store.declare({.name = "head.weight",
-                             .shard = Shard::replicated({config.vocabulary(), hidden_}),
-                             .dtype = dtype,
-                             .init = config.init_std()});
-  }
+  Parameter* weight = config.tie_embeddings() ? embedding_ : vocabulary_matrix("head.weight");
   head_ = std::make_unique<Head>(norm, *weight, config.vocabulary());
+  count_active_parameters(config, store);
+}
+
+void Transformer::count_active_parameters(const ModelConfig& config, const ParameterStore& store) {
+  std::set<std::string> counted;  // a parameter may be declared in several parts
   for (const Parameter& parameter : store.all()) {
-    if (!parameter.decay || !parameter.trained) continue;
+    if (!parameter.decay || !parameter.trained || !counted.insert(parameter.name).second) continue;
     if (&parameter == embedding_ && !config.tie_embeddings()) continue;
     const int64_t elements = parameter.shard.whole.elements();
-    const bool routed = parameter.name.find(".experts.") != std::string::npos;
-    active_parameters_ +=
-        routed ? elements * config.moe().experts_per_token() / config.moe().experts() : elements;
+    active_parameters_ += parameter.placement == Placement::kExpert
+                              ? elements * config.moe().experts_per_token() / config.moe().experts()
+                              : elements;
   }
 }
 
 void Transformer::add_block(const ModelConfig& config, DType dtype, Recompute recompute,
-                            ParameterStore& store, int64_t index) {
+                            ParameterStore& store, const RankPlace& place, int64_t index) {
   const std::string name = concat("layers.", index);
   const bool dense = !config.has_moe() || index < config.moe().dense_layers();
   Norm attention_norm(store, name + ".attention_norm.weight", hidden_, dtype,
                       config.norm_epsilon());
-  AttentionLayer attention(store, name + ".attention", attention_options(config, dtype));
+  AttentionLayer attention(store, name + ".attention", attention_options(config, dtype), place);
   Norm feed_forward_norm(store, name + ".feed_forward_norm.weight", hidden_, dtype,
                          config.norm_epsilon());
   if (dense) {
+    const Mlp::Options options{.hidden = hidden_,
+                               .intermediate = config.intermediate(),
+                               .dtype = dtype,
+                               .init_std = config.init_std(),
+                               .out_init_std = out_init_std(config)};
     blocks_.emplace_back(attention_norm, std::move(attention), feed_forward_norm,
-                         Mlp(store, name + ".mlp", hidden_, config.intermediate(), dtype,
-                             config.init_std(), out_init_std(config)),
-                         recompute);
+                         Mlp(store, name + ".mlp", options, place), recompute);
   } else {
     blocks_.emplace_back(attention_norm, std::move(attention), feed_forward_norm,
-                         Moe(store, name + ".moe", moe_options(config, dtype), moe_layers_),
+                         Moe(store, name + ".moe", moe_options(config, dtype), place, moe_layers_),
                          recompute);
     ++moe_layers_;
   }
 }
 
-StepContext Transformer::start(Run& run, const Batch& batch, SegmentGrid& grid) const {
-  Arena& arena = run.arena;
-  const Shape per_segment = batch.starts.shape();
-  const BuildSegmentGrid build{
-      .positions = arena.allocate(DType::kI32, batch.tokens.shape(), "positions"),
-      .tile_starts = arena.allocate(DType::kI32, per_segment, "tile_starts"),
-      .block_starts = arena.allocate(DType::kI32, per_segment, "block_starts"),
-      .starts = batch.starts,
-      .block = block_};
-  grid = build_segment_grid(run.stream, build);
-  return {run.stream, arena, grid, run.sparsity, run.router, run.sums, batch.sequences};
+StepContext Transformer::start(Run& run, const Batch& batch) const {
+  return {run.stream,
+          run.arena,
+          run.planner.mesh(),
+          run.planner.plan(run.stream, run.arena, batch, run.sparsity),
+          run.sparsity,
+          run.router,
+          run.sums};
 }
 
+/// Each tensor rank looks up the entries that it has; the sum of one vector and zeros is exact.
 TensorView Transformer::embed(StepContext& step, ConstTensorView tokens) const {
-  const TensorView x = step.arena.allocate(dtype_, {tokens.shape()[0], hidden_}, "embedding.y");
-  embedding_forward(step.stream, {.y = x, .table = embedding_->value, .ids = tokens});
+  const int64_t share = tokens.shape()[0] / step.mesh.size(Axis::kTensor);
+  const TensorView x = step.arena.allocate(dtype_, {share, hidden_}, "embedding.y");
+  const Arena::Scope scratch(step.arena);
+  const TensorView partial = partial_of(step, x);
+  embedding_forward(step.stream, {.y = partial,
+                                  .table = embedding_->value,
+                                  .ids = tokens,
+                                  .first = embedding_->shard.begin,
+                                  .vocabulary = vocabulary_});
+  sum_partials(step, partial, x);
   return x;
+}
+
+/// Every tensor rank has the losses of all tokens of its sequence rank; each counts its own.
+double Transformer::sum_of_share(StepContext& step, ConstTensorView losses) const {
+  const int64_t share = step.tokens.share.tokens();
+  return sum(step.stream, losses.rows(step.mesh.coordinate(Axis::kTensor) * share, share));
 }
 
 double Transformer::forward_backward(Run& run, const Batch& batch, float loss_scale) const {
   const Arena::Scope scratch(run.arena);
-  SegmentGrid grid;
-  StepContext step = start(run, batch, grid);
-  const int64_t tokens = batch.tokens.shape()[0];
-  const TensorView losses = run.arena.allocate(DType::kF32, {tokens}, "losses");
-  const TensorView d = run.arena.allocate(dtype_, {tokens, hidden_}, "residual_gradient");
+  StepContext step = start(run, batch);
+  const TokenPlan& tokens = step.tokens;
+  const TensorView losses = run.arena.allocate(DType::kF32, tokens.ids.shape(), "losses");
+  const TensorView d =
+      run.arena.allocate(dtype_, {tokens.share.tokens(), hidden_}, "residual_gradient");
   std::vector<Block::Saved> saved;
   saved.reserve(blocks_.size());
-  TensorView x = embed(step, batch.tokens);
-  for (const Block& block : blocks_) {
-    Block::Output out = block.forward(step, x);
+  const auto tell = [](const std::function<void(int64_t)>& whom, int64_t parameter) {
+    if (whom) whom(parameter);
+  };
+  CollectiveLog& log = step.mesh.world().log();
+  tell(run.need_values, first_parameters_[0]);
+  TensorView x = embed(step, tokens.ids);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    tell(run.need_values, first_parameters_[i + 1]);
+    log.set_layer(static_cast<int>(i));
+    Block::Output out = blocks_[i].forward(step, x);
     x = out.y;
     saved.push_back(std::move(out.saved));
   }
-  head_->forward_backward(step, x, batch.targets, loss_scale, losses, d);
+  log.set_layer(-1);
+  tell(run.need_values, std::numeric_limits<int64_t>::max());
+  head_->forward_backward(step, x, tokens.targets, loss_scale, losses, d);
+  tell(run.gradients_done, first_parameters_.back());
   for (size_t i = blocks_.size(); i-- > 0;) {
+    log.set_layer(static_cast<int>(i));
     blocks_[i].backward(step, saved[i], d);
     run.arena.release(saved[i].mark);
+    tell(run.gradients_done, first_parameters_[i]);
   }
-  embedding_backward(run.stream, {.dtable = embedding_->grad, .dy = d, .ids = batch.tokens});
-  return sum(run.stream, losses);
+  log.set_layer(-1);
+  embedding_backward(run.stream, {.dtable = embedding_->grad,
+                                  .dy = gather_tokens(step, d),
+                                  .ids = tokens.ids,
+                                  .first = embedding_->shard.begin,
+                                  .vocabulary = vocabulary_});
+  return sum_of_share(step, losses);
 }
 
 double Transformer::forward(Run& run, const Batch& batch) const {
   const Arena::Scope scratch(run.arena);
-  SegmentGrid grid;
-  StepContext step = start(run, batch, grid);
-  const TensorView losses = run.arena.allocate(DType::kF32, {batch.tokens.shape()[0]}, "losses");
-  TensorView x = embed(step, batch.tokens);
+  const int64_t tokens =
+      batch.tokens.shape()[0] / run.planner.mesh().size(Axis::kSequence);
+  return forward(run, batch, run.arena.allocate(DType::kF32, {tokens}, "losses"));
+}
+
+double Transformer::forward(Run& run, const Batch& batch, TensorView losses) const {
+  const Arena::Scope scratch(run.arena);
+  StepContext step = start(run, batch);
+  TensorView x = embed(step, step.tokens.ids);
   for (const Block& block : blocks_) x = block.infer(step, x);
-  head_->forward(step, x, batch.targets, losses);
-  return sum(run.stream, losses);
+  head_->forward(step, x, step.tokens.targets, losses);
+  return sum_of_share(step, losses);
 }
 
 void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const {
   const Arena::Scope scratch(run.arena);
-  SegmentGrid grid;
-  StepContext step = start(run, batch, grid);
-  TensorView x = embed(step, batch.tokens);
+  StepContext step = start(run, batch);
+  TensorView x = embed(step, step.tokens.ids);
   for (const Block& block : blocks_) x = block.infer(step, x);
   head_->logits(step, x, logits);
 }
@@ -223,16 +271,21 @@ std::vector<AttentionCache> Transformer::make_caches(Device device, const Sparsi
 void Transformer::decode(Run& run, ConstTensorView token, int64_t position,
                          std::vector<AttentionCache>& caches, TensorView logits) const {
   const Arena::Scope scratch(run.arena);
-  // A grid of one token: what the layers ask of it are its size and the token's position.
+  // A plan of one token: what the layers ask of it are its size and the token's position.
   std::array<int32_t, 2> starts{0, 1};
   std::array<int32_t, 1> positions{static_cast<int32_t>(position)};
   const ConstTensorView starts_view(starts.data(), DType::kI32, {2}, Device{});
-  const SegmentGrid grid{.starts = starts_view,
-                         .positions = {positions.data(), DType::kI32, {1}, Device{}},
-                         .tile_starts = starts_view,
-                         .block_starts = starts_view,
-                         .block = block_};
-  StepContext step{run.stream, run.arena, grid, run.sparsity, run.router, run.sums, 1};
+  TokenPlan tokens;
+  tokens.sequences = 1;
+  tokens.sequence_length = 1;
+  tokens.share = {.starts = starts_view,
+                  .positions = {positions.data(), DType::kI32, {1}, Device{}},
+                  .tile_starts = starts_view,
+                  .block_starts = starts_view,
+                  .block = block_};
+  tokens.scope_starts = starts_view;
+  StepContext step{run.stream, run.arena, run.planner.mesh(), tokens, run.sparsity,
+                   run.router, run.sums};
   TensorView x = embed(step, token);
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     x = blocks_[layer].decode(step, x, position, caches[layer]);

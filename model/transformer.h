@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,23 +16,36 @@ class ModelConfig;
 class Transformer {
  public:
   /// Declares all parameters in `store`, which must outlive the model; the caller allocates.
-  Transformer(const ModelConfig& config, DType dtype, Recompute recompute, ParameterStore& store);
+  /// `place`: which shards this rank has.
+  Transformer(const ModelConfig& config, DType dtype, Recompute recompute, ParameterStore& store,
+              const RankPlace& place = {});
 
   /// What one micro-batch needs besides the tokens.
   struct Run {
     Stream& stream;
     Arena& arena;
+    TokenPlanner& planner;
     SparsityPlan sparsity;
     RouterPlan router;
     StepSums& sums;
+    /// For exchanges that overlap with the work, both optional; parameters are numbered in the
+    /// order of declaration. need_values(n): the values of parameters before n are read next;
+    /// gradients_done(n): the gradients of all from n on are complete.
+    std::function<void(int64_t)> need_values = {};
+    std::function<void(int64_t)> gradients_done = {};
   };
 
   /// Adds the gradient of loss_scale * (sum of token losses) + the auxiliary losses to the
-  /// parameters' gradients and to `run.sums`. Returns the sum of the token losses, nats.
+  /// parameters' gradients and to `run.sums`. Returns the sum of the losses of this rank's tokens,
+  /// nats; ranks of the context group make the same calls with the same batch.
   double forward_backward(Run& run, const Batch& batch, float loss_scale) const;
-  /// The sum of the token losses, nats; keeps nothing.
+  /// The sum of the losses of this rank's tokens, nats; keeps nothing.
   double forward(Run& run, const Batch& batch) const;
-  /// logits [tokens, vocabulary], f32, is overwritten.
+  /// The same. losses [tokens of the sequence rank], f32, is overwritten by the loss of each token,
+  /// 0 where its target is negative; in the order of SequenceLayout::sequence_tokens.
+  double forward(Run& run, const Batch& batch, TensorView losses) const;
+  /// logits [tokens, vocabulary], f32, is overwritten. For a rank that has all of the model, as are
+  /// the caches and decode.
   void logits(Run& run, const Batch& batch, TensorView logits) const;
 
   /// Decoding: empty caches of one sequence of at most `max_tokens` tokens, one per layer.
@@ -45,6 +59,10 @@ class Transformer {
   /// Once per optimizer step: loss-free balance biases from the counts of the global batch.
   void update_balance_bias(Stream& stream, ConstTensorView expert_counts) const;
 
+  /// How a planner must cut sequences for this model.
+  TokenPlanner::Options planner_options(SequenceOrder order = SequenceOrder::kContiguous) const {
+    return {.order = order, .block = block_, .sink_tokens = sink_tokens_};
+  }
   int64_t moe_layers() const { return moe_layers_; }
   int64_t experts() const { return experts_; }
   int64_t block() const { return block_; }
@@ -54,16 +72,21 @@ class Transformer {
 
  private:
   void add_block(const ModelConfig& config, DType dtype, Recompute recompute, ParameterStore& store,
-                 int64_t index);
-  StepContext start(Run& run, const Batch& batch, SegmentGrid& grid) const;
+                 const RankPlace& place, int64_t index);
+  void count_active_parameters(const ModelConfig& config, const ParameterStore& store);
+  StepContext start(Run& run, const Batch& batch) const;
   TensorView embed(StepContext& step, ConstTensorView tokens) const;
+  double sum_of_share(StepContext& step, ConstTensorView losses) const;
 
   std::vector<Block> blocks_;
+  std::vector<int64_t> first_parameters_;  ///< of each block, and of the head
   Parameter* embedding_;
   std::unique_ptr<Head> head_;
   DType dtype_;
   int64_t hidden_;
+  int64_t vocabulary_;
   int64_t block_;  ///< tokens per key block
+  int64_t sink_tokens_;
   int64_t moe_layers_ = 0;
   int64_t experts_ = 0;
   float balance_bias_rate_ = 0;

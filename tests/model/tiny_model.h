@@ -6,6 +6,7 @@
 
 #include "kernels/core/random.h"
 #include "model/model.pb.h"
+#include "model/single_rank.h"
 #include "model/step_sums.h"
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
@@ -73,10 +74,8 @@ struct TinyBatch {
     const auto of = [](const std::vector<int32_t>& v) {
       return ConstTensorView(v.data(), DType::kI32, {static_cast<int64_t>(v.size())}, Device{});
     };
-    return {.tokens = of(tokens),
-            .targets = of(targets),
-            .starts = of(starts),
-            .sequences = sequences};
+    return {
+        .tokens = of(tokens), .targets = of(targets), .starts = of(starts), .sequences = sequences};
   }
 };
 
@@ -89,6 +88,7 @@ class TinyModel {
         model(config.model(),
               config.runtime().precision() == RuntimeConfig::F32 ? DType::kF32 : DType::kBF16,
               recompute, store),
+        alone(model),
         arena(Device{}, arena_bytes),
         buffer(Device{}, model),
         sums(buffer.views()) {
@@ -98,7 +98,7 @@ class TinyModel {
 
   Transformer::Run run(const SparsityPlan& plan) {
     buffer.clear(stream);
-    return {.stream = stream, .arena = arena, .sparsity = plan, .router = {}, .sums = sums};
+    return alone.run(stream, arena, plan, sums);
   }
   /// Everything that the gradient is of: token losses / scale and auxiliary losses.
   double objective(const SparsityPlan& plan, const TinyBatch& batch, float scale) {
@@ -116,6 +116,7 @@ class TinyModel {
   Stream stream;
   ParameterStore store;
   Transformer model;
+  SingleRank alone;
   Arena arena;
   StepSumsBuffer buffer;
   StepSums& sums;

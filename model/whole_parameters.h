@@ -1,0 +1,35 @@
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "model/parameter.h"
+
+namespace tessera {
+
+/// The values or the gradients of a rank that has all of the model, each parameter once and whole.
+/// Those that were declared in parts are put together in memory of this object, in host memory;
+/// the others are views.
+class WholeParameters {
+ public:
+  enum class Of : uint8_t { kValues, kGradients };
+  struct Entry {
+    std::string name;
+    ConstTensorView data;
+  };
+
+  /// `store` must outlive this. Gradients only of trained parameters.
+  WholeParameters(const ParameterStore& store, Of what);
+
+  /// In the order of declaration.
+  const std::vector<Entry>& all() const { return all_; }
+  /// Throws when there is none of that name.
+  ConstTensorView find(const std::string& name) const;
+
+ private:
+  std::deque<Buffer> buffers_;
+  std::vector<Entry> all_;
+};
+
+}  // namespace tessera

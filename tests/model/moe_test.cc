@@ -1,0 +1,162 @@
+#include "model/moe.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "parallel/self_communicator.h"
+#include "tests/model/mesh_model.h"
+#include "tests/support/compare.h"
+
+// Values and gradients of the whole layer are tested with the model, in transformer_test.cc and
+// mesh_test.cc; here is what only shows in one layer.
+
+namespace tessera {
+namespace {
+
+using support::expect_same_bits;
+using support::Tensor;
+using support::tiny_config;
+using support::TinyBatch;
+
+constexpr int64_t kHidden = 8;
+constexpr int64_t kExperts = 4;
+
+/// One layer on one rank, and the tokens of a tiny batch.
+class Layer {
+ public:
+  explicit Layer(DType dtype)
+      : moe_(store_, "moe",
+             {.hidden = kHidden,
+              .intermediate = 16,
+              .experts = kExperts,
+              .experts_per_token = 2,
+              .shared_experts = 1,
+              .mode = RouterMode::kSigmoid,
+              .router_scale = 1,
+              .balance_loss = 0.1,
+              .z_loss = 0.01,
+              .capacity_factor = 0,
+              .balance_scope = Moe::BalanceScope::kSequence,
+              .balance_bias = true,
+              .dtype = dtype,
+              .init_std = 0.3,
+              .out_init_std = 0.3},
+             {}, 0),
+        config_(tiny_config()),
+        batch_(config_, 3),
+        counts_(DType::kF32, {1, kExperts}),
+        gate_losses_(DType::kF32, {3}),
+        gate_stats_(DType::kF32, {4}),
+        router_losses_(DType::kF32, {2}),
+        dropped_(DType::kF32, {1}),
+        sums_{.gate_losses = gate_losses_,
+              .gate_stats = gate_stats_,
+              .router_losses = router_losses_,
+              .dropped_pairs = dropped_,
+              .expert_counts = counts_},
+        x_(dtype, {static_cast<int64_t>(batch_.tokens.size()), kHidden}) {
+    store_.allocate(Device{});
+    store_.initialize(stream_, 1);
+  }
+
+  StepContext step(bool recompute = false) {
+    return {stream_, arena_,  mesh_, planner_.plan(stream_, arena_, batch_.view(), plan_),
+            plan_,   router_, sums_, recompute};
+  }
+  Parameter& parameter(const std::string& name) { return store_.find("moe." + name); }
+  const Moe& moe() const { return moe_; }
+  const StepSums& sums() const { return sums_; }
+  const Tensor& x() const { return x_; }
+
+ private:
+  Stream stream_{Device{}, 1};
+  Arena arena_{Device{}, int64_t{4} << 20};
+  ParameterStore store_;
+  Moe moe_;
+  TrainConfig config_;
+  TinyBatch batch_;
+  SelfCommunicator world_;
+  ProcessMesh mesh_{world_, {}};
+  TokenPlanner planner_{mesh_, {.block = 16}};
+  SparsityPlan plan_ = support::tiny_plan();
+  RouterPlan router_;
+  Tensor counts_;
+  Tensor gate_losses_;
+  Tensor gate_stats_;
+  Tensor router_losses_;
+  Tensor dropped_;
+  StepSums sums_;
+  Tensor x_;
+};
+
+TEST(Moe, RecomputationKeepsTheChoiceAndCountsNothing) {
+  Layer layer(DType::kF32);
+  const auto x = layer.x().as<float>();
+  for (size_t i = 0; i < x.size(); ++i) {
+    x[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i)));
+  }
+  StepContext step = layer.step();
+  const Moe::Decision decision = layer.moe().allocate_decision(step);
+  const Tensor first(DType::kF32, layer.x().shape());
+  const Tensor second(DType::kF32, layer.x().shape());
+  (void)layer.moe().forward(step, layer.x(), decision, first);
+  const std::vector<double> counts = support::to_doubles(layer.sums().expert_counts);
+  const std::vector<double> losses = support::to_doubles(layer.sums().router_losses);
+  // Whatever has become of the router, recomputation goes to the experts of the first time.
+  const auto bias = layer.parameter("router.bias").value.as<float>();
+  for (size_t e = 0; e < bias.size(); ++e) bias[e] = e < 2 ? 10.0f : -10.0f;
+  StepContext again = layer.step(/*recompute=*/true);
+  (void)layer.moe().forward(again, layer.x(), decision, second);
+  expect_same_bits(second, first, "y");
+  EXPECT_EQ(support::to_doubles(layer.sums().expert_counts), counts);
+  EXPECT_EQ(support::to_doubles(layer.sums().router_losses), losses);
+}
+
+TEST(Moe, LogitsThatTieInBFloat16DoNotTie) {
+  Layer layer(DType::kBF16);
+  const auto x = layer.x().as<BF16>();
+  std::fill(x.begin(), x.end(), from_float<BF16>(1));
+  const auto weight = layer.parameter("router.weight").value.as<float>();
+  const std::vector<float> logits{1.0f, 1.001f, -1.0f, 1.002f};
+  for (size_t i = 0; i < weight.size(); ++i) {
+    weight[i] = logits[i / kHidden] / static_cast<float>(kHidden);
+  }
+  StepContext step = layer.step();
+  const Moe::Decision decision = layer.moe().allocate_decision(step);
+  const Tensor y(DType::kBF16, layer.x().shape());
+  (void)layer.moe().forward(step, layer.x(), decision, y);
+  const auto experts = decision.experts.as<int32_t>();
+  EXPECT_EQ((std::set<int32_t>{experts[0], experts[1]}), (std::set<int32_t>{1, 3}));
+}
+
+TEST(Moe, EveryRankCountsThePairsBeyondItsCapacity) {
+  constexpr double kFactor = 1.2;
+  const TrainConfig config = tiny_config({"model.moe.capacity_factor=1.2", "model.moe.experts=8",
+                                          "batch.sequences=4", "model.heads=8"});
+  const TinyBatch batch(config, 5);
+  for (const MeshShape& shape : {MeshShape{1, 1, 1, 1}, {1, 2, 2, 2}, {2, 2, 1, 2}, {1, 4, 1, 1}}) {
+    const int64_t pairs = 4 * 112 / shape.ranks() * 2;
+    const double bound = std::ceil(kFactor * static_cast<double>(pairs) / 8);
+    run_ranks(shape.ranks(), [&](Communicator& world) {
+      support::MeshModel rank(config, world, shape);
+      Transformer::Run run = rank.run(support::tiny_plan());
+      const double loss = rank.model.forward_backward(run, rank.part_of(batch.view()), 1.0f / 448);
+      EXPECT_TRUE(std::isfinite(loss));
+      double expected = 0;
+      double all = 0;
+      for (const float count : run.sums.expert_counts.as<float>()) {
+        expected += std::max(0.0, count - bound);
+        all += count;
+      }
+      EXPECT_EQ(all, static_cast<double>(pairs)) << to_string(shape);
+      EXPECT_GT(expected, 0) << to_string(shape);
+      EXPECT_EQ(run.sums.dropped_pairs.as<float>()[0], expected) << to_string(shape);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace tessera
