@@ -17,7 +17,8 @@ int number(const char* name) {
 JobEnvironment job_environment() {
   JobEnvironment job;
   job.started = {.by_mpirun = number("OMPI_COMM_WORLD_SIZE"),
-                 .by_srun = number("SLURM_STEP_NUM_TASKS")};
+                 .by_srun = number("SLURM_STEP_NUM_TASKS"),
+                 .by_sbatch = number("SLURM_NTASKS")};
   if (job.started.by_mpirun > 0) {
     job.ranks = job.started.by_mpirun;
     job.rank = number("OMPI_COMM_WORLD_RANK");

@@ -11,7 +11,7 @@ struct JobEnvironment {
   int ranks = 1;  ///< 1 when nobody started it as part of a job
 };
 
-/// Reads the variables that Open MPI's mpirun and Slurm's srun set.
+/// Reads the variables that Open MPI's mpirun and Slurm's sbatch and srun set.
 JobEnvironment job_environment();
 
 }  // namespace tessera

@@ -91,7 +91,8 @@ int export_checkpoint(const boost::program_options::variables_map& values) {
                        "because ",
                        hugging_face_obstacle(model), ": export it without --strict"));
   }
-  const auto tensors = hugging_face_tensors(model, *loaded.store, gates);
+  const WholeParameters parameters(*loaded.store, WholeParameters::Of::kValues);
+  const auto tensors = hugging_face_tensors(model, parameters, gates);
   make_directories(output);
   // transformers refuses a file that does not say "pt"; the layout is the same for all.
   write_safetensors(output / kTensors, tensors, {{"format", "pt"}});

@@ -25,14 +25,13 @@ CommandLine command_line() {
       ("checkpoint", options::value<std::string>()->value_name("DIR"),
        "a checkpoint, or a run directory for its newest one")  //
       ("input", options::value<std::string>()->value_name("FILE"),
-       "safetensors with `tokens`, i32 [batch, time]")  //
+       "safetensors with `tokens`, i32 [batch, time]")                                       //
       ("output", options::value<std::string>()->value_name("FILE"), "safetensors to write")  //
       ("gradients", options::bool_switch(), "also the gradient of every parameter")          //
-      ("precision",
-       options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
+      ("precision", options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
        "f32, bf16, or as the checkpoint was trained")  //
       ("step", options::value<int64_t>()->default_value(0)->value_name("N"),
-       "attend as in step N of the run; 0: as in the checkpoint's last step")  //
+       "attend as in step N of the run; 0: as in the checkpoint's last step")               //
       ("threads", options::value<int>()->default_value(1)->value_name("N"), "CPU threads")  //
       ("help", options::bool_switch(), "show this text");
   return line;

@@ -1,4 +1,5 @@
 #include <chrono>
+#include <functional>
 #include <iostream>
 #include <optional>
 #include <thread>
@@ -7,6 +8,7 @@
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job_environment.h"
+#include "parallel/agreement.h"
 #include "parallel/self_communicator.h"
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
@@ -34,14 +36,19 @@ CommandLine command_line() {
       ("config", options::value<std::string>()->value_name("FILE"),
        "text-format configuration (docs/configuration.md)")  //
       ("set", options::value<std::vector<std::string>>()->composing()->value_name("A.B=VALUE"),
-       "set one field of the configuration; may be given many times")  //
+       "set one field of the configuration; may be given many times")                   //
       ("steps", options::value<int64_t>()->value_name("N"), "short for --set steps=N")  //
       ("resume", options::value<std::string>()->default_value("auto")->value_name("FROM"),
        "auto: the newest valid checkpoint, if any; none: the start; or a checkpoint directory")  //
-      ("dry-run", options::bool_switch(), "check everything that needs no training, and stop")  //
+      ("dry-run", options::bool_switch(), "check everything that needs no training, and stop")   //
       ("help", options::bool_switch(), "show this text");
   line.positional = {"config"};
   return line;
+}
+
+int exit_code(TrainingEnd end) {
+  return static_cast<int>(end == TrainingEnd::kFinished ? ExitCode::kFinished
+                                                        : ExitCode::kTryAgain);
 }
 
 ResumeFrom resume_from(const std::string& text) {
@@ -50,8 +57,8 @@ ResumeFrom resume_from(const std::string& text) {
   return {.kind = ResumeFrom::Kind::kDirectory, .directory = text};
 }
 
-// A mistake that all ranks see is told by rank 0 alone: it ends the job before the others speak.
-// An error of one rank alone is told by that rank, a second later.
+// An error that one rank alone may have met: the others wait for it in some exchange. Rank 0 tells
+// it at once; the others a second later, because when all meet it one telling is enough.
 [[noreturn]] void end_job(MpiEnvironment& mpi, int rank, const std::string& message,
                           ExitCode code) {
   if (rank > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
@@ -59,37 +66,50 @@ ResumeFrom resume_from(const std::string& text) {
   mpi.abort(static_cast<int>(code));
 }
 
-TrainingEnd train_in_job(TrainConfig config, const ResumeFrom& from, const JobEnvironment& job,
-                         const StopSignal& stop) {
-  MpiEnvironment mpi(job.started);
+// What a run needs to begin. Every rank has its own files and environment, and when one of them
+// cannot begin, none does: rank 0 says why, and all end with the same code.
+struct Beginning {
+  std::function<TrainConfig()> load;
+  ResumeFrom from;
+  JobEnvironment job;
+};
+
+// The exit code.
+int train_in_job(const Beginning& begin, const StopSignal& stop) {
+  MpiEnvironment mpi;
   Communicator& world = mpi.world();
   set_error_rank(world.rank(), world.size());
   // Caught here and not in main, because leaving this scope takes MPI down, with or without the
   // other ranks.
   try {
-    resolve_mesh(config, world.size());
-    return run_training(config, from, world, stop);
+    TrainConfig config;
+    const std::optional<Failure> failure =
+        first_failure(world, failure_of([&] {
+                        check_world_size(world.size(), begin.job.started);
+                        config = begin.load();
+                        resolve_mesh(config, world.size());
+                      }));
+    if (failure) {
+      // Of several worlds that should have been one, each has a rank 0.
+      if (world.rank() == 0 && begin.job.rank == 0) {
+        const std::string why = failure->rank == 0 ? failure->reason : to_text(*failure, world);
+        std::cerr << why << "\n";
+      }
+      return static_cast<int>(failure->code);
+    }
+    return exit_code(run_training(config, begin.from, world, stop));
   } catch (const Error& error) {
-    std::string message = error.what();
-    if (message.starts_with(rank_prefix())) message = message.substr(rank_prefix().size());
-    end_job(mpi, world.rank(), message, error.code());
+    end_job(mpi, world.rank(), without_rank(error.what()), error.code());
   } catch (const std::exception& error) {
     end_job(mpi, world.rank(), error.what(), ExitCode::kError);
   }
 }
 
-TrainingEnd train_alone(TrainConfig config, const ResumeFrom& from, const StopSignal& stop) {
+int train_alone(const Beginning& begin, const StopSignal& stop) {
   SelfCommunicator world;
+  TrainConfig config = begin.load();
   resolve_mesh(config, world.size());
-  return run_training(config, from, world, stop);
-}
-
-// The mesh that a configuration describes, whatever job asks: for checks without one.
-int described_ranks(const TrainConfig& config) {
-  const MeshConfig& mesh = config.mesh();
-  const auto extent = [](int value) { return value > 0 ? value : 1; };
-  return extent(mesh.data()) * extent(mesh.expert()) * extent(mesh.sequence()) *
-         extent(mesh.tensor());
+  return exit_code(run_training(config, begin.from, world, stop));
 }
 
 }  // namespace
@@ -98,25 +118,23 @@ int run_train(const std::vector<std::string>& arguments) {
   const CommandLine line = command_line();
   const auto values = parse_arguments(line, arguments);
   if (!values) return static_cast<int>(ExitCode::kFinished);
-  if (!values->count("config")) misuse(line.name, "which CONFIG?");
   std::vector<std::string> overrides;
   if (values->count("set")) overrides = (*values)["set"].as<std::vector<std::string>>();
   if (values->count("steps")) {
     overrides.push_back(concat("steps=", (*values)["steps"].as<int64_t>()));
   }
-  TrainConfig config = load_train_config((*values)["config"].as<std::string>(), overrides);
+  const Beginning begin{
+      .load = [&] { return load_train_config((*values)["config"].as<std::string>(), overrides); },
+      .from = resume_from((*values)["resume"].as<std::string>()),
+      .job = job_environment()};
   if ((*values)["dry-run"].as<bool>()) {
+    TrainConfig config = begin.load();
     resolve_mesh(config, described_ranks(config));
-    std::cout << dry_run(config);
+    if (begin.job.rank == 0) std::cout << dry_run(config);
     return static_cast<int>(ExitCode::kFinished);
   }
-  const ResumeFrom from = resume_from((*values)["resume"].as<std::string>());
-  const JobEnvironment job = job_environment();
-  const StopSignal stop;
-  const TrainingEnd end =
-      job.ranks > 1 ? train_in_job(config, from, job, stop) : train_alone(config, from, stop);
-  return static_cast<int>(end == TrainingEnd::kFinished ? ExitCode::kFinished
-                                                        : ExitCode::kTryAgain);
+  const StopSignal stop(begin.job.rank, begin.job.ranks);
+  return begin.job.ranks > 1 ? train_in_job(begin, stop) : train_alone(begin, stop);
 }
 
 }  // namespace tessera

@@ -104,6 +104,16 @@ TrainConfig load_train_config(const fs::path& file, std::span<const std::string>
   return parse_train_config(read_file(file), file.string(), overrides);
 }
 
+int described_ranks(const TrainConfig& config) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const MeshConfig& mesh = config.mesh();
+  int64_t ranks = 1;
+  for (const int extent : {mesh.data(), mesh.expert(), mesh.sequence(), mesh.tensor()}) {
+    ranks = std::min(kMost, ranks * std::max(1, extent));
+  }
+  return static_cast<int>(ranks);
+}
+
 void resolve_mesh(TrainConfig& config, int world) {
   const MeshShape shape = mesh_shape(config.mesh(), world);
   MeshConfig& mesh = *config.mutable_mesh();

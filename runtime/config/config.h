@@ -23,6 +23,10 @@ TrainConfig parse_train_config(std::string_view text, const std::string& name,
 TrainConfig load_train_config(const std::filesystem::path& file,
                               std::span<const std::string> overrides = {});
 
+/// The ranks of the mesh that a configuration describes, an axis that is not set counting as 1; at
+/// most 2^30.
+int described_ranks(const TrainConfig& config);
+
 /// Completes a configuration for a job of `world` ranks: mesh.data and batch.micro_sequences, which
 /// may be 0 before, are set. Throws Error(kUsage), one line per problem, when the mesh does not
 /// multiply to `world` or does not divide what it cuts.

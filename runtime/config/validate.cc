@@ -1,5 +1,6 @@
 #include "runtime/config/validate.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/error.h"
@@ -150,6 +151,66 @@ void validate_steps(const TrainConfig& config, Problems& problems) {
           ", expected a multiple of checkpoint.every = ", checkpoint.every());
 }
 
+/// The end of a message about `value`, which does not divide `whole`: `; nearest: 2 or 4`.
+std::string nearest_divisors(int64_t whole, int64_t value) {
+  if (whole < 1) return "";
+  int64_t below = std::min(value - 1, whole);
+  while (below > 1 && whole % below != 0) --below;
+  int64_t above = value + 1;
+  while (above < whole && whole % above != 0) ++above;
+  std::string text = below >= 1 ? concat(below) : "";
+  if (above <= whole) text += concat(text.empty() ? "" : " or ", above);
+  return "; nearest: " + text;
+}
+
+/// `field`, `value` of it, must be a divisor of `other`, whose value is `whole`.
+void require_divisor(Problems& problems, const char* field, int64_t value, const std::string& other,
+                     int64_t whole) {
+  require(value > 0 && whole % value == 0, problems, field, "is ", value,
+          ", expected a divisor of ", other, " = ", whole, nearest_divisors(whole, value));
+}
+
+void validate_sequence_axis(const TrainConfig& config, Problems& problems) {
+  const int64_t ranks = config.mesh().sequence();
+  const int64_t length = config.batch().sequence_length();
+  const int64_t block = config.model().attention().block();
+  if (config.mesh().sequence_order() == MeshConfig::ZIGZAG && ranks > 1) {
+    const int64_t half = length / 2;
+    require(length % (2 * ranks) == 0, problems, "mesh.sequence", "is ", ranks,
+            ", expected a divisor of half of batch.sequence_length = ", length,
+            " for sequence_order ZIGZAG", length % 2 == 0 ? nearest_divisors(half, ranks) : "");
+  } else {
+    require_divisor(problems, "mesh.sequence", ranks, "batch.sequence_length", length);
+  }
+  const int64_t blocks = std::max<int64_t>(1, length / std::max<int64_t>(1, block));
+  require(ranks <= blocks, problems, "mesh.sequence", "is ", ranks,
+          ", more sequence ranks than the ", blocks,
+          " key blocks of a sequence, expected at most batch.sequence_length / "
+          "model.attention.block = ",
+          blocks);
+}
+
+/// `sequences` in a micro-batch.
+void validate_tensor_axis(const TrainConfig& config, int64_t sequences, Problems& problems) {
+  const ModelConfig& model = config.model();
+  const int64_t ranks = config.mesh().tensor();
+  require_divisor(problems, "mesh.tensor", ranks, "model.intermediate", model.intermediate());
+  if (model.has_moe()) {
+    require_divisor(problems, "mesh.tensor", ranks,
+                    "model.moe.shared_experts x model.moe.intermediate",
+                    int64_t{model.moe().shared_experts()} * model.moe().intermediate());
+  }
+  // Local groups are split at any head, but every rank needs one; global groups are not split.
+  const int64_t local = int64_t{model.kv_heads()} - model.attention().global_groups();
+  const int64_t heads = local * (model.heads() / std::max(1, model.kv_heads()));
+  require(local == 0 || heads >= ranks, problems, "mesh.tensor", "is ", ranks,
+          ", expected at most the ", heads, " query heads of local groups");
+  const int64_t tokens =
+      sequences * config.batch().sequence_length() / std::max(1, config.mesh().sequence());
+  require_divisor(problems, "mesh.tensor", ranks, "the tokens of a micro-batch on a sequence rank",
+                  tokens);
+}
+
 }  // namespace
 
 Problems validate(const TrainConfig& config) {
@@ -166,31 +227,22 @@ Problems validate(const TrainConfig& config) {
 
 Problems validate_mesh(const TrainConfig& config) {
   Problems problems;
-  const ModelConfig& model = config.model();
   const MeshConfig& mesh = config.mesh();
-  const int64_t tensor = mesh.tensor();
-  const int64_t batch_ranks = int64_t{mesh.data()} * mesh.expert();
-  require_multiple(problems, "model.heads", model.heads(), "mesh.tensor", tensor);
-  // With more tensor ranks than KV heads several ranks hold the same KV head.
-  require(model.kv_heads() % tensor == 0 || tensor % model.kv_heads() == 0, problems,
-          "model.kv_heads", "is ", model.kv_heads(),
-          ", expected a multiple or a divisor of mesh.tensor = ", tensor);
-  require_multiple(problems, "model.intermediate", model.intermediate(), "mesh.tensor", tensor);
-  if (model.has_moe()) {
-    const int64_t shared = int64_t{model.moe().shared_experts()} * model.moe().intermediate();
-    require_multiple(problems, "model.moe.experts", model.moe().experts(), "mesh.expert",
-                     mesh.expert());
-    require(shared % tensor == 0, problems, "model.moe.shared_experts", "makes ", shared,
-            " columns, expected a multiple of mesh.tensor = ", tensor);
+  const BatchConfig& batch = config.batch();
+  const int64_t batch_ranks = std::max<int64_t>(1, int64_t{mesh.data()} * mesh.expert());
+  require_divisor(problems, "mesh.data x mesh.expert", batch_ranks, "batch.sequences",
+                  batch.sequences());
+  if (config.model().has_moe()) {
+    require_divisor(problems, "mesh.expert", mesh.expert(), "model.moe.experts",
+                    config.model().moe().experts());
   }
-  require_multiple(problems, "batch.sequence_length", config.batch().sequence_length(),
-                   "mesh.sequence", mesh.sequence());
-  require_multiple(problems, "batch.sequences", config.batch().sequences(),
-                   "mesh.data x mesh.expert", batch_ranks);
-  const int64_t of_rank = config.batch().sequences() / std::max<int64_t>(1, batch_ranks);
-  const int64_t micro = config.batch().micro_sequences();
+  const int64_t of_rank = batch.sequences() / batch_ranks;
+  const int64_t micro = batch.micro_sequences();
   require(micro == 0 || of_rank % micro == 0, problems, "batch.micro_sequences", "is ", micro,
-          ", expected a divisor of the ", of_rank, " sequences of each rank, or 0 for all of them");
+          ", expected a divisor of the ", of_rank, " sequences of each rank, or 0 for all of them",
+          nearest_divisors(of_rank, micro));
+  validate_sequence_axis(config, problems);
+  validate_tensor_axis(config, micro == 0 ? of_rank : micro, problems);
   return problems;
 }
 

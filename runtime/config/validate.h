@@ -17,7 +17,8 @@ struct FieldProblem {
 std::vector<FieldProblem> validate(const TrainConfig& config);
 
 /// What is wrong with a resolved configuration whose mesh is complete (no axis 0): what each axis
-/// must divide. The product of the axes is checked by mesh_shape (parallel/process_mesh.h).
+/// must divide, with the nearest values that do, and how long it may be. The product of the axes is
+/// checked by mesh_shape (parallel/process_mesh.h).
 std::vector<FieldProblem> validate_mesh(const TrainConfig& config);
 
 }  // namespace tessera

@@ -167,22 +167,21 @@ bool is_gate_parameter(const std::string& name) {
 }
 
 std::vector<SafetensorsTensor> hugging_face_tensors(const ModelConfig& model,
-                                                    const ParameterStore& store, bool gates) {
+                                                    const WholeParameters& values, bool gates) {
   const bool mixtral = hugging_face_architecture(model) == Architecture::kMixtral;
   std::vector<SafetensorsTensor> tensors;
-  for (const Parameter& parameter : store.all()) {
-    const std::string& name = parameter.name;
+  for (const auto& [name, value] : values.all()) {
     if (!gates && is_gate_parameter(name)) continue;
     if (name == "embedding.weight") {
-      tensors.push_back({.name = "model.embed_tokens.weight", .data = parameter.value});
+      tensors.push_back({.name = "model.embed_tokens.weight", .data = value});
     } else if (name == "head.norm.weight") {
-      tensors.push_back({.name = "model.norm.weight", .data = parameter.value});
+      tensors.push_back({.name = "model.norm.weight", .data = value});
     } else if (name == "head.weight") {
-      tensors.push_back({.name = "lm_head.weight", .data = parameter.value});
+      tensors.push_back({.name = "lm_head.weight", .data = value});
     } else {
       CHECK(name.starts_with("layers."), "export: parameter ", name, " has no name");
       const size_t rest = name.find('.', std::string("layers.").size()) + 1;
-      LayerExport(name.substr(0, rest), mixtral, tensors).add(name.substr(rest), parameter.value);
+      LayerExport(name.substr(0, rest), mixtral, tensors).add(name.substr(rest), value);
     }
   }
   return tensors;

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "checkpoint/safetensors.h"
-#include "model/parameter.h"
+#include "model/whole_parameters.h"
 
 namespace tessera {
 
@@ -38,11 +38,11 @@ const char* class_name(HuggingFaceArchitecture architecture);
 /// Whether a parameter is of a sparsity gate: without gates attention is dense.
 bool is_gate_parameter(const std::string& name);
 
-/// Every tensor of the model as a view of the parameters' values, which must be whole and in host
-/// memory. Parameters of gates only with `gates`, as model.layers.N.self_attn.tessera_gate.*.
-/// A tied head is not repeated. Routers are f32 whatever the precision of the rest.
+/// Every tensor of the model as a view of `values`. Parameters of gates only with `gates`, as
+/// model.layers.N.self_attn.tessera_gate.*. A tied head is not repeated. Routers are f32 whatever
+/// the precision of the rest.
 std::vector<SafetensorsTensor> hugging_face_tensors(const ModelConfig& model,
-                                                    const ParameterStore& store, bool gates);
+                                                    const WholeParameters& values, bool gates);
 
 /// The text of config.json. `config` is resolved; `dtype` is that of the matrices.
 std::string hugging_face_config(const TrainConfig& config, DType dtype);

@@ -33,8 +33,8 @@ int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan, int64_t
   Arena arena(device, 0);
   StepSumsBuffer sums(device, model);
   std::vector<AttentionCache> caches = model.make_caches(device, plan, max_tokens);
-  Transformer::Run run{
-      .stream = stream, .arena = arena, .sparsity = plan, .router = {}, .sums = sums.views()};
+  SingleRank alone(model);
+  Transformer::Run run = alone.run(stream, arena, plan, sums.views());
   const Shape logits{1, loaded.config->model().vocabulary()};
   // Late enough that every kind of span is there.
   model.decode(run, {nullptr, DType::kI32, {1}, device}, max_tokens - 1, caches,
@@ -51,12 +51,12 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_toke
       plan_(decoding_plan(loaded, max_tokens, step)),
       caches_(loaded.model->make_caches(stream.device(), plan_, max_tokens)),
       sums_(stream.device(), *loaded.model),
+      alone_(*loaded.model),
       arena_(stream.device(), arena_bytes(loaded, plan_, max_tokens)),
       logits_(stream.device(), loaded.config->model().vocabulary() * 4) {}
 
 ConstTensorView Generator::next(int32_t token) {
-  Transformer::Run run{
-      .stream = stream_, .arena = arena_, .sparsity = plan_, .router = {}, .sums = sums_.views()};
+  Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
   const TensorView logits = logits_.view(DType::kF32, {1, loaded_.config->model().vocabulary()});
   const ConstTensorView view(&token, DType::kI32, {1}, Device{});
   loaded_.model->decode(run, view, position_, caches_, logits);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <vector>
 
+#include "model/single_rank.h"
 #include "model/step_sums.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/generate/sampler.h"
@@ -31,6 +32,7 @@ class Generator {
   SparsityPlan plan_;
   std::vector<AttentionCache> caches_;
   StepSumsBuffer sums_;
+  SingleRank alone_;
   Arena arena_;
   Buffer logits_;
   int64_t position_ = 0;

@@ -40,8 +40,7 @@ void load_parameter(Stream& stream, const CheckpointReader& reader, const Parame
     buffer = Buffer(Device{}, shape.elements() * size_of(stored));
     target = buffer.view(stored, shape);
   }
-  const NamedTensor tensor(parameter.name, parameter.shard, target);
-  reader.read(kind, {&tensor, 1});
+  reader.read(kind, named_parts(parameter.name, parameter.shard, target));
   if (stored != parameter.dtype) cast(stream, {.y = parameter.value, .x = target});
 }
 

@@ -11,7 +11,9 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/reduce.h"
+#include "model/single_rank.h"
 #include "model/step_sums.h"
+#include "model/whole_parameters.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/train/global_batch.h"
@@ -36,8 +38,8 @@ std::vector<int32_t> read_i32(const SafetensorsFile& file, const std::string& na
                               const std::string& path) {
   const SafetensorsEntry& entry = file.find(name);
   if (entry.dtype != DType::kI32) {
-    throw Error(ExitCode::kBadData, concat(path, ": ", name, " is ", name_of(entry.dtype),
-                                           ", expected i32"));
+    throw Error(ExitCode::kBadData,
+                concat(path, ": ", name, " is ", name_of(entry.dtype), ", expected i32"));
   }
   std::vector<int32_t> values(static_cast<size_t>(entry.shape.elements()));
   file.read(name, TensorView(values.data(), DType::kI32, entry.shape, Device{}));
@@ -48,8 +50,8 @@ void check_range(const std::vector<int32_t>& values, int64_t low, int64_t high,
                  const std::string& what) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] >= low && values[i] < high) continue;
-    throw Error(ExitCode::kBadData, concat(what, "[", i, "] is ", values[i], ", expected ", low,
-                                           " to ", high - 1));
+    throw Error(ExitCode::kBadData,
+                concat(what, "[", i, "] is ", values[i], ", expected ", low, " to ", high - 1));
   }
 }
 
@@ -114,8 +116,8 @@ int64_t arena_bytes(const LoadedModel& loaded, const Input& input, const Sparsit
   store.allocate(device, gradients);
   Arena arena(device, 0);
   StepSumsBuffer sums(device, model);
-  Transformer::Run run{
-      .stream = stream, .arena = arena, .sparsity = plan, .router = {}, .sums = sums.views()};
+  SingleRank alone(model);
+  Transformer::Run run = alone.run(stream, arena, plan, sums.views());
   const Shape tokens{input.shape.elements()};
   const Batch batch{.tokens = {nullptr, DType::kI32, tokens, device},
                     .targets = {nullptr, DType::kI32, tokens, device},
@@ -151,17 +153,16 @@ class Output {
 }  // namespace
 
 ScoreResult score(Stream& stream, const ScoreOptions& options) {
-  const LoadedModel loaded =
-      load_model(stream, options.checkpoint,
-                 {.precision = options.precision, .gradients = options.gradients});
+  const LoadedModel loaded = load_model(
+      stream, options.checkpoint, {.precision = options.precision, .gradients = options.gradients});
   const int64_t vocabulary = loaded.config->model().vocabulary();
   const Input input = read_input(options.input, vocabulary);
   const int64_t count = input.shape.elements();
   const SparsityPlan plan = plan_of(loaded, input, options.step);
   Arena arena(Device{}, arena_bytes(loaded, input, plan, options.gradients));
   StepSumsBuffer sums(Device{}, *loaded.model);
-  Transformer::Run run{
-      .stream = stream, .arena = arena, .sparsity = plan, .router = {}, .sums = sums.views()};
+  SingleRank alone(*loaded.model);
+  Transformer::Run run = alone.run(stream, arena, plan, sums.views());
   const Batch batch{.tokens = view(input.tokens),
                     .targets = view(input.targets),
                     .starts = view(input.starts),
@@ -193,15 +194,17 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
   result.auxiliary = std::accumulate(auxiliary.begin(), auxiliary.end(), 0.0);
   if (options.gradients) {
     (void)loaded.model->forward_backward(run, batch, static_cast<float>(share));
-    for (const Parameter& parameter : loaded.store->all()) {
-      output.add_copy(stream, "parameter." + parameter.name, parameter.value);
-      if (parameter.trained) {
-        output.add_copy(stream, "gradient." + parameter.name, parameter.grad);
-      }
+    const WholeParameters values(*loaded.store, WholeParameters::Of::kValues);
+    const WholeParameters gradients(*loaded.store, WholeParameters::Of::kGradients);
+    for (const auto& [name, data] : values.all()) {
+      output.add_copy(stream, "parameter." + name, data);
+    }
+    for (const auto& [name, data] : gradients.all()) {
+      output.add_copy(stream, "gradient." + name, data);
     }
   }
-  output.write(options.output, {{"checkpoint", options.checkpoint.string()},
-                                {"precision", name_of(loaded.dtype)}});
+  output.write(options.output,
+               {{"checkpoint", options.checkpoint.string()}, {"precision", name_of(loaded.dtype)}});
   return result;
 }
 

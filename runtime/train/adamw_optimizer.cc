@@ -14,7 +14,7 @@ namespace {
 void add_boxes(const Parameter& parameter, int64_t begin, const TensorView& data,
                std::vector<NamedTensor>& tensors) {
   int64_t at = 0;
-  for (const Box& box : boxes_of_range(box_of(parameter.shard), begin, begin + data.elements())) {
+  for (const Box& box : boxes_of_range(parameter.shard, begin, begin + data.elements())) {
     const int64_t elements = box.extents.elements();
     tensors.emplace_back(parameter.name, parameter.shard.whole, box,
                          data.rows(at, elements).reshape(box.extents));

@@ -26,15 +26,15 @@ ConstTensorView host_view(const std::vector<int32_t>& values) {
 
 }  // namespace
 
-int64_t micro_sequences(const TrainConfig& config, int data_ranks) {
-  const int64_t per_rank = config.batch().sequences() / data_ranks;
+int64_t micro_sequences(const TrainConfig& config, int batch_ranks) {
+  const int64_t per_rank = config.batch().sequences() / batch_ranks;
   const int64_t micro = config.batch().micro_sequences();
   return micro > 0 ? std::min(micro, per_rank) : per_rank;
 }
 
-Batch planned_batch(const TrainConfig& config, int data_ranks) {
+Batch planned_batch(const TrainConfig& config, int batch_ranks) {
   const Device plan{DeviceKind::kPlan};
-  const int64_t sequences = micro_sequences(config, data_ranks);
+  const int64_t sequences = micro_sequences(config, batch_ranks);
   const int64_t tokens = sequences * config.batch().sequence_length();
   const Shape starts{sequences * segments_per_sequence(config) + 1};
   return {.tokens = {nullptr, DType::kI32, {tokens}, plan},
@@ -54,21 +54,33 @@ SparsityPlan sparsity_plan(const StepPlan& plan, double gate_rows) {
           .z_loss = static_cast<float>(plan.z_loss * share)};
 }
 
-GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model, Communicator& data,
-                         Stream& stream, Arena& arena)
+SequenceOrder sequence_order(const TrainConfig& config) {
+  return config.mesh().sequence_order() == MeshConfig::ZIGZAG ? SequenceOrder::kZigzag
+                                                              : SequenceOrder::kContiguous;
+}
+
+GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model,
+                         const ProcessMesh& mesh, BucketExchange& exchange, Stream& stream,
+                         Arena& arena)
     : config_(config),
       model_(model),
-      data_(data),
+      mesh_(mesh),
+      exchange_(exchange),
       stream_(stream),
       arena_(arena),
-      sums_(stream.device(), model) {
-  const int64_t per_rank = config.batch().sequences() / data.size();
-  micro_batches_.resize(static_cast<size_t>(per_rank / micro_sequences(config, data.size())));
+      sums_(stream.device(), model),
+      planner_(mesh, model.planner_options(sequence_order(config))) {
+  const int parts = batch_ranks().size();
+  const int64_t per_rank = config.batch().sequences() / parts;
+  micro_batches_.resize(static_cast<size_t>(per_rank / micro_sequences(config, parts)));
 }
 
 void GlobalBatch::load(const DataLoader& loader, int64_t first) {
-  const int64_t sequences = micro_sequences(config_, data_.size());
-  int64_t sample = first + data_.rank() * (config_.batch().sequences() / data_.size());
+  // Ranks that work on the same sequences load all of them: reading is cheap, and every rank then
+  // knows who needs what.
+  const int parts = batch_ranks().size();
+  const int64_t sequences = micro_sequences(config_, parts);
+  int64_t sample = first + batch_ranks().rank() * (config_.batch().sequences() / parts);
   for (MicroBatch& micro : micro_batches_) {
     loader.fill(sample, sequences, micro);
     sample += sequences;
@@ -79,7 +91,7 @@ Batch GlobalBatch::view(const MicroBatch& micro) const {
   return {.tokens = host_view(micro.tokens),
           .targets = host_view(micro.targets),
           .starts = host_view(micro.starts),
-          .sequences = micro_sequences(config_, data_.size())};
+          .sequences = micro_sequences(config_, batch_ranks().size())};
 }
 
 double GlobalBatch::count_gate_rows_of(const StepPlan& plan) const {
@@ -96,59 +108,66 @@ double GlobalBatch::count_gate_rows_of(const StepPlan& plan) const {
 }
 
 Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
-  const double parts = static_cast<double>(micro_batches_.size()) * data_.size();
+  const double parts = static_cast<double>(micro_batches_.size()) * batch_ranks().size();
   sums_.clear(stream_);
   return {.stream = stream_,
           .arena = arena_,
+          .planner = planner_,
           .sparsity = sparsity_plan(plan, gate_rows),
-          .router = {.share = static_cast<float>(1 / parts), .ranks = &data_},
+          .router = {.share = static_cast<float>(1 / parts)},
           .sums = sums_.views()};
 }
 
-GlobalBatch::Totals GlobalBatch::forward_backward(const DataLoader& loader, int64_t first,
-                                                  const StepPlan& plan, bool stop) {
+void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan) {
   const auto begin = std::chrono::steady_clock::now();
   load(loader, first);
-  Totals totals;
-  totals.data_seconds = seconds_since(begin);
+  totals_ = {.data_seconds = seconds_since(begin)};
   double valid = 0;
   for (const MicroBatch& micro : micro_batches_) {
     valid += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
                                                [](int32_t t) { return t >= 0; }));
   }
-  std::array<double, 2> sizes{valid, count_gate_rows_of(plan)};
-  data_.all_reduce_values(sizes);
+  // Ranks of one context group count the same sequences: only the batch group adds up.
+  std::array<double, kSizes> sizes{valid, count_gate_rows_of(plan)};
+  mesh_.group(kBatch).all_reduce_values(sizes);
+  totals_.valid_tokens = sizes[0];
   Transformer::Run run = start(plan, sizes[1]);
   const auto scale = static_cast<float>(1 / std::max(1.0, sizes[0]));
+  run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
   for (const MicroBatch& micro : micro_batches_) {
-    totals.loss += model_.forward_backward(run, view(micro), scale);
+    if (&micro == &micro_batches_.back()) {
+      run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
+    }
+    totals_.loss += model_.forward_backward(run, view(micro), scale);
   }
   stream_.synchronize();
-  totals.stop = stop ? 1 : 0;
-  reduce(totals);
-  totals.valid_tokens = sizes[0];
-  return totals;
 }
 
-void GlobalBatch::reduce(Totals& totals) {
+GlobalBatch::Totals GlobalBatch::reduce(double squares, bool stop) {
   const auto gate = sums_.views().gate_losses.as<float>();
   const auto router = sums_.views().router_losses.as<float>();
   const auto stats = sums_.views().gate_stats.as<float>();
-  std::array<double, 11> values{totals.loss, gate[0],  gate[1],  gate[2],  router[0], router[1],
-                                totals.stop, stats[0], stats[1], stats[2], stats[3]};
-  data_.all_reduce_values(values);
+  const double dropped = sums_.views().dropped_pairs.as<float>()[0];
+  std::array<double, kTotals> values{totals_.loss, gate[0],   gate[1],  gate[2],
+                                     router[0],    router[1], squares,  stop ? 1.0 : 0.0,
+                                     stats[0],     stats[1],  stats[2], stats[3], dropped};
+  mesh_.world().all_reduce_values(values);
+  Totals totals = totals_;
   totals.loss = values[0];
   totals.gate_kl = values[1];
   totals.gate_entropy = values[2];
   totals.gate_z = values[3];
   totals.balance = values[4];
   totals.router_z = values[5];
-  totals.stop = values[6];
-  if (values[7] > 0) totals.sparsity = values[8] / values[7];
-  if (values[9] > 0) totals.gate_openness = values[10] / values[9];
+  totals.squares = values[6];
+  totals.stop = values[7];
+  if (values[8] > 0) totals.sparsity = values[9] / values[8];
+  if (values[10] > 0) totals.gate_openness = values[11] / values[10];
+  totals.dropped_pairs = values[12];
   if (model_.moe_layers() > 0) {
-    data_.all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
+    mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
+  return totals;
 }
 
 ConstTensorView GlobalBatch::expert_counts() const {
@@ -157,7 +176,8 @@ ConstTensorView GlobalBatch::expert_counts() const {
 }
 
 double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan) {
-  std::array<double, 2> totals{0, 0};  // loss, tokens
+  exchange_.finish_gathers();
+  std::array<double, 2> totals{0, 0};  // loss of this rank's tokens; all tokens of its sequences
   for (int64_t batch = 0; batch < batches; ++batch) {
     load(loader, batch * config_.batch().sequences());
     Transformer::Run run = start(plan, 0);
@@ -167,7 +187,9 @@ double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const St
                                                      [](int32_t t) { return t >= 0; }));
     }
   }
-  data_.all_reduce_values(totals);
+  // Every rank of a context group has counted the same tokens.
+  totals[1] /= mesh_.group(kContext).size();
+  mesh_.world().all_reduce_values(totals);
   return totals[0] / std::max(1.0, totals[1]);
 }
 

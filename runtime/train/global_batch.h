@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "model/step_sums.h"
-#include "parallel/communicator.h"
+#include "parallel/bucket_exchange.h"
 #include "runtime/data/data_loader.h"
 #include "runtime/train/step_plan.h"
 
@@ -16,11 +16,15 @@ class TrainConfig;
 /// ranks together hold, so that gradients only ever need to be summed.
 class GlobalBatch {
  public:
-  /// `data` are the ranks that share the batch. All references must outlive this.
-  GlobalBatch(const TrainConfig& config, const Transformer& model, Communicator& data,
-              Stream& stream, Arena& arena);
+  /// All references must outlive this.
+  GlobalBatch(const TrainConfig& config, const Transformer& model, const ProcessMesh& mesh,
+              BucketExchange& exchange, Stream& stream, Arena& arena);
 
-  /// Sums over all ranks.
+  /// Numbers in the two short messages of a step: sizes before it, totals after it.
+  static constexpr size_t kSizes = 2;
+  static constexpr size_t kTotals = 13;
+
+  /// Sums over all ranks of the world.
   struct Totals {
     double loss = 0;  ///< nats, sum over tokens
     double valid_tokens = 0;
@@ -31,18 +35,25 @@ class GlobalBatch {
     double gate_openness = 1;  ///< mean gate of the chosen blocks
     double balance = 0;
     double router_z = 0;
-    double stop = 0;          ///< how many ranks were asked to stop
-    double data_seconds = 0;  ///< of this rank
+    double dropped_pairs = 0;  ///< see StepSums
+    double squares = 0;        ///< of the gradients that the ranks own
+    double stop = 0;           ///< how many ranks were asked to stop
+    double data_seconds = 0;   ///< of this rank
   };
 
   /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
-  /// gradients; the caller sums them over the ranks. `stop` rides along.
-  Totals forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan, bool stop);
+  /// gradients, whose sums over the ranks begin while the last micro-batch is still computed; the
+  /// caller finishes them, and then asks for the totals. Values that are still on their way from
+  /// the last update are waited for where they are needed.
+  void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
+  /// Totals of the last forward_backward, in one message in which this rank's `squares` of owned
+  /// gradients and its `stop` request ride along. Collective.
+  Totals reduce(double squares, bool stop);
   /// Loss per token, nats, of global samples [0, batches * batch.sequences).
   double evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
 
-  /// Tokens that chose each expert in the last forward_backward, over all ranks,
-  /// [moe layers, experts] f32; empty without MoE.
+  /// Tokens that chose each expert in the last forward_backward, over all ranks once reduce() has
+  /// been called, [moe layers, experts] f32; empty without MoE.
   ConstTensorView expert_counts() const;
 
  private:
@@ -50,21 +61,26 @@ class GlobalBatch {
   Batch view(const MicroBatch& micro) const;
   Transformer::Run start(const StepPlan& plan, double gate_rows);
   double count_gate_rows_of(const StepPlan& plan) const;
-  void reduce(Totals& totals);
+  const Communicator& batch_ranks() const { return mesh_.group(kBatch); }
 
   const TrainConfig& config_;
   const Transformer& model_;
-  Communicator& data_;
+  const ProcessMesh& mesh_;
+  BucketExchange& exchange_;
   Stream& stream_;
   Arena& arena_;
   StepSumsBuffer sums_;
+  TokenPlanner planner_;
   std::vector<MicroBatch> micro_batches_;
+  Totals totals_;  ///< of this rank
 };
 
+/// How a configuration orders the tokens of a sequence over ranks.
+SequenceOrder sequence_order(const TrainConfig& config);
 /// One micro-batch that has only shapes, for plans.
-Batch planned_batch(const TrainConfig& config, int data_ranks);
-/// Sequences of one micro-batch on each of `data_ranks` ranks.
-int64_t micro_sequences(const TrainConfig& config, int data_ranks);
+Batch planned_batch(const TrainConfig& config, int batch_ranks);
+/// Sequences of one micro-batch, when the batch is split over `batch_ranks` groups of ranks.
+int64_t micro_sequences(const TrainConfig& config, int batch_ranks);
 /// What a plan means to the layers, with the losses of the gate shared among `gate_rows` rows.
 SparsityPlan sparsity_plan(const StepPlan& plan, double gate_rows);
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/train/expert_load.h"
 #include "runtime/train/step_plan.h"
 
 namespace tessera {
@@ -19,10 +20,10 @@ struct StepReport {
   double gate_z = 0;
   double balance_loss = 0;
   double router_z = 0;
-  double gradient_norm = 0;     ///< before clipping
-  double sparsity = 0;          ///< share of visible key blocks that global groups do not visit
-  double gate_openness = 1;     ///< mean gate G of the chosen blocks, 1 while nothing is dropped
-  double expert_load = 0;       ///< most / mean tokens of an expert, worst layer; 0 without MoE
+  double gradient_norm = 0;  ///< before clipping
+  double sparsity = 0;       ///< share of visible key blocks that global groups do not visit
+  double gate_openness = 1;  ///< mean gate G of the chosen blocks, 1 while nothing is dropped
+  ExpertLoad expert_load;
   bool skipped = false;         ///< the update was not applied
   int64_t skipped_steps = 0;    ///< since the run began
   double seconds = 0;           ///< of the whole step

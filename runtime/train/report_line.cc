@@ -67,7 +67,12 @@ std::string report_line(const StepReport& report, const RateBasis& basis) {
     line +=
         number("  sparsity %.2f", report.sparsity) + number("  gate %.2f", report.gate_openness);
   }
-  if (report.expert_load > 0) line += number("  experts max/mean %.2f", report.expert_load);
+  if (report.expert_load.experts > 0) {
+    line += number("  experts max/mean %.2f", report.expert_load.experts);
+    if (report.expert_load.rank_tokens.size() > 1)
+      line += number(" ranks %.2f", report.expert_load.ranks);
+  }
+  if (report.expert_load.dropped > 0) line += concat("  dropped ", report.expert_load.dropped);
   if (report.skipped_steps > 0) line += concat("  skipped ", report.skipped_steps);
   if (report.validation_loss >= 0) line += number("  validation %.4f", report.validation_loss);
   return line + "  left " + duration(seconds_left(report));
@@ -99,7 +104,12 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
                               {"gate_z", finite(report.gate_z)},
                               {"balance_loss", finite(report.balance_loss)},
                               {"router_z", finite(report.router_z)},
-                              {"expert_load", report.expert_load},
+                              {"expert_load", report.expert_load.experts},
+                              {"expert_load_layer", report.expert_load.layer},
+                              {"expert_tokens", report.expert_load.expert_tokens},
+                              {"rank_load", report.expert_load.ranks},
+                              {"rank_tokens", report.expert_load.rank_tokens},
+                              {"dropped_pairs", report.expert_load.dropped},
                               {"skipped", report.skipped},
                               {"skipped_steps", report.skipped_steps},
                               {"seconds_left", seconds_left(report)}};

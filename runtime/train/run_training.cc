@@ -16,6 +16,7 @@
 #include "runtime/train/flops.h"
 #include "runtime/train/log_hook.h"
 #include "runtime/train/memory_plan.h"
+#include "runtime/train/mesh_plan.h"
 #include "runtime/train/model_options.h"
 
 namespace tessera {
@@ -43,16 +44,6 @@ int default_threads(int ranks) {
 
 int threads_of(const TrainConfig& config, int ranks) {
   return config.runtime().threads() > 0 ? config.runtime().threads() : default_threads(ranks);
-}
-
-void check_mesh_is_trained(const TrainConfig& config) {
-  const MeshConfig& mesh = config.mesh();
-  if (mesh.expert() * mesh.sequence() * mesh.tensor() == 1) return;
-  throw Error(ExitCode::kUsage,
-              concat("mesh is data ", mesh.data(), " x expert ", mesh.expert(), " x sequence ",
-                     mesh.sequence(), " x tensor ", mesh.tensor(),
-                     ", but this version trains on the data axis only: set mesh.expert, "
-                     "mesh.sequence and mesh.tensor to 1"));
 }
 
 void write_resolved_config(const TrainConfig& config) {
@@ -139,21 +130,14 @@ std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Trans
 
 std::string dry_run(const TrainConfig& config) {
   const MeshConfig& mesh = config.mesh();
-  const int model_axes = mesh.expert() * mesh.sequence() * mesh.tensor();
-  const MemoryPlan plan = plan_memory(config);
-  std::string text = concat("mesh: data ", mesh.data(), " x expert ", mesh.expert(), " x sequence ",
-                            mesh.sequence(), " x tensor ", mesh.tensor(), " = ",
-                            mesh.data() * model_axes, " ranks\n");
-  if (model_axes == 1) return text + to_text(plan);
-  return text + concat("parameters: ", plan.parameter_count, ", of which one token meets ",
-                       plan.active_parameters,
-                       "\nmemory of one rank: not known yet for meshes with expert, sequence or "
-                       "tensor above 1\n");
+  const MeshShape shape{mesh.data(), mesh.expert(), mesh.sequence(), mesh.tensor()};
+  const RankPlan largest = plan_largest_rank(config);
+  return concat("mesh: ", to_string(shape), " = ", shape.ranks(), " ranks\n",
+                to_text(largest.memory), to_text(first_and_last(largest.steps)));
 }
 
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
                          const StopSignal& stop) {
-  check_mesh_is_trained(config);
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
@@ -166,7 +150,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     validation_tokens.emplace(config.data().path(), kValidationSplit, config.model().vocabulary());
     validation.emplace(*validation_tokens, loader_options(config, /*shuffle=*/false));
   }
-  const MemoryPlan memory = plan_memory(config);
+  const MemoryPlan memory = plan_memory(config, world.rank());
 
   std::filesystem::create_directories(run_directory);
   std::optional<CheckpointStore> checkpoints;
@@ -181,14 +165,15 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   }
 
   ParameterStore store;
-  const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store);
+  const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store,
+                          place_in(mesh));
   store.allocate(device, /*gradients=*/true, places_in(mesh));
   store.initialize(stream, config.seed());
   AdamwOptimizer optimizer(config.optimizer(), store, device);
   optimizer.take_values(stream);
   BucketExchange exchange(store.buckets(), mesh);
   Arena arena(device, memory.activations);
-  GlobalBatch batch(config, model, mesh.group(kBatch), stream, arena);
+  GlobalBatch batch(config, model, mesh, exchange, stream, arena);
   TrainState state{.store = store,
                    .optimizer = optimizer,
                    .guard = {},

@@ -25,8 +25,9 @@ struct ResumeFrom {
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& resume, Communicator& world,
                          const StopSignal& stop);
 
-/// Checks the shapes of every step and counts every byte, without data and without allocating.
-/// Returns what it found, for people. Throws Error(kUsage).
+/// Checks the shapes of every step and counts every byte of the rank that needs most, without data
+/// and without allocating, for a mesh of any size. Returns what it found, for people. Throws
+/// Error(kUsage).
 std::string dry_run(const TrainConfig& config);
 
 }  // namespace tessera

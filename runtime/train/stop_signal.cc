@@ -22,10 +22,10 @@ sigset_t stop_signals() {
 
 }  // namespace
 
-StopSignal::StopSignal() {
+StopSignal::StopSignal(int rank, int ranks) {
   const sigset_t set = stop_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  thread_ = std::thread([this] { wait(); });
+  thread_ = std::thread([=, this] { wait(rank, ranks); });
 }
 
 StopSignal::~StopSignal() {
@@ -34,7 +34,8 @@ StopSignal::~StopSignal() {
   thread_.join();
 }
 
-void StopSignal::wait() {
+void StopSignal::wait(int rank, int ranks) {
+  if (ranks > 1) set_error_rank(rank, ranks);
   const sigset_t set = stop_signals();
   while (true) {
     int number = 0;

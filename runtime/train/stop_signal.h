@@ -11,8 +11,9 @@ namespace tessera {
 class StopSignal {
  public:
   /// Blocks the signals in this thread and in all that it starts later: make it before other
-  /// threads, MPI's among them.
-  StopSignal();
+  /// threads, MPI's among them. Rank 0 of `ranks` says that it was heard; the others, which a
+  /// launcher may signal as well, are quiet.
+  explicit StopSignal(int rank = 0, int ranks = 1);
   ~StopSignal();
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
@@ -20,7 +21,7 @@ class StopSignal {
   bool requested() const { return requested_.load(); }
 
  private:
-  void wait();
+  void wait(int rank, int ranks);
 
   std::atomic<bool> requested_{false};
   std::atomic<bool> leaving_{false};

@@ -27,8 +27,10 @@ std::vector<MeshAxis> axes_of(const ProcessMesh& mesh) {
 NamedParameters named_parameters(ParameterStore& store) {
   NamedParameters named;
   for (const Parameter& parameter : store.all()) {
-    (parameter.trained ? named.trained : named.buffers)
-        .emplace_back(parameter.name, parameter.shard, parameter.value);
+    auto& tensors = parameter.trained ? named.trained : named.buffers;
+    for (NamedTensor& part : named_parts(parameter.name, parameter.shard, parameter.value)) {
+      tensors.push_back(std::move(part));
+    }
   }
   return named;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "kernels/core/log.h"
 #include "runtime/config/train.pb.h"
@@ -16,6 +17,7 @@ using Clock = std::chrono::steady_clock;
 // Every rank comes here at the same step. None goes on before the checkpoint is durable, because a
 // rank that fails later must not be able to take the job down while its only copy is half written.
 void save(Training& t) {
+  t.exchange.finish_gathers();
   const SaveReport saved = save_state(t.mesh, t.checkpoints, t.state, t.config);
   if (t.checkpoints == nullptr) return;
   log_line(saved.committed
@@ -24,20 +26,6 @@ void save(Training& t) {
                         " ms")
                : concat("step ", t.state.progress.step,
                         " was not saved, training goes on: ", saved.failure));
-}
-
-double expert_load(ConstTensorView counts) {
-  if (counts.empty()) return 0;
-  const int64_t experts = counts.shape()[1];
-  double worst = 0;
-  for (int64_t layer = 0; layer < counts.shape()[0]; ++layer) {
-    const auto row = counts.rows(layer, 1).as<float>();
-    double sum = 0;
-    for (const float count : row) sum += count;
-    const double most = *std::max_element(row.begin(), row.end());
-    if (sum > 0) worst = std::max(worst, most * static_cast<double>(experts) / sum);
-  }
-  return worst;
 }
 
 void update(Training& t, const StepPlan& plan, StepReport& report) {
@@ -54,7 +42,7 @@ void update(Training& t, const StepPlan& plan, StepReport& report) {
   const AdamwOptimizer::Update update{.number = t.state.progress.updates,
                                       .learning_rate = plan.learning_rate,
                                       .gradient_scale = scale};
-  // In the order in which the next forward reads them: what comes first can be waited for first.
+  // In the order in which the next forward reads them, which waits for each where it needs it.
   for (size_t bucket = 0; bucket < t.exchange.buckets().size(); ++bucket) {
     t.state.optimizer.update(t.stream, bucket, update);
     t.exchange.start_gather(t.stream, bucket);
@@ -62,16 +50,17 @@ void update(Training& t, const StepPlan& plan, StepReport& report) {
   if (!t.batch.expert_counts().empty()) {
     t.model.update_balance_bias(t.stream, t.batch.expert_counts());
   }
-  t.exchange.finish_gathers();
 }
 
 StepReport run_step(Training& t, const StepPlan& plan, bool& stop) {
   const auto begin = Clock::now();
   RunProgress& progress = t.state.progress;
+  t.mesh.world().log().set_place(plan.step, -1);
   t.state.store.zero_gradients(t.stream);
-  const GlobalBatch::Totals totals =
-      t.batch.forward_backward(t.data, progress.consumed_samples, plan, t.stop.requested());
+  t.batch.forward_backward(t.data, progress.consumed_samples, plan);
   t.exchange.finish_sums(t.stream);
+  const GlobalBatch::Totals totals =
+      t.batch.reduce(t.exchange.owned_squares(t.stream), t.stop.requested());
   const int64_t sequences = t.config.batch().sequences();
   const int64_t tokens = sequences * t.config.batch().sequence_length();
   progress.step = plan.step;
@@ -87,16 +76,21 @@ StepReport run_step(Training& t, const StepPlan& plan, bool& stop) {
                     .gate_z = totals.gate_z,
                     .balance_loss = totals.balance,
                     .router_z = totals.router_z,
-                    .gradient_norm = t.exchange.norm(t.stream).norm,
+                    .gradient_norm = std::sqrt(totals.squares),
                     .sparsity = totals.sparsity,
                     .gate_openness = totals.gate_openness,
-                    .expert_load = expert_load(t.batch.expert_counts()),
+                    .expert_load = expert_load(t.batch.expert_counts(), t.mesh.size(Axis::kExpert)),
                     .data_seconds = totals.data_seconds};
+  report.expert_load.dropped = std::llround(totals.dropped_pairs);
   update(t, plan, report);
   t.stream.synchronize();
   report.skipped_steps = progress.step - progress.updates;
   report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   stop = totals.stop > 0;
+  if (stop) {
+    log_once(concat(totals.stop, " of ", t.mesh.world().size(),
+                    " ranks were asked to stop: saving after step ", plan.step));
+  }
   return report;
 }
 
@@ -127,6 +121,7 @@ TrainingEnd train(Training& t) {
     }
   }
   if (saved_step != t.state.progress.step) save(t);
+  t.exchange.finish_gathers();
   return t.state.progress.step < t.config.steps() ? TrainingEnd::kStopped : TrainingEnd::kFinished;
 }
 

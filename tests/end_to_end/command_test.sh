@@ -68,11 +68,50 @@ stop_and_go_on() {
   tessera checkpoint verify stopped
 }
 
+# Four ranks that cannot begin: rank 0 says why, once, and all end with code 2 within seconds.
+#   expect_refusal SENTENCE [OPTION...]
+expect_refusal() {
+  local sentence=$1 code=0
+  shift
+  timeout 20 mpirun -np 4 tessera train configs/tiny.textproto "$@" >out.log 2>error.log || code=$?
+  cat out.log error.log
+  [[ $code == 2 ]] || fail "$* ended with $code, expected 2"
+  [[ $(grep -cF "$sentence" error.log) == 1 ]] || fail "$*: expected, once: $sentence"
+}
+
+wrong_meshes() {
+  local refused='mesh: data 3 x expert 1 x sequence 1 x tensor 1 needs 3 ranks, the job has 4'
+  expect_refusal "$refused; the nearest mesh that fits is" --set mesh.data=3
+  expect_refusal 'mesh: tensor is 8, expected 1 to the 4 ranks of the job' --set mesh.tensor=8
+  expect_refusal 'mesh.tensor is 4, expected a divisor of model.intermediate = 62; nearest: 2 or 31' \
+    --set mesh.tensor=4 --set model.intermediate=62 --set model.heads=8
+  expect_refusal 'mesh.sequence is 4, more sequence ranks than the 2 key blocks of a sequence' \
+    --set mesh.sequence=4 --set model.attention.block=32
+  expect_refusal 'mesh.expert is 4, expected a divisor of model.moe.experts = 6; nearest: 3 or 6' \
+    --set mesh.expert=4 --set model.moe.experts=6
+  expect_refusal 'model.layers is -3, expected 1 to 4096' --set model.layers=-3
+  SLURM_NTASKS=8 expect_refusal 'start it with mpirun -np 8, or unset SLURM_NTASKS'
+}
+
+# One rank that fails alone, because its data is not there, takes the others with it.
+one_rank_fails() {
+  small_data >/dev/null
+  local code=0 begin=$SECONDS run=(tessera train configs/tiny.textproto)
+  timeout 20 mpirun -np 3 "${run[@]}" : -np 1 "${run[@]}" --set 'data.path="none"' \
+    2>error.log || code=$?
+  cat error.log
+  [[ $code == 65 ]] || fail "the job ended with $code, expected 65"
+  ((SECONDS - begin <= 5)) || fail "the job took $((SECONDS - begin)) s to end"
+  grep -m 1 -E 'rank [1-3]/4|MPI_ABORT' error.log | grep -qF 'none holds no finished data set' ||
+    fail "the rank that failed does not speak first"
+}
+
 # Shapes and bytes of every shipped configuration, without training.
 dry_runs() {
   for config in configs/*.textproto; do
     tessera train "$config" --dry-run || fail "$config"
   done
+  tessera plan configs/moe-100b-384gpu.textproto --gpus 384 --hardware h200
 }
 
 # The commands of the README's section "Use", as they stand there.

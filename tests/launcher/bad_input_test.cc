@@ -82,7 +82,7 @@ bool matches(std::string_view text, std::string_view pattern) {
 
 constexpr const char* kPrelude = R"(
 export PATH=%PROGRAM%:$PATH
-unset OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK SLURM_STEP_NUM_TASKS SLURM_PROCID
+unset OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK SLURM_STEP_NUM_TASKS SLURM_PROCID SLURM_NTASKS
 small_data() {
   seq 3000 > a.txt
   tessera data prepare --input a.txt --output data/tiny

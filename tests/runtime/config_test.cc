@@ -152,7 +152,7 @@ TEST(Config, MeshMustFitTheJob) {
             "ranks");
   config = parse_train_config(kTiny, "t");
   EXPECT_EQ(usage_error([&] { resolve_mesh(config, 16); }),
-            "batch.sequences is 8, expected a multiple of mesh.data x mesh.expert = 16");
+            "mesh.data x mesh.expert is 16, expected a divisor of batch.sequences = 8; nearest: 8");
 }
 
 TEST(Config, FilesThatCannotBeRead) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
@@ -53,8 +54,15 @@ class GlobalBatchTest : public testing::Test {
       store.initialize(stream, config.seed());
       store.zero_gradients(stream);
       Arena arena(Device{}, int64_t{32} << 20);
-      GlobalBatch batch(config, model, world, stream, arena);
-      const auto totals = batch.forward_backward(data, 8, plan, world.rank() == ranks - 1);
+      const ProcessMesh mesh(world, {ranks, 1, 1, 1});
+      // One that sums nothing: gradients are summed below, whole.
+      SelfCommunicator self;
+      const ProcessMesh alone(self, {});
+      BucketExchange exchange(store.buckets(), alone);
+      GlobalBatch batch(config, model, mesh, exchange, stream, arena);
+      batch.forward_backward(data, 8, plan);
+      const auto totals = batch.reduce(world.rank() + 1, world.rank() == ranks - 1);
+      EXPECT_EQ(totals.squares, ranks * (ranks + 1) / 2);
       world.all_reduce(stream, store.gradients(), Reduction::kSum);
       if (world.rank() == 0) {
         outcome = {totals, copy(store.gradients()), copy(batch.expert_counts())};
@@ -164,7 +172,9 @@ TEST_F(GlobalBatchTest, EvaluateIsTheLossPerTokenWhateverTheRanks) {
   for (const int ranks : {1, 2, 4}) {
     run_ranks(ranks, [&](Communicator& world) {
       support::TinyModel tiny(config);
-      GlobalBatch batch(config, tiny.model, world, tiny.stream, tiny.arena);
+      const ProcessMesh mesh(world, {ranks, 1, 1, 1});
+      BucketExchange exchange({}, mesh);
+      GlobalBatch batch(config, tiny.model, mesh, exchange, tiny.stream, tiny.arena);
       const double loss = batch.evaluate(data, 2, gated_plan());
       if (world.rank() == 0) losses.push_back(loss);
     });

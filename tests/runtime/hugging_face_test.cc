@@ -32,9 +32,13 @@ const Overrides kMixtral =
 
 using Tensors = std::map<std::string, ConstTensorView>;
 
-Tensors exported(const TinyModel& model, const TrainConfig& config, bool gates = false) {
+WholeParameters values_of(const TinyModel& model) {
+  return {model.store, WholeParameters::Of::kValues};
+}
+
+Tensors exported(const WholeParameters& values, const TrainConfig& config, bool gates = false) {
   Tensors tensors;
-  for (const auto& [name, data] : hugging_face_tensors(config.model(), model.store, gates)) {
+  for (const auto& [name, data] : hugging_face_tensors(config.model(), values, gates)) {
     EXPECT_TRUE(tensors.emplace(name, data).second) << name << " is there twice";
   }
   return tensors;
@@ -45,8 +49,9 @@ using Shapes = std::map<std::string, Shape>;
 Shapes shapes(const Overrides& overrides, bool gates = false) {
   const TrainConfig config = tiny_config(overrides);
   const TinyModel model(config);
+  const WholeParameters values = values_of(model);
   Shapes found;
-  for (const auto& [name, data] : exported(model, config, gates)) found[name] = data.shape();
+  for (const auto& [name, data] : exported(values, config, gates)) found[name] = data.shape();
   return found;
 }
 
@@ -146,19 +151,18 @@ TEST(HuggingFace, GatesOnlyWhenAsked) {
 }
 
 /// Fails unless `part` holds the elements of `whole` from `begin` on.
-void expect_part(const Tensors& tensors, const std::string& part, const Parameter& whole,
+void expect_part(const Tensors& tensors, const std::string& part, ConstTensorView whole,
                  int64_t begin) {
   const auto found = tensors.at(part).as<float>();
-  const auto expected = std::span<const float>(whole.value.as<float>())
-                            .subspan(static_cast<size_t>(begin), found.size());
-  EXPECT_TRUE(std::ranges::equal(found, expected)) << part << " is not from " << whole.name;
+  const auto expected = whole.as<float>().subspan(static_cast<size_t>(begin), found.size());
+  EXPECT_TRUE(std::ranges::equal(found, expected)) << part;
 }
 
 TEST(HuggingFace, ValuesAreThoseOfTheParameters) {
   const TrainConfig config = tiny_config(kQwen3Moe);
   TinyModel model(config);
-  const Tensors tensors = exported(model, config);
-  ParameterStore& store = model.store;
+  const WholeParameters store = values_of(model);
+  const Tensors tensors = exported(store, config);
   expect_part(tensors, "model.embed_tokens.weight", store.find("embedding.weight"), 0);
   expect_part(tensors, "lm_head.weight", store.find("head.weight"), 0);
   const std::string ours = "layers.1.attention.";
@@ -167,12 +171,12 @@ TEST(HuggingFace, ValuesAreThoseOfTheParameters) {
   expect_part(tensors, theirs + "k_proj.weight", store.find(ours + "key.weight"), 0);
   expect_part(tensors, theirs + "v_proj.weight", store.find(ours + "value.weight"), 0);
   expect_part(tensors, theirs + "o_proj.weight", store.find(ours + "out.weight"), 0);
-  const Parameter& dense = store.find("layers.0.mlp.gate_up.weight");
+  const ConstTensorView dense = store.find("layers.0.mlp.gate_up.weight");
   expect_part(tensors, "model.layers.0.mlp.gate_proj.weight", dense, 0);
   expect_part(tensors, "model.layers.0.mlp.up_proj.weight", dense, 40 * 32);
   const std::string mlp = "model.layers.1.mlp.";
   expect_part(tensors, mlp + "gate.weight", store.find("layers.1.moe.router.weight"), 0);
-  const Parameter& gate_up = store.find("layers.1.moe.experts.gate_up.weight");
+  const ConstTensorView gate_up = store.find("layers.1.moe.experts.gate_up.weight");
   expect_part(tensors, mlp + "experts.3.gate_proj.weight", gate_up, 3 * 48 * 32);
   expect_part(tensors, mlp + "experts.3.up_proj.weight", gate_up, (3 * 48 + 24) * 32);
   expect_part(tensors, mlp + "experts.3.down_proj.weight",
@@ -182,12 +186,13 @@ TEST(HuggingFace, ValuesAreThoseOfTheParameters) {
 TEST(HuggingFace, MixtralMultipliesW1AndW3AsGateAndUp) {
   const TrainConfig config = tiny_config(kMixtral);
   TinyModel model(config);
-  const Tensors tensors = exported(model, config);
-  const Parameter& gate_up = model.store.find("layers.0.moe.experts.gate_up.weight");
+  const WholeParameters store = values_of(model);
+  const Tensors tensors = exported(store, config);
+  const ConstTensorView gate_up = store.find("layers.0.moe.experts.gate_up.weight");
   const std::string expert = "model.layers.0.block_sparse_moe.experts.2.";
   expect_part(tensors, expert + "w1.weight", gate_up, 2 * 48 * 32);
   expect_part(tensors, expert + "w3.weight", gate_up, (2 * 48 + 24) * 32);
-  expect_part(tensors, expert + "w2.weight", model.store.find("layers.0.moe.experts.down.weight"),
+  expect_part(tensors, expert + "w2.weight", store.find("layers.0.moe.experts.down.weight"),
               2 * 32 * 24);
 }
 

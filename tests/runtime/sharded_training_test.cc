@@ -3,16 +3,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
 #include <fstream>
 
-#include "runtime/train/train_state.h"
 #include "tests/runtime/training_fixture.h"
-#include "tests/support/compare.h"
 
 namespace tessera {
 namespace {
+
+using support::expect_relative;
 
 class ShardedTrainingTest : public support::TrainingFixture {
  protected:
@@ -21,40 +19,7 @@ class ShardedTrainingTest : public support::TrainingFixture {
     more.insert(more.end(), {"batch.sequences=12", "batch.micro_sequences=1"});
     return config(run, more);
   }
-  std::vector<double> metric(const std::string& run, const char* name) const {
-    std::vector<double> values;
-    for (const std::string& line : metrics(run)) {
-      values.push_back(nlohmann::json::parse(line)[name].get<double>());
-    }
-    return values;
-  }
-  /// |a - b| <= tolerance * |b| for every tensor of two checkpoints, as vectors.
-  static void expect_close_state(const std::filesystem::path& left,
-                                 const std::filesystem::path& right, double tolerance) {
-    const CheckpointReader a(left);
-    const CheckpointReader b(right);
-    ASSERT_EQ(a.tensors().size(), b.tensors().size());
-    for (const TensorFacts& facts : a.tensors()) {
-      if (facts.kind != TensorKind::kParameter) continue;
-      const support::Tensor x(facts.dtype, facts.shape);
-      const support::Tensor y(facts.dtype, facts.shape);
-      const NamedTensor into_x(facts.name, Shard::replicated(facts.shape), x);
-      const NamedTensor into_y(facts.name, Shard::replicated(facts.shape), y);
-      a.read(facts.kind, {&into_x, 1});
-      b.read(facts.kind, {&into_y, 1});
-      support::expect_close(x.view(), support::to_doubles(y.view()), tolerance * tolerance,
-                            facts.name);
-    }
-  }
 };
-
-void expect_relative(const std::vector<double>& found, const std::vector<double>& expected,
-                     double tolerance, const std::string& what) {
-  ASSERT_EQ(found.size(), expected.size()) << what;
-  for (size_t i = 0; i < found.size(); ++i) {
-    EXPECT_NEAR(found[i], expected[i], tolerance * std::abs(expected[i])) << what << " " << i;
-  }
-}
 
 TEST_F(ShardedTrainingTest, AnyNumberOfRanksTrainsLikeOne) {
   // Adam divides by the root of v: where a gradient is almost 0, rounding decides its direction.
@@ -85,9 +50,7 @@ TEST_F(ShardedTrainingTest, ARepetitionHasTheSameBits) {
     expect_same_state(saved("first" + precision, "00000012"),
                       saved("second" + precision, "00000012"));
     // So has a run that was cut off and goes on.
-    const ResumeFrom from{.kind = ResumeFrom::Kind::kDirectory,
-                          .directory = saved("first" + precision, "00000005")};
-    run_on(2, config_of("resumed" + precision, more), from);
+    run_on(2, config_of("resumed" + precision, more), from("first" + precision, "00000005"));
     expect_same_state(saved("first" + precision, "00000012"),
                       saved("resumed" + precision, "00000012"));
   }
@@ -95,40 +58,13 @@ TEST_F(ShardedTrainingTest, ARepetitionHasTheSameBits) {
 
 TEST_F(ShardedTrainingTest, AnyNumberOfRanksGoesOn) {
   run_on(2, config_of("two"));
-  const ResumeFrom from{.kind = ResumeFrom::Kind::kDirectory,
-                        .directory = saved("two", "00000005")};
   std::vector<double> rest = metric("two", "loss");
   rest.erase(rest.begin(), rest.begin() + 5);
   for (const int ranks : {1, 3, 4}) {
     const std::string name = concat("on", ranks);
-    run_on(ranks, config_of(name), from);
+    run_on(ranks, config_of(name), from("two", "00000005"));
     expect_relative(metric(name, "loss"), rest, 1e-3, name);
   }
-}
-
-// Loads `from` on `ranks` ranks and saves it again, which changes nothing.
-void copy_on(int ranks, const TrainConfig& config, const std::filesystem::path& from,
-             const std::filesystem::path& to) {
-  std::optional<CheckpointStore> checkpoints(to);
-  run_ranks(ranks, [&](Communicator& world) {
-    const ProcessMesh mesh(world, {.data = ranks});
-    ParameterStore store;
-    const DType dtype =
-        config.runtime().precision() == RuntimeConfig::F32 ? DType::kF32 : DType::kBF16;
-    const Transformer model(config.model(), dtype, Recompute::kNothing, store);
-    store.allocate(Device{}, /*gradients=*/true, places_in(mesh));
-    AdamwOptimizer optimizer(config.optimizer(), store, Device{});
-    TrainState state{.store = store,
-                     .optimizer = optimizer,
-                     .guard = {},
-                     .progress = {},
-                     .hooks = {},
-                     .tokenizer_model = "none"};
-    load_state(CheckpointReader(from), state);
-    const bool first = world.rank() == 0;
-    const SaveReport report = save_state(mesh, first ? &*checkpoints : nullptr, state, config);
-    EXPECT_TRUE(report.committed) << report.failure;
-  });
 }
 
 TEST_F(ShardedTrainingTest, ACheckpointIsTheSameStateOnAnyNumberOfRanks) {
@@ -141,7 +77,7 @@ TEST_F(ShardedTrainingTest, ACheckpointIsTheSameStateOnAnyNumberOfRanks) {
               (std::vector<MeshAxis>{{"data", 2}, {"expert", 1}, {"sequence", 1}, {"tensor", 1}}));
     for (const int ranks : {1, 3, 4, 2}) {
       const std::string name = concat("copy", precision, ranks);
-      copy_on(ranks, two, from, directory_ / name);
+      copy_on({.data = ranks}, two, from, directory_ / name);
       expect_same_state(from, saved(name, "00000010"));
       from = saved(name, "00000010");
       EXPECT_EQ(CheckpointReader(from).facts().mesh[0], (MeshAxis{"data", ranks}));

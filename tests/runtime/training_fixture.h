@@ -2,18 +2,24 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoint/compare.h"
+#include "parallel/mesh.pb.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "runtime/train/model_options.h"
 #include "runtime/train/run_training.h"
+#include "runtime/train/train_state.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
 #include "tests/runtime/patterned_documents.h"
+#include "tests/support/compare.h"
 
 namespace tessera::support {
 
@@ -41,13 +47,24 @@ class TrainingFixture : public testing::Test {
     SelfCommunicator world;
     return run_training(config, from, world, stop);
   }
-  /// On `ranks` replicas, which are threads.
-  void run_on(int ranks, TrainConfig config, const ResumeFrom& from = {}) const {
-    config.mutable_mesh()->set_data(ranks);
+  /// On a mesh of ranks, which are threads.
+  void run_on(const MeshShape& shape, TrainConfig config, const ResumeFrom& from = {}) const {
+    MeshConfig& mesh = *config.mutable_mesh();
+    mesh.set_data(shape.data);
+    mesh.set_expert(shape.expert);
+    mesh.set_sequence(shape.sequence);
+    mesh.set_tensor(shape.tensor);
     const StopSignal stop;
-    run_ranks(ranks, [&](Communicator& world) {
+    run_ranks(shape.ranks(), [&](Communicator& world) {
       EXPECT_EQ(run_training(config, from, world, stop), TrainingEnd::kFinished);
     });
+  }
+  /// On `ranks` replicas.
+  void run_on(int ranks, const TrainConfig& config, const ResumeFrom& from = {}) const {
+    run_on(MeshShape{.data = ranks}, config, from);
+  }
+  ResumeFrom from(const std::string& run, const std::string& step) const {
+    return {.kind = ResumeFrom::Kind::kDirectory, .directory = saved(run, step)};
   }
   std::filesystem::path saved(const std::string& run, const std::string& step) const {
     return directory_ / run / "checkpoints" / ("step-" + step);
@@ -80,7 +97,66 @@ class TrainingFixture : public testing::Test {
     return steps;
   }
 
+  std::vector<double> metric(const std::string& run, const char* name) const {
+    std::vector<double> values;
+    for (const std::string& line : metrics(run)) {
+      values.push_back(nlohmann::json::parse(line)[name].get<double>());
+    }
+    return values;
+  }
+  /// |a - b| <= tolerance * |b| for every parameter of two checkpoints, as vectors.
+  static void expect_close_state(const std::filesystem::path& left,
+                                 const std::filesystem::path& right, double tolerance) {
+    const CheckpointReader a(left);
+    const CheckpointReader b(right);
+    ASSERT_EQ(a.tensors().size(), b.tensors().size());
+    for (const TensorFacts& facts : a.tensors()) {
+      if (facts.kind != TensorKind::kParameter) continue;
+      const Tensor x = whole(a, facts);
+      const Tensor y = whole(b, facts);
+      expect_close(x.view(), to_doubles(y.view()), tolerance * tolerance, facts.name);
+    }
+  }
+  static Tensor whole(const CheckpointReader& reader, const TensorFacts& facts) {
+    Tensor tensor(facts.dtype, facts.shape);
+    const NamedTensor into(facts.name, Shard::replicated(facts.shape), tensor);
+    reader.read(facts.kind, {&into, 1});
+    return tensor;
+  }
+
+  /// Loads `from` on another mesh and saves it again in run directory `to`, which changes nothing.
+  static void copy_on(const MeshShape& shape, const TrainConfig& config,
+                      const std::filesystem::path& from, const std::filesystem::path& to) {
+    std::optional<CheckpointStore> checkpoints(to);
+    run_ranks(shape.ranks(), [&](Communicator& world) {
+      const ProcessMesh mesh(world, shape);
+      ParameterStore store;
+      const Transformer model(config.model(), value_dtype(config), recompute_policy(config), store,
+                              place_in(mesh));
+      store.allocate(Device{}, /*gradients=*/true, places_in(mesh));
+      AdamwOptimizer optimizer(config.optimizer(), store, Device{});
+      TrainState state{.store = store,
+                       .optimizer = optimizer,
+                       .guard = {},
+                       .progress = {},
+                       .hooks = {},
+                       .tokenizer_model = "none"};
+      load_state(CheckpointReader(from), state);
+      const bool first = world.rank() == 0;
+      const SaveReport report = save_state(mesh, first ? &*checkpoints : nullptr, state, config);
+      EXPECT_TRUE(report.committed) << report.failure;
+    });
+  }
+
   TemporaryDirectory directory_;
 };
+
+inline void expect_relative(const std::vector<double>& found, const std::vector<double>& expected,
+                            double tolerance, const std::string& what) {
+  ASSERT_EQ(found.size(), expected.size()) << what;
+  for (size_t i = 0; i < found.size(); ++i) {
+    EXPECT_NEAR(found[i], expected[i], tolerance * std::abs(expected[i])) << what << " " << i;
+  }
+}
 
 }  // namespace tessera::support

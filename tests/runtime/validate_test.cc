@@ -194,27 +194,76 @@ TEST(ValidateMesh, ChecksWhatEachAxisDivides) {
   };
   const auto nothing = [](TrainConfig&) {};
   EXPECT_EQ(with({2, 2, 2, 2}, nothing), "");
-  EXPECT_EQ(with({1, 1, 1, 4}, nothing), "");  // more tensor ranks than KV heads
   EXPECT_EQ(with({1, 1, 1, 3}, nothing),
-            "model.heads is 4, expected a multiple of mesh.tensor = 3\n"
-            "model.kv_heads is 2, expected a multiple or a divisor of mesh.tensor = 3\n"
-            "model.intermediate is 64, expected a multiple of mesh.tensor = 3");
-  EXPECT_EQ(with({1, 3, 1, 1}, nothing),
-            "model.moe.experts is 4, expected a multiple of mesh.expert = 3\n"
-            "batch.sequences is 8, expected a multiple of mesh.data x mesh.expert = 3");
-  EXPECT_EQ(with({3, 2, 1, 1}, nothing),
-            "batch.sequences is 8, expected a multiple of mesh.data x mesh.expert = 6");
-  EXPECT_EQ(with({1, 1, 3, 1}, nothing),
-            "batch.sequence_length is 64, expected a multiple of mesh.sequence = 3");
+            "mesh.tensor is 3, expected a divisor of model.intermediate = 64; nearest: 2 or 4\n"
+            "mesh.tensor is 3, expected at most the 2 query heads of local groups\n"
+            "mesh.tensor is 3, expected a divisor of the tokens of a micro-batch on a sequence "
+            "rank = 512; nearest: 2 or 4");
+  EXPECT_EQ(
+      with({1, 3, 1, 1}, nothing),
+      "mesh.data x mesh.expert is 3, expected a divisor of batch.sequences = 8; nearest: 2 or "
+      "4\n"
+      "mesh.expert is 3, expected a divisor of model.moe.experts = 4; nearest: 2 or 4");
+  EXPECT_EQ(
+      with({3, 2, 1, 1}, nothing),
+      "mesh.data x mesh.expert is 6, expected a divisor of batch.sequences = 8; nearest: 4 or "
+      "8");
+  EXPECT_EQ(with({16, 1, 1, 1}, nothing),
+            "mesh.data x mesh.expert is 16, expected a divisor of batch.sequences = 8; nearest: 8");
+  EXPECT_EQ(
+      with({1, 1, 3, 1}, nothing),
+      "mesh.sequence is 3, expected a divisor of batch.sequence_length = 64; nearest: 2 or 4");
+  EXPECT_EQ(with({1, 1, 8, 1}, nothing),
+            "mesh.sequence is 8, more sequence ranks than the 4 key blocks of a sequence, expected "
+            "at most batch.sequence_length / model.attention.block = 4");
   EXPECT_EQ(with({2, 1, 1, 1}, [](TrainConfig& c) { c.mutable_batch()->set_micro_sequences(3); }),
             "batch.micro_sequences is 3, expected a divisor of the 4 sequences of each rank, or 0 "
-            "for all of them");
-  EXPECT_EQ(with({1, 1, 1, 4},
+            "for all of them; nearest: 2 or 4");
+  EXPECT_EQ(with({1, 1, 1, 2},
                  [](TrainConfig& c) {
                    c.mutable_model()->mutable_moe()->set_shared_experts(1);
-                   c.mutable_model()->mutable_moe()->set_intermediate(30);
+                   c.mutable_model()->mutable_moe()->set_intermediate(31);
                  }),
-            "model.moe.shared_experts makes 30 columns, expected a multiple of mesh.tensor = 4");
+            "mesh.tensor is 2, expected a divisor of model.moe.shared_experts x "
+            "model.moe.intermediate = 31; nearest: 1 or 31");
+}
+
+TEST(ValidateMesh, ZigzagCutsEachSequenceTwiceAsOften) {
+  const auto with = [](int ranks, int64_t length) {
+    TrainConfig config = valid();
+    MeshConfig& mesh = *config.mutable_mesh();
+    mesh.set_data(1);
+    mesh.set_expert(1);
+    mesh.set_sequence(ranks);
+    mesh.set_tensor(1);
+    mesh.set_sequence_order(MeshConfig::ZIGZAG);
+    config.mutable_batch()->set_sequence_length(length);
+    return text(validate_mesh(config));
+  };
+  EXPECT_EQ(with(4, 64), "");
+  EXPECT_EQ(with(1, 65), "");
+  EXPECT_EQ(with(4, 68),
+            "mesh.sequence is 4, expected a divisor of half of batch.sequence_length = 68 for "
+            "sequence_order ZIGZAG; nearest: 2 or 17");
+}
+
+TEST(ValidateMesh, HeadsAreSplitAtAnyHeadWhereThereAreLocalOnes) {
+  const auto with = [](int tensor, int global_groups) {
+    TrainConfig config = valid();
+    MeshConfig& mesh = *config.mutable_mesh();
+    mesh.set_data(1);
+    mesh.set_expert(1);
+    mesh.set_sequence(1);
+    mesh.set_tensor(tensor);
+    ModelConfig& model = *config.mutable_model();
+    model.set_heads(6);
+    model.set_head_dim(8);
+    model.mutable_attention()->set_global_groups(global_groups);
+    return text(validate_mesh(config));
+  };
+  EXPECT_EQ(with(2, 1), "");  // 3 heads on 2 ranks
+  EXPECT_EQ(with(4, 1), "mesh.tensor is 4, expected at most the 3 query heads of local groups");
+  EXPECT_EQ(with(8, 2), "");  // global groups are split by tokens
 }
 
 }  // namespace

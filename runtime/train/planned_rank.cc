@@ -1,0 +1,189 @@
+#include "runtime/train/planned_rank.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+
+#include "model/step_sums.h"
+#include "parallel/self_communicator.h"
+#include "runtime/config/train.pb.h"
+#include "runtime/train/adamw_optimizer.h"
+#include "runtime/train/global_batch.h"
+#include "runtime/train/model_options.h"
+#include "runtime/train/schedule.h"
+
+namespace tessera {
+
+namespace {
+
+// The steps where the shapes of a step may change: the first of each stage. Kept blocks only fall
+// after the first step of the transition, but for its dense refreshes.
+std::vector<int64_t> stage_begins(const TrainConfig& config) {
+  const SparsityConfig& sparsity = config.sparsity();
+  const int64_t dense = sparsity.dense_steps();
+  const int64_t tuning = dense + sparsity.transition_steps() + 1;
+  const int64_t every = std::max<int64_t>(1, sparsity.dense_refresh());
+  const int64_t refresh = std::min((dense / every + 1) * every, tuning);
+  std::vector<int64_t> steps;
+  for (const int64_t step :
+       {int64_t{1}, dense - sparsity.gate_warmup_steps() + 1, dense + 1, refresh, tuning}) {
+    if (step >= 1 && step <= std::max<int64_t>(1, config.steps())) steps.push_back(step);
+  }
+  return steps;
+}
+
+MeshShape shape_of(const TrainConfig& config) {
+  const MeshConfig& mesh = config.mesh();
+  return {mesh.data(), mesh.expert(), mesh.sequence(), mesh.tensor()};
+}
+
+int64_t whole_elements(const ParameterStore& store) {
+  std::set<std::string> counted;  // a parameter may be declared in several parts
+  int64_t sum = 0;
+  for (const Parameter& parameter : store.all()) {
+    if (!parameter.trained || !counted.insert(parameter.name).second) continue;
+    sum += parameter.shard.whole.elements();
+  }
+  return sum;
+}
+
+/// to += times * (after - before)
+void add_difference(std::vector<GroupTraffic>& to, const std::vector<GroupTraffic>& before,
+                    const std::vector<GroupTraffic>& after, int64_t times) {
+  for (size_t i = 0; i < to.size(); ++i) {
+    const Traffic& a = before[i].traffic;
+    const Traffic& b = after[i].traffic;
+    to[i].traffic.calls += times * (b.calls - a.calls);
+    to[i].traffic.sent += times * (b.sent - a.sent);
+    to[i].traffic.received += times * (b.received - a.received);
+  }
+}
+
+/// What run_training builds and what its steps exchange, on a planning device.
+class PlannedRank {
+ public:
+  PlannedRank(const TrainConfig& config, int rank)
+      : config_(config),
+        world_(rank, shape_of(config).ranks()),
+        mesh_(world_, shape_of(config)),
+        model_(config.model(), value_dtype(config), recompute_policy(config), store_,
+               place_in(mesh_)),
+        planner_(mesh_, model_.planner_options(sequence_order(config))),
+        optimizer_(config.optimizer(), allocated(store_, mesh_), kPlan),
+        exchange_(store_.buckets(), mesh_),
+        sums_(kPlan, model_),
+        batch_(planned_batch(config, mesh_.group(kBatch).size())),
+        micro_batches_(config.batch().sequences() / mesh_.group(kBatch).size() / batch_.sequences) {
+  }
+
+  /// As run_step of the trainer.
+  StepTraffic run_step(const StepPlan& plan);
+  void finish() { exchange_.finish_gathers(); }
+  MemoryPlan memory() const;
+
+ private:
+  static constexpr Device kPlan{DeviceKind::kPlan};
+
+  static ParameterStore& allocated(ParameterStore& store, const ProcessMesh& mesh) {
+    store.allocate(kPlan, /*gradients=*/true, places_in(mesh));
+    return store;
+  }
+  void take_gradients(GroupTraffic& group, int64_t times) const;
+  void finish_step();
+
+  const TrainConfig& config_;
+  SelfCommunicator world_;
+  ProcessMesh mesh_;
+  Stream stream_{kPlan};
+  Arena arena_{kPlan, 0};
+  ParameterStore store_;
+  Transformer model_;
+  TokenPlanner planner_;
+  AdamwOptimizer optimizer_;
+  BucketExchange exchange_;
+  StepSumsBuffer sums_;
+  Batch batch_;
+  int64_t micro_batches_;
+};
+
+StepTraffic PlannedRank::run_step(const StepPlan& plan) {
+  Transformer::Run run{.stream = stream_,
+                       .arena = arena_,
+                       .planner = planner_,
+                       .sparsity = sparsity_plan(plan, 1),
+                       .router = {},
+                       .sums = sums_.views()};
+  const std::vector<GroupTraffic> begin = traffic_of(mesh_);
+  mesh_.group(kBatch).plan_values(GlobalBatch::kSizes);
+  run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
+  run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
+  const std::vector<GroupTraffic> first = traffic_of(mesh_);
+  (void)model_.forward_backward(run, batch_, 1);
+  exchange_.finish_sums(stream_);
+  const std::vector<GroupTraffic> last = traffic_of(mesh_);
+  finish_step();
+  const std::vector<GroupTraffic> end = traffic_of(mesh_);
+  StepTraffic traffic{.step = plan.step, .stage = plan.stage, .groups = end};
+  for (GroupTraffic& group : traffic.groups) group.traffic = {};
+  add_difference(traffic.groups, begin, end, 1);
+  // The other micro-batches exchange as much as this one, but for the gradients.
+  add_difference(traffic.groups, first, last, micro_batches_ - 1);
+  for (GroupTraffic& group : traffic.groups) take_gradients(group, micro_batches_ - 1);
+  return traffic;
+}
+
+/// Takes `times` sums of all gradients away from `group`.
+void PlannedRank::take_gradients(GroupTraffic& group, int64_t times) const {
+  for (const Bucket& bucket : exchange_.buckets()) {
+    const Communicator& ranks = group_of(mesh_, bucket.placement);
+    if (ranks.name() != group.group) continue;
+    const int64_t bytes = bucket.owned_gradients().bytes() * (ranks.size() - 1);
+    group.traffic.calls -= times;
+    group.traffic.sent -= times * bytes;
+    group.traffic.received -= times * bytes;
+  }
+}
+
+void PlannedRank::finish_step() {
+  mesh_.world().plan_values(GlobalBatch::kTotals);
+  if (model_.moe_layers() > 0) {
+    mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
+  }
+  for (size_t bucket = 0; bucket < exchange_.buckets().size(); ++bucket) {
+    exchange_.start_gather(stream_, bucket);
+  }
+}
+
+MemoryPlan PlannedRank::memory() const {
+  const int64_t ids = batch_.tokens.bytes() + batch_.targets.bytes() + batch_.starts.bytes();
+  return {.rank = world_.rank(),
+          .parameters = store_.value_bytes(),
+          .gradients = store_.gradient_bytes(),
+          .optimizer = optimizer_.bytes(),
+          .activations = arena_.high_water(),
+          .communication = world_.log().scratch(),
+          .batch = micro_batches_ * ids,
+          .parameter_count = store_.elements(),
+          .model_parameters = whole_elements(store_),
+          .active_parameters = model_.active_parameters()};
+}
+
+}  // namespace
+
+RankPlan plan_rank(const TrainConfig& config, int rank) {
+  PlannedRank planned(config, rank);
+  RankPlan plan;
+  for (const int64_t step : stage_begins(config)) {
+    const StepPlan step_plan = plan_step(config, step);
+    StepTraffic traffic = planned.run_step(step_plan);
+    const bool is_new = plan.steps.empty() || plan.steps.back().stage != traffic.stage;
+    if (is_new) plan.steps.push_back(std::move(traffic));
+  }
+  // Once more for the memory, with values still on their way from the step before.
+  (void)planned.run_step(plan_step(config, plan.steps.back().step));
+  planned.finish();
+  plan.memory = planned.memory();
+  return plan;
+}
+
+}  // namespace tessera
