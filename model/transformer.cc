@@ -237,8 +237,7 @@ double Transformer::forward_backward(Run& run, const Batch& batch, float loss_sc
 
 double Transformer::forward(Run& run, const Batch& batch) const {
   const Arena::Scope scratch(run.arena);
-  const int64_t tokens =
-      batch.tokens.shape()[0] / run.planner.mesh().size(Axis::kSequence);
+  const int64_t tokens = batch.tokens.shape()[0] / run.planner.mesh().size(Axis::kSequence);
   return forward(run, batch, run.arena.allocate(DType::kF32, {tokens}, "losses"));
 }
 

@@ -148,9 +148,9 @@ GlobalBatch::Totals GlobalBatch::reduce(double squares, bool stop) {
   const auto router = sums_.views().router_losses.as<float>();
   const auto stats = sums_.views().gate_stats.as<float>();
   const double dropped = sums_.views().dropped_pairs.as<float>()[0];
-  std::array<double, kTotals> values{totals_.loss, gate[0],   gate[1],  gate[2],
-                                     router[0],    router[1], squares,  stop ? 1.0 : 0.0,
-                                     stats[0],     stats[1],  stats[2], stats[3], dropped};
+  std::array<double, kTotals> values{totals_.loss, gate[0],  gate[1],          gate[2],  router[0],
+                                     router[1],    squares,  stop ? 1.0 : 0.0, stats[0], stats[1],
+                                     stats[2],     stats[3], dropped};
   mesh_.world().all_reduce_values(values);
   Totals totals = totals_;
   totals.loss = values[0];
