@@ -50,6 +50,7 @@ AttentionLayer::Options options() {
 struct Sent {
   double forward = 0;
   double backward = 0;
+  double received = 0;  ///< in forward
 };
 
 /// What rank `rank` sends; the layer sees one sequence of `tokens` tokens.
@@ -81,18 +82,18 @@ Sent planned(int64_t tokens, int ranks, int rank, SequenceOrder order) {
   const TokenPlan& plan = planner.plan(stream, arena, batch, sparsity);
   StepContext step{stream, arena, mesh, plan, sparsity, router, sums};
   const TensorView x = view(DType::kBF16, {tokens / ranks, 4096});
-  const auto total = [&] {
-    int64_t sent = 0;
+  const auto total = [&](int64_t Traffic::*bytes) {
+    int64_t sum = 0;
     for (const std::string& name : world.log().communicators()) {
-      sent += world.log().traffic(name).sent;
+      sum += world.log().traffic(name).*bytes;
     }
-    return static_cast<double>(sent);
+    return static_cast<double>(sum);
   };
-  const double before = total();
   const AttentionLayer::Saved saved = layer.forward(step, x, layer.allocate_decision(step), x);
-  const double between = total();
+  const double forward = total(&Traffic::sent);
+  const double received = total(&Traffic::received);
   layer.backward(step, saved, x, x);
-  return {between - before, total() - between};
+  return {forward, total(&Traffic::sent) - forward, received};
 }
 
 /// The mean over the ranks by docs/parallelism.md, contiguous: halos of P - 1 borders and sinks,
@@ -109,6 +110,17 @@ double formula(int64_t tokens, int ranks) {
   return (window + global + pool) / p;
 }
 
+/// What the last rank receives in forward: one halo, the keys and values of the global group of all
+/// others, the keys of one block to pool, and sinks when they are out of its window.
+double last_receives(int64_t tokens, int ranks) {
+  const double p = ranks;
+  const double local = (kGroups - 1) * kHeadDim * kValue;
+  const double sinks = ranks > 2 ? kSinks : 0;
+  return 2 * local * (kWindow - 1 + sinks) +
+         2 * kHeadDim * kValue * static_cast<double>(tokens) * (p - 1) / p +
+         kHeadDim * kValue * (kBlock - 1);
+}
+
 double gate_keys(int64_t tokens, int ranks) {
   const double blocks = static_cast<double>(tokens / kBlock + 1);
   return 2 * (ranks - 1.0) / ranks * blocks * kGateDim * 4;
@@ -123,6 +135,7 @@ void print(int64_t tokens, int ranks, SequenceOrder order) {
     sum.backward += sent.backward;
     most.forward = std::max(most.forward, sent.forward);
     most.backward = std::max(most.backward, sent.backward);
+    most.received = std::max(most.received, sent.received);
   }
   const double mib = 1 << 20;
   const double ring =
@@ -135,6 +148,8 @@ void print(int64_t tokens, int ranks, SequenceOrder order) {
   std::printf("  formula   mean %.2f MiB forward: %.2f rows, %.2f gate keys\n",
               (formula(tokens, ranks) + gate_keys(tokens, ranks)) / mib,
               formula(tokens, ranks) / mib, gate_keys(tokens, ranks) / mib);
+  std::printf("  the last rank receives %.2f MiB forward, by the formula %.2f\n",
+              most.received / mib, (last_receives(tokens, ranks) + gate_keys(tokens, ranks)) / mib);
 }
 
 }  // namespace

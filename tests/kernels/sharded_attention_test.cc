@@ -29,8 +29,6 @@ constexpr int64_t kGroups = 2;
 constexpr int64_t kGroupHeads = 6;  // two runs of heads
 constexpr int64_t kHeads = kGroups * kGroupHeads;
 constexpr float kScale = 0.25f;
-/// Lengths that no tile or block divides, an empty one, and one that lies on three ranks or more.
-const std::vector<int64_t> kLengths{50, 0, 7, 301, 33, 64, 149};
 
 /// Query heads of one rank and the KV groups that it holds.
 struct Heads {
@@ -53,11 +51,6 @@ std::vector<int32_t> all_groups(int64_t count) {
   std::vector<int32_t> groups(static_cast<size_t>(count));
   std::iota(groups.begin(), groups.end(), 0);
   return groups;
-}
-
-std::vector<std::vector<Share>> layouts(int64_t tokens) {
-  return {support::contiguous_shares(tokens, 1), support::contiguous_shares(tokens, 5),
-          support::zigzag_shares(tokens, 3), support::dealt_shares(tokens, 3, 21)};
 }
 
 /// Inputs and results of all tokens, or of those of one rank.
@@ -184,13 +177,13 @@ int64_t first_head(const Heads& heads) {
 
 void expect_dense_is_whole(DType dtype, int64_t window, int64_t sinks) {
   Stream stream{Device{}, 2};
-  const Segments segments(kLengths, 64);
+  const Segments segments(support::sharded_lengths(), 64);
   const Operands whole = Operands::random(dtype, segments.tokens());
   attend(stream, whole, segments.grid(), window, sinks, 0, 0);
   // Sums of rounded parts are as exact as bf16.
   const double tolerance = dtype == DType::kBF16 ? 2e-5 : support::tolerance(dtype);
   int number = 0;
-  for (const std::vector<Share>& shares : layouts(segments.tokens())) {
+  for (const std::vector<Share>& shares : support::share_layouts(segments.tokens())) {
     for (const std::vector<Heads>& split : kHeadSplits) {
       Results results(whole);
       for (const Share& share : shares) {
@@ -322,14 +315,14 @@ const std::vector<std::vector<Heads>> kSparseSplits{{{0, kHeads, 0, kGroups}},
 
 void expect_sparse_is_whole(int64_t block, const KeyReach& reach_of_most) {
   Stream stream{Device{}, 2};
-  const Segments segments(kLengths, block);
+  const Segments segments(support::sharded_lengths(), block);
   const int64_t tokens = segments.tokens();
   const Operands whole = Operands::random(DType::kF32, tokens);
   const Chosen all(stream, segments.grid(), support::choose_at_random(segments, kRule, kGroups, 9),
                    block_list_capacity(tokens, block, kRule));
   const GateResults gate(tokens);
   attend_sparse(stream, whole, segments.grid(), all, gate, 0, 0);
-  for (const std::vector<Share>& shares : layouts(tokens)) {
+  for (const std::vector<Share>& shares : support::share_layouts(tokens)) {
     for (const std::vector<Heads>& split : kSparseSplits) {
       Results results(whole);
       Sum block_lse{gate.block_lse.shape()};
@@ -370,7 +363,7 @@ TEST(ShardedAttention, SparseAttentionNeedsNoKeysBehindTheLastQuery) {
 }
 
 TEST(ShardedAttention, AnyNumberOfThreadsGivesTheSameBits) {
-  const Segments segments(kLengths, 64);
+  const Segments segments(support::sharded_lengths(), 64);
   const Operands whole = Operands::random(DType::kF32, segments.tokens());
   const Share share = support::zigzag_shares(segments.tokens(), 3)[1];
   support::expect_same_on_any_threads([&](Stream& stream) {

@@ -30,13 +30,7 @@ using support::Tensor;
 constexpr int64_t kGroups = 2;
 constexpr int64_t kD = 20;
 constexpr int64_t kGateDim = 12;
-const std::vector<int64_t> kLengths{50, 0, 7, 301, 33, 64, 149};
 constexpr BlockRule kRule{.sink_blocks = 1, .window_blocks = 2, .kept = 3};
-
-std::vector<std::vector<Share>> layouts(int64_t tokens) {
-  return {support::contiguous_shares(tokens, 1), support::contiguous_shares(tokens, 5),
-          support::zigzag_shares(tokens, 3), support::dealt_shares(tokens, 3, 21)};
-}
 
 Tensor random(int64_t rows, int64_t width, uint64_t seed) {
   return support::random_tensor(DType::kF32, {kGroups, rows, width}, seed);
@@ -65,12 +59,12 @@ struct Pool {
 TEST(ShardedGate, PoolingIsWhole) {
   Stream stream{Device{}, 2};
   for (const int64_t gate_keys : {1, 4}) {
-    const Segments segments(kLengths, 32);
+    const Segments segments(support::sharded_lengths(), 32);
     const int64_t tokens = segments.tokens();
     const Tensor r = support::random_tensor(DType::kF32, {kGroups, kD}, 2, 0.5);
     const Tensor dkbar = random(segments.grid().max_blocks() * gate_keys, kD, 3);
     const Pool whole(stream, segments.grid(), random(tokens, kD, 1), r, dkbar, gate_keys);
-    for (const std::vector<Share>& shares : layouts(tokens)) {
+    for (const std::vector<Share>& shares : support::share_layouts(tokens)) {
       Sum kbar{whole.kbar.shape()};
       Sum alpha{whole.alpha.shape()};
       Sum dk0{whole.dk0.shape()};
@@ -115,7 +109,7 @@ struct Chooser {
 TEST(ShardedGate, ChoosingIsWhole) {
   Stream stream{Device{}, 2};
   for (const int64_t gate_keys : {1, 2}) {
-    const Segments segments(kLengths, 16);
+    const Segments segments(support::sharded_lengths(), 16);
     const int64_t tokens = segments.tokens();
     const Tensor qt = random(tokens, kGateDim, 4);
     const Tensor kt = random(segments.grid().max_blocks() * gate_keys, kGateDim, 5);
@@ -126,7 +120,7 @@ TEST(ShardedGate, ChoosingIsWhole) {
     std::copy_n(keys.begin() + 8 * block_numbers, 4 * block_numbers,
                 keys.begin() + 12 * block_numbers);
     const Chooser whole(stream, segments.grid(), qt, kt, dscores, gate_keys);
-    for (const std::vector<Share>& shares : layouts(tokens)) {
+    for (const std::vector<Share>& shares : support::share_layouts(tokens)) {
       Sum dqt{whole.dqt.shape()};
       Sum dkt{whole.dkt.shape()};
       Sum stats{whole.stats.shape()};
@@ -193,9 +187,9 @@ int64_t bits(const TensorView& offsets, const TensorView& masks, int64_t c) {
 
 TEST(ShardedGate, ListsHoldWhatTheTokensChose) {
   Stream stream{Device{}, 2};
-  const Segments segments(kLengths, 32);
+  const Segments segments(support::sharded_lengths(), 32);
   const Selection whole = support::choose_at_random(segments, kRule, kGroups, 9);
-  for (const std::vector<Share>& shares : layouts(segments.tokens())) {
+  for (const std::vector<Share>& shares : support::share_layouts(segments.tokens())) {
     for (const Share& share : shares) {
       const ShardedGrid grid(stream, segments, share, {.whole = true});
       const std::vector<int64_t>& own = grid.query_tokens();
@@ -238,10 +232,10 @@ TEST(ShardedGate, ListsHoldWhatTheTokensChose) {
 
 TEST(ShardedGate, RowsAreCountedOnce) {
   Stream stream{Device{}};
-  const Segments segments(kLengths, 16);
+  const Segments segments(support::sharded_lengths(), 16);
   const int64_t whole = count_gate_rows(segments.starts().as<int32_t>(), 16, kRule);
   EXPECT_GT(whole, 0);
-  for (const std::vector<Share>& shares : layouts(segments.tokens())) {
+  for (const std::vector<Share>& shares : support::share_layouts(segments.tokens())) {
     int64_t rows = 0;
     for (const Share& share : shares) {
       const ShardedGrid grid(stream, segments, share, {});

@@ -49,6 +49,17 @@ inline std::vector<Share> dealt_shares(int64_t tokens, int64_t ranks, int64_t le
   return shares;
 }
 
+/// Segments of lengths that no tile or block divides, an empty one, and one that lies on three
+/// ranks or more of the shares below.
+inline std::vector<int64_t> sharded_lengths() {
+  return {50, 0, 7, 301, 33, 64, 149};
+}
+/// Ways to share out tokens: one rank, contiguous, zigzag, and many small ranges.
+inline std::vector<std::vector<Share>> share_layouts(int64_t tokens) {
+  return {contiguous_shares(tokens, 1), contiguous_shares(tokens, 5), zigzag_shares(tokens, 3),
+          dealt_shares(tokens, 3, 21)};
+}
+
 /// The keys that a rank holds: of every piece [p0, p1) those at positions [p0 - before, p1), and
 /// the first `sinks` ones; or all keys of all segments.
 struct KeyReach {
