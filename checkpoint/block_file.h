@@ -17,7 +17,7 @@ constexpr int64_t kHeaderBytes = 4096;
 constexpr int64_t kSegmentAlignment = 4096;
 constexpr int64_t kBlockBytes = int64_t{1} << 20;
 constexpr uint32_t kFormatMajor = 1;
-constexpr uint32_t kFormatMinor = 0;
+constexpr uint32_t kFormatMinor = 1;
 
 constexpr int64_t aligned_segment(int64_t bytes) {
   return (bytes + kSegmentAlignment - 1) / kSegmentAlignment * kSegmentAlignment;

@@ -107,6 +107,7 @@ Candidate examine_checkpoint(const std::filesystem::path& path) {
     const CheckpointReader reader(path);
     candidate.id = reader.facts().id;
     candidate.bytes = reader.bytes();
+    candidate.finite = reader.facts().finite;
     candidate.state = CandidateState::kValid;
     if (named && *named != candidate.id.step) {
       candidate.state = CandidateState::kDamaged;

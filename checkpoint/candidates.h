@@ -26,6 +26,7 @@ struct Candidate {
   std::string reason;  ///< why it is not valid, one sentence
   CheckpointId id;     ///< of an invalid one only the step, as its name says it
   int64_t bytes = 0;   ///< of a valid one
+  bool finite = true;  ///< see CheckpointFacts; of a valid one
 };
 
 /// The checkpoints in `checkpoints` (RUN/checkpoints), newest first: by incarnation, then by step,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -59,6 +60,9 @@ struct CheckpointFacts {
   std::string config_hash;
   std::vector<MeshAxis> mesh;
   std::vector<std::string> determinism_flags;
+  /// Digest of the parameters one step later, in the run that saved: what bit-exact resuming gives.
+  std::optional<uint64_t> next_step_digest;
+  bool finite = true;  ///< no parameter or master has an element that is inf or NaN
 };
 
 /// All that a training run needs to go on as if it had never stopped.
@@ -68,6 +72,7 @@ struct CheckpointContents {
   int64_t consumed_samples = 0;
   std::vector<MeshAxis> mesh;  ///< outermost first
   std::vector<std::string> determinism_flags;
+  std::optional<uint64_t> next_step_digest;  ///< see CheckpointFacts
   std::vector<TensorGroup> groups;
   /// Small state by name: schedule, random numbers, data cursor, curriculum, hooks.
   std::map<std::string, std::string> blobs;

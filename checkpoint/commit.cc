@@ -39,6 +39,7 @@ wire::Manifest manifest_of(const CommitRequest& request, const CheckpointContent
   }
   for (const std::string& flag : contents.determinism_flags) manifest.add_determinism_flags(flag);
   manifest.set_config_hash(hash128(bytes_of(contents.resolved_config)));
+  if (contents.next_step_digest) manifest.set_next_step_digest(*contents.next_step_digest);
   return manifest;
 }
 
@@ -84,6 +85,7 @@ void merge_parts(const std::vector<wire::Part>& parts, wire::Manifest& manifest)
   for (const wire::Part& part : parts) {
     const int first_file = manifest.files_size();
     manifest.mutable_files()->MergeFrom(part.files());
+    if (part.non_finite()) manifest.set_non_finite(true);
     for (const wire::Tensor& tensor : part.tensors()) {
       wire::Tensor*& entry = merged[{tensor.kind(), tensor.name()}];
       if (entry == nullptr) {
@@ -119,10 +121,12 @@ void merge_parts(const std::vector<wire::Part>& parts, wire::Manifest& manifest)
           [](const wire::Blob& blob) -> const std::string& { return blob.name(); });
 }
 
-void commit(const Directory& checkpoints, const Directory& checkpoint, const CommitRequest& request,
-            const CheckpointContents& contents, const StageObserver& on_stage) {
+CommitFacts commit(const Directory& checkpoints, const Directory& checkpoint,
+                   const CommitRequest& request, const CheckpointContents& contents,
+                   const StageObserver& on_stage) {
   wire::Manifest manifest = manifest_of(request, contents);
-  merge_parts(read_parts(checkpoint, request, contents.step), manifest);
+  const std::vector<wire::Part> parts = read_parts(checkpoint, request, contents.step);
+  merge_parts(parts, manifest);
   const std::string bytes = manifest.SerializeAsString();
   // By the reader's own rules: what is committed can be read.
   check_sizes(checkpoint, parse_manifest(bytes, kManifestName));
@@ -147,6 +151,11 @@ void commit(const Directory& checkpoints, const Directory& checkpoint, const Com
   on_stage("committed");
   checkpoints.replace(kLatestName, encode_latest(request.name));
   on_stage("latest renamed");
+  CommitFacts facts;
+  for (const wire::Part& part : parts) {
+    facts.write_seconds = std::max(facts.write_seconds, part.write_seconds());
+  }
+  return facts;
 }
 
 }  // namespace tessera

@@ -48,4 +48,8 @@ std::string hash128(std::span<const std::byte> data) {
   return hex_of(XXH3_128bits(data.data(), data.size()));
 }
 
+uint64_t hash64(std::span<const std::byte> data) {
+  return XXH3_64bits(data.data(), data.size());
+}
+
 }  // namespace tessera

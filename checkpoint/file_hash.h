@@ -12,7 +12,10 @@ namespace tessera {
 /// identity of a file. It finds accidents, not forgery.
 std::string hash128(std::span<const std::byte> data);
 
-/// The same of bytes that come in pieces.
+/// XXH3-64.
+uint64_t hash64(std::span<const std::byte> data);
+
+/// hash128() of bytes that come in pieces.
 class Hash128 {
  public:
   Hash128();

@@ -5,15 +5,18 @@
 
 namespace tessera {
 
-std::vector<bool> expendable(std::span<const CheckpointId> newest_first,
-                             const RetentionPolicy& policy) {
+std::vector<bool> expendable(std::span<const Kept> newest_first, const RetentionPolicy& policy) {
   CHECK(policy.keep_last >= 1, "retention: keep_last is ", policy.keep_last,
         ", expected at least 1");
   std::vector<bool> goes(newest_first.size());
+  bool finite_kept = false;
   for (size_t i = 0; i < newest_first.size(); ++i) {
     const bool recent = static_cast<int64_t>(i) < policy.keep_last;
-    const bool milestone = policy.keep_every > 0 && newest_first[i].step % policy.keep_every == 0;
-    goes[i] = !recent && !milestone;
+    const Kept& one = newest_first[i];
+    const bool milestone = policy.keep_every > 0 && one.id.step % policy.keep_every == 0;
+    const bool last_finite = one.finite && !finite_kept;
+    finite_kept = finite_kept || one.finite;
+    goes[i] = !recent && !milestone && !last_finite;
   }
   return goes;
 }
@@ -28,11 +31,6 @@ void move_checkpoint(const Directory& checkpoints, const std::string& name, cons
   checkpoints.rename(name, concat(folder, "/", free_name));
   target.sync();
   checkpoints.sync();
-}
-
-void delete_checkpoint(const Directory& checkpoints, const std::string& name) {
-  move_checkpoint(checkpoints, name, kTrashName);
-  empty_trash(checkpoints);
 }
 
 void empty_trash(const Directory& checkpoints) {

@@ -15,12 +15,6 @@ namespace tessera {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 std::filesystem::path prepared(const std::filesystem::path& run_directory) {
   const std::filesystem::path checkpoints = run_directory / kCheckpointsName;
   make_directories(checkpoints);
@@ -179,7 +173,6 @@ std::optional<SaveTicket> CheckpointStore::begin(int64_t step, int64_t bytes) {
     open_.report = *last_;
     return std::nullopt;
   }
-  open_.start = Clock::now();
   open_.report.bytes = bytes;
   try {
     open_directory(step);
@@ -222,13 +215,14 @@ std::optional<Failure> CheckpointStore::write(const CheckpointContents& contents
 
 SaveReport CheckpointStore::finish(const CheckpointContents& contents, int writers,
                                    const std::optional<Failure>& failure) {
-  SaveReport report = std::exchange(open_.report, {});
-  if (!open_.begun) return report;
   OpenSave save = std::exchange(open_, {});
-  report.write_seconds = seconds_since(save.start);
+  SaveReport& report = save.report;
+  if (!save.begun) return report;
+  const auto start = std::chrono::steady_clock::now();
   std::optional<Failure> trouble = failure;
   if (!trouble) trouble = failure_of([&] { commit_parts(save, contents, writers); });
-  report.commit_seconds = seconds_since(save.start) - report.write_seconds;
+  report.commit_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (trouble) {
     discard(save.checkpoints, save.directory, save.name);
     if (is_replaced()) check_fence(save.checkpoints, fence_);  // throws
@@ -242,15 +236,16 @@ SaveReport CheckpointStore::finish(const CheckpointContents& contents, int write
   return report;
 }
 
-void CheckpointStore::commit_parts(const OpenSave& save, const CheckpointContents& contents,
+void CheckpointStore::commit_parts(OpenSave& save, const CheckpointContents& contents,
                                    int writers) const {
-  commit(save.checkpoints, save.directory,
-         {.name = save.name,
-          .fence = fence_,
-          .parent = parent_,
-          .git_hash = options_.git_hash,
-          .writers = writers},
-         contents, [this](const char* reached) { stage(reached); });
+  const CommitFacts facts = commit(save.checkpoints, save.directory,
+                                   {.name = save.name,
+                                    .fence = fence_,
+                                    .parent = parent_,
+                                    .git_hash = options_.git_hash,
+                                    .writers = writers},
+                                   contents, [this](const char* reached) { stage(reached); });
+  save.report.write_seconds = facts.write_seconds;
 }
 
 bool CheckpointStore::is_replaced() const {
@@ -263,18 +258,21 @@ bool CheckpointStore::is_replaced() const {
 
 void CheckpointStore::retire() {
   try {
-    std::vector<CheckpointId> ids;
+    std::vector<Kept> valid;
     std::vector<std::string> names;
     for (const Candidate& candidate : list()) {
       if (candidate.state != CandidateState::kValid) continue;
-      ids.push_back(candidate.id);
+      valid.push_back({candidate.id, candidate.finite});
       names.push_back(candidate.path.filename());
     }
-    const std::vector<bool> goes = expendable(ids, options_.retention);
+    const std::vector<bool> goes = expendable(valid, options_.retention);
     for (size_t i = 0; i < names.size(); ++i) {
       if (!goes[i]) continue;
+      const Directory checkpoints(directory_);
       stage("before a deletion");
-      delete_checkpoint(Directory(directory_), names[i]);
+      move_checkpoint(checkpoints, names[i], kTrashName);
+      stage("moved to the trash");
+      empty_trash(checkpoints);
     }
   } catch (const Error& error) {
     log_line(concat("warning: old checkpoints stay for now: ", error.what()));

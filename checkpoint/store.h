@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -36,8 +35,11 @@ struct [[nodiscard]] SaveReport {
   std::string failure;  ///< one sentence, when not committed
   std::filesystem::path path;
   int64_t bytes = 0;
-  double write_seconds = 0;   ///< data files and their sync
+  double write_seconds = 0;   ///< data file of the slowest rank, until it is durable
   double commit_seconds = 0;  ///< manifest, marker, directories
+  double stall_seconds = 0;   ///< that training has waited for it
+  double seconds = 0;         ///< from its begin to its end
+  int64_t skipped = 0;        ///< saves of this run that were due while another was under way
 };
 
 /// What a rank needs to write its part of a save that has begun.
@@ -73,7 +75,7 @@ class CheckpointStore {
   /// Throws kTryAgain when a newer incarnation has taken over: the caller must stop.
   SaveReport save(const CheckpointContents& contents);
 
-  /// save() in steps, for save_together(): a save whose parts come from many writers.
+  /// save() in steps, for CheckpointSaver: a save whose parts come from many writers.
   /// Makes the directory, when there is room for `bytes`. No ticket when the save has failed
   /// already or is not needed: then nobody writes, and finish() says why.
   std::optional<SaveTicket> begin(int64_t step, int64_t bytes);
@@ -88,7 +90,6 @@ class CheckpointStore {
   /// A save between begin() and finish().
   struct OpenSave {
     SaveReport report;
-    std::chrono::steady_clock::time_point start;
     Directory checkpoints;
     std::string name;
     Directory directory;  ///< the checkpoint, `name` in `checkpoints`
@@ -98,7 +99,7 @@ class CheckpointStore {
   void stage(const char* name) const;
   void quarantine(const Candidate& candidate);
   void open_directory(int64_t step);
-  void commit_parts(const OpenSave& save, const CheckpointContents& contents, int writers) const;
+  void commit_parts(OpenSave& save, const CheckpointContents& contents, int writers) const;
   bool is_replaced() const;
   void retire();
 

@@ -90,6 +90,8 @@ CheckpointFacts facts_of(const wire::Manifest& manifest) {
   }
   facts.determinism_flags = {manifest.determinism_flags().begin(),
                              manifest.determinism_flags().end()};
+  if (manifest.has_next_step_digest()) facts.next_step_digest = manifest.next_step_digest();
+  facts.finite = !manifest.non_finite();
   return facts;
 }
 

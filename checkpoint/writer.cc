@@ -1,6 +1,7 @@
 #include "checkpoint/writer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <string>
 
@@ -10,6 +11,7 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/manifest.pb.h"
 #include "checkpoint/wire_types.h"
+#include "kernels/reduce.h"
 
 namespace tessera {
 
@@ -47,7 +49,14 @@ wire::Tensor& entry_of(TensorKind kind, const NamedTensor& tensor, wire::Part& p
   return entry;
 }
 
-void write_tensor(const NamedTensor& tensor, BlockWriter& file, wire::Tensor& entry) {
+// Whether the values of a model, as opposed to other state, are numbers.
+bool must_be_finite(TensorKind kind, DType dtype) {
+  const bool weights = kind == TensorKind::kParameter || kind == TensorKind::kMaster;
+  return weights && (dtype == DType::kF32 || dtype == DType::kBF16);
+}
+
+// Returns whether an element is inf or NaN, when `finite` asks for it.
+bool write_tensor(const NamedTensor& tensor, bool finite, BlockWriter& file, wire::Tensor& entry) {
   const DType dtype = tensor.data.dtype();
   wire::Slice& slice = *entry.add_slices();
   set_box(tensor.box, slice);
@@ -55,17 +64,24 @@ void write_tensor(const NamedTensor& tensor, BlockWriter& file, wire::Tensor& en
   slice.set_byte_length(tensor.data.bytes());
   std::span<const std::byte> left{static_cast<const std::byte*>(tensor.data.data()),
                                   static_cast<size_t>(tensor.data.bytes())};
+  ThreadPool own_thread(1);
   uint64_t sum = 0;
+  int64_t non_finite = 0;
   for (int64_t first = 0; !left.empty();) {
     // A piece stays in the cache for all that is done with it.
     const auto piece = left.first(static_cast<size_t>(std::min(std::ssize(left), kBlockBytes)));
     sum += digest(dtype, tensor.whole, tensor.box, first, piece);
     file.append(piece);
-    first += std::ssize(piece) / size_of(dtype);
+    const int64_t elements = std::ssize(piece) / size_of(dtype);
+    if (finite) {
+      non_finite += cpu::count_non_finite(own_thread, {piece.data(), dtype, {elements}, Device{}});
+    }
+    first += elements;
     left = left.subspan(piece.size());
   }
   entry.set_logical_digest(entry.logical_digest() + sum);
   file.pad();
+  return non_finite > 0;
 }
 
 void write_blob(const std::string& name, const std::string& content, BlockWriter& file,
@@ -96,6 +112,7 @@ int64_t part_bytes(const CheckpointContents& contents, int writer) {
 
 void write_part(const Directory& checkpoint, const FileIdentity& identity,
                 const CheckpointContents& contents, const StageObserver& on_stage) {
+  const auto begin = std::chrono::steady_clock::now();
   const int64_t bytes = part_bytes(contents, identity.writer);
   const Directory data = checkpoint.subdirectory(kDataName);
   const std::string name = shard_name(identity.epoch, identity.writer, identity.index);
@@ -110,7 +127,10 @@ void write_part(const Directory& checkpoint, const FileIdentity& identity,
   for (const TensorGroup& group : contents.groups) {
     for (const NamedTensor& tensor : group.tensors) {
       if (tensor.data.elements() == 0) continue;  // a rank without rows of a small tensor
-      write_tensor(tensor, file, entry_of(group.kind, tensor, part));
+      const bool finite = must_be_finite(group.kind, tensor.data.dtype());
+      if (write_tensor(tensor, finite, file, entry_of(group.kind, tensor, part))) {
+        part.set_non_finite(true);
+      }
       on_stage("tensor written");
     }
   }
@@ -124,6 +144,8 @@ void write_part(const Directory& checkpoint, const FileIdentity& identity,
   entry.set_writer(identity.writer);
   entry.set_index(identity.index);
   on_stage("shard synced");
+  part.set_write_seconds(
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 
   const Directory parts = checkpoint.subdirectory(kPartsName);
   parts.write_new(part_name(identity.epoch, identity.writer), encode_part(part));

@@ -170,7 +170,7 @@ TEST(ShardHeader, OfAnotherFormatNamesBothVersions) {
   header.identity = sample_identity();
   header.format_major = 9;
   const std::string message = refusal([&] { decode_header(bytes_of(encode_header(header)), "x"); });
-  EXPECT_EQ(message, "x has format 9.0, this program reads 1.x");
+  EXPECT_EQ(message, "x has format 9.1, this program reads 1.x");
 }
 
 }  // namespace

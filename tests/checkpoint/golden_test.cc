@@ -10,7 +10,7 @@
 #include "tests/checkpoint/sample_run.h"
 
 // A small checkpoint of every format there has been, in tests/checkpoint/golden: each must load for
-// ever. golden/format-1.0 is also the worked example of docs/checkpoint_format.md.
+// ever. The newest is also the worked example of docs/checkpoint_format.md.
 
 namespace tessera {
 namespace {
@@ -18,17 +18,17 @@ namespace {
 namespace fs = std::filesystem;
 using support::Tensor;
 
-const fs::path golden_1_0() {
-  return SOURCE_ROOT "/tests/checkpoint/golden/format-1.0";
+fs::path golden(const std::string& format) {
+  return SOURCE_ROOT "/tests/checkpoint/golden/" + format;
 }
 
-// The state in golden/format-1.0: f32 "matrix" [2, 3] = 1 to 6, of which writer 0 has the first two
+// The state in each: f32 "matrix" [2, 3] = 1 to 6, of which writer 0 has the first two
 // columns, and bf16 "scale" [3] = 1, 0.5, -2, which writer 0 has whole.
 void write_state(const fs::path& checkpoints, int writers) {
   const Directory parent(checkpoints);
   parent.make_directory(kFenceName);
-  parent.make_directory("format-1.0");
-  const Directory checkpoint = parent.subdirectory("format-1.0");
+  parent.make_directory("format-1.1");
+  const Directory checkpoint = parent.subdirectory("format-1.1");
   checkpoint.make_directory(kDataName);
   checkpoint.make_directory(kPartsName);
   const auto ignore = [](const char*) {};
@@ -39,8 +39,9 @@ void write_state(const fs::path& checkpoints, int writers) {
   contents.mesh = {{"data", 1}, {"expert", 1}, {"sequence", 1}, {"tensor", 2}};
   contents.blobs = {{"cursor", "position 20"}};
   contents.resolved_config = "steps: 10\n";
+  contents.next_step_digest = 0x0123'4567'89AB'CDEF;
   CommitRequest request;
-  request.name = "format-1.0";
+  request.name = "format-1.1";
   request.fence.epoch = 1;
   request.fence.run_uuid = "0123456789abcdef0123456789abcdef";
   request.writers = writers;
@@ -62,8 +63,7 @@ void write_state(const fs::path& checkpoints, int writers) {
   commit(parent, checkpoint, request, contents, ignore);
 }
 
-TEST(Golden, Format10Loads) {
-  const CheckpointReader reader(golden_1_0());
+void expect_state(const CheckpointReader& reader) {
   verify_checkpoint(reader);
   EXPECT_EQ(reader.facts().id, (CheckpointId{1, 10}));
   EXPECT_EQ(reader.facts().consumed_tokens, 640);
@@ -79,12 +79,25 @@ TEST(Golden, Format10Loads) {
   EXPECT_EQ(reader.read_blob(kConfigBlob), "steps: 10\n");
 }
 
+TEST(Golden, Format10Loads) {
+  const CheckpointReader reader(golden("format-1.0"));
+  expect_state(reader);
+  EXPECT_FALSE(reader.facts().next_step_digest);
+}
+
+TEST(Golden, Format11Loads) {
+  const CheckpointReader reader(golden("format-1.1"));
+  expect_state(reader);
+  EXPECT_EQ(reader.facts().next_step_digest, 0x0123'4567'89AB'CDEF);
+  EXPECT_TRUE(reader.facts().finite);
+}
+
 // What is written today is what was written then: a change of the format needs a new number.
-TEST(Golden, Format10IsStillWritten) {
+TEST(Golden, Format11IsStillWritten) {
   const support::TemporaryDirectory place;
   write_state(place.path(), 2);
-  const Directory now(place.path() / "format-1.0");
-  const Directory then(golden_1_0());
+  const Directory now(place.path() / "format-1.1");
+  const Directory then(golden("format-1.1"));
   EXPECT_EQ(now.entries(), then.entries());
   for (const std::string& name : then.subdirectory(kDataName).entries()) {
     const std::string file = concat(kDataName, "/", name);

@@ -114,7 +114,8 @@ TEST(Kill, AtEveryStageTheNewestAcknowledgedCheckpointLoads) {
   for (const char* moment :
        {"directory made", "shard header written", "tensor written", "shard written", "shard synced",
         "part written", "part synced", "parts merged", "manifest renamed", "parts removed",
-        "fence checked", "marker renamed", "committed", "latest renamed", "before a deletion"}) {
+        "fence checked", "marker renamed", "committed", "latest renamed", "before a deletion",
+        "moved to the trash"}) {
     const TemporaryDirectory run;
     std::filesystem::create_directories(run.path() / "checkpoints/.trash");
     for (const int fatal_visit : {1, 3}) {
