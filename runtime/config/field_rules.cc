@@ -78,6 +78,8 @@ constexpr FieldRule kRules[] = {
     {"checkpoint.every", 0, kSteps, 1000},
     {"checkpoint.keep_last", 1, kWidth, 3},
     {"checkpoint.keep_every", 0, kSteps, 0},
+    {"checkpoint.background", 0, 1, 1},
+    {"checkpoint.check_replicas", 0, kSteps, 200},
     {"runtime.threads", 0, 4096, 0},
     {"runtime.log_every", 1, kSteps, 10},
     {"runtime.validate_every", 0, kSteps, 0},

@@ -143,15 +143,17 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
   stream_.synchronize();
 }
 
-GlobalBatch::Totals GlobalBatch::reduce(double squares, bool stop) {
+GlobalBatch::Totals GlobalBatch::reduce(double squares, std::span<double> riders) {
   const auto gate = sums_.views().gate_losses.as<float>();
   const auto router = sums_.views().router_losses.as<float>();
   const auto stats = sums_.views().gate_stats.as<float>();
   const double dropped = sums_.views().dropped_pairs.as<float>()[0];
-  std::array<double, kTotals> values{totals_.loss, gate[0],  gate[1],          gate[2],  router[0],
-                                     router[1],    squares,  stop ? 1.0 : 0.0, stats[0], stats[1],
-                                     stats[2],     stats[3], dropped};
+  std::vector<double> values{totals_.loss, gate[0],  gate[1],  gate[2],  router[0], router[1],
+                             squares,      stats[0], stats[1], stats[2], stats[3],  dropped};
+  CHECK(values.size() == kTotals, "GlobalBatch: ", values.size(), " totals, expected ", kTotals);
+  values.insert(values.end(), riders.begin(), riders.end());
   mesh_.world().all_reduce_values(values);
+  std::copy(values.begin() + kTotals, values.end(), riders.begin());
   Totals totals = totals_;
   totals.loss = values[0];
   totals.gate_kl = values[1];
@@ -160,10 +162,9 @@ GlobalBatch::Totals GlobalBatch::reduce(double squares, bool stop) {
   totals.balance = values[4];
   totals.router_z = values[5];
   totals.squares = values[6];
-  totals.stop = values[7];
-  if (values[8] > 0) totals.sparsity = values[9] / values[8];
-  if (values[10] > 0) totals.gate_openness = values[11] / values[10];
-  totals.dropped_pairs = values[12];
+  if (values[7] > 0) totals.sparsity = values[8] / values[7];
+  if (values[9] > 0) totals.gate_openness = values[10] / values[9];
+  totals.dropped_pairs = values[11];
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/step_sums.h"
@@ -22,7 +23,7 @@ class GlobalBatch {
 
   /// Numbers in the two short messages of a step: sizes before it, totals after it.
   static constexpr size_t kSizes = 2;
-  static constexpr size_t kTotals = 13;
+  static constexpr size_t kTotals = 12;
 
   /// Sums over all ranks of the world.
   struct Totals {
@@ -37,7 +38,6 @@ class GlobalBatch {
     double router_z = 0;
     double dropped_pairs = 0;  ///< see StepSums
     double squares = 0;        ///< of the gradients that the ranks own
-    double stop = 0;           ///< how many ranks were asked to stop
     double data_seconds = 0;   ///< of this rank
   };
 
@@ -47,8 +47,8 @@ class GlobalBatch {
   /// the last update are waited for where they are needed.
   void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
   /// Totals of the last forward_backward, in one message in which this rank's `squares` of owned
-  /// gradients and its `stop` request ride along. Collective.
-  Totals reduce(double squares, bool stop);
+  /// gradients and the caller's `riders` travel too; these become their sums. Collective.
+  Totals reduce(double squares, std::span<double> riders);
   /// Loss per token, nats, of global samples [0, batches * batch.sequences).
   double evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
 

@@ -14,7 +14,7 @@ MemoryPlan plan_memory(const TrainConfig& config, int rank) {
 std::string to_text(const MemoryPlan& plan) {
   std::ostringstream out;
   const auto line = [&](const char* what, int64_t bytes) {
-    out << "  " << std::left << std::setw(14) << what << std::right << std::setw(10) << std::fixed
+    out << "  " << std::left << std::setw(18) << what << std::right << std::setw(10) << std::fixed
         << std::setprecision(3) << static_cast<double>(bytes) / (1 << 30) << " GiB\n";
   };
   out << "parameters: " << plan.model_parameters << ", of which one token meets "
@@ -27,6 +27,7 @@ std::string to_text(const MemoryPlan& plan) {
   line("communication", plan.communication);
   line("total", plan.total());
   line("batch, on host", plan.batch);
+  line("snapshot, on host", plan.snapshot);
   return out.str();
 }
 

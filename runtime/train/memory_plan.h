@@ -16,6 +16,7 @@ struct MemoryPlan {
   int64_t activations = 0;      ///< the arena: the most that any stage of the run needs
   int64_t communication = 0;    ///< scratch of sums under way; what MPI itself holds is not counted
   int64_t batch = 0;            ///< token ids of one step, in host memory, in no total
+  int64_t snapshot = 0;         ///< copy of what is being saved, in host memory, in no total
   int64_t parameter_count = 0;  ///< of this rank
   int64_t model_parameters = 0;   ///< of all ranks, each once
   int64_t active_parameters = 0;  ///< that one token meets, without the embedding look-up

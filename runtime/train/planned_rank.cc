@@ -11,6 +11,7 @@
 #include "runtime/train/global_batch.h"
 #include "runtime/train/model_options.h"
 #include "runtime/train/schedule.h"
+#include "runtime/train/trainer.h"
 
 namespace tessera {
 
@@ -79,7 +80,7 @@ class PlannedRank {
   /// As run_step of the trainer.
   StepTraffic run_step(const StepPlan& plan);
   void finish() { exchange_.finish_gathers(); }
-  MemoryPlan memory() const;
+  MemoryPlan memory();
 
  private:
   static constexpr Device kPlan{DeviceKind::kPlan};
@@ -90,6 +91,7 @@ class PlannedRank {
   }
   void take_gradients(GroupTraffic& group, int64_t times) const;
   void finish_step();
+  int64_t snapshot_bytes();
 
   const TrainConfig& config_;
   SelfCommunicator world_;
@@ -145,7 +147,7 @@ void PlannedRank::take_gradients(GroupTraffic& group, int64_t times) const {
 }
 
 void PlannedRank::finish_step() {
-  mesh_.world().plan_values(GlobalBatch::kTotals);
+  mesh_.world().plan_values(GlobalBatch::kTotals + kStepRiders);
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
@@ -154,7 +156,14 @@ void PlannedRank::finish_step() {
   }
 }
 
-MemoryPlan PlannedRank::memory() const {
+int64_t PlannedRank::snapshot_bytes() {
+  if (!saves_in_background(config_)) return 0;
+  std::vector<NamedTensor> buffers;
+  if (world_.rank() == 0) buffers = named_parameters(store_).buffers;
+  return Snapshot::bytes_for(saved_groups(optimizer_, buffers));
+}
+
+MemoryPlan PlannedRank::memory() {
   const int64_t ids = batch_.tokens.bytes() + batch_.targets.bytes() + batch_.starts.bytes();
   return {.rank = world_.rank(),
           .parameters = store_.value_bytes(),
@@ -163,6 +172,7 @@ MemoryPlan PlannedRank::memory() const {
           .activations = arena_.high_water(),
           .communication = world_.log().scratch(),
           .batch = micro_batches_ * ids,
+          .snapshot = snapshot_bytes(),
           .parameter_count = store_.elements(),
           .model_parameters = whole_elements(store_),
           .active_parameters = model_.active_parameters()};

@@ -70,18 +70,21 @@ DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
 
 // Reads this rank's part of the checkpoint `directory`; returns on every rank what went wrong on
 // any of them. Collective.
-std::optional<Failure> load_together(Communicator& world, const std::string& directory,
-                                     TrainState& state) {
-  return first_failure(world, failure_of([&] { load_state(CheckpointReader(directory), state); }));
+std::optional<Failure> load_together(const ProcessMesh& mesh, const TrainConfig& config,
+                                     const std::string& directory, TrainState& state) {
+  return first_failure(mesh.world(), failure_of([&] {
+                         load_state(CheckpointReader(directory), mesh, config, state);
+                       }));
 }
 
 // Rank 0 chooses a checkpoint, and every rank loads its own part of it. What only another rank
 // finds damaged makes rank 0 choose again.
-void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, Communicator& world,
-                     TrainState& state) {
+void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, const ProcessMesh& mesh,
+                     const TrainConfig& config, TrainState& state) {
+  Communicator& world = mesh.world();
   const auto load = [&](const CheckpointReader& reader) {
     const std::string directory = broadcast_text(world, reader.directory().string(), 0);
-    const std::optional<Failure> failure = load_together(world, directory, state);
+    const std::optional<Failure> failure = load_together(mesh, config, directory, state);
     if (!failure) {
       log_once(concat("resumed from ", directory, " after step ", state.progress.step));
       return;
@@ -101,14 +104,15 @@ void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, Commu
 }
 
 /// `checkpoints` is rank 0's, nullptr elsewhere.
-void resume(const ResumeFrom& from, CheckpointStore* checkpoints, Communicator& world,
-            TrainState& state) {
+void resume(const ResumeFrom& from, CheckpointStore* checkpoints, const ProcessMesh& mesh,
+            const TrainConfig& config, TrainState& state) {
+  Communicator& world = mesh.world();
   if (checkpoints != nullptr) {
-    choose_and_load(from, *checkpoints, world, state);
+    choose_and_load(from, *checkpoints, mesh, config, state);
   } else {
     for (std::string directory = broadcast_text(world, "", 0); !directory.empty();
          directory = broadcast_text(world, "", 0)) {
-      (void)load_together(world, directory, state);
+      (void)load_together(mesh, config, directory, state);
     }
   }
 }
@@ -137,7 +141,7 @@ std::string dry_run(const TrainConfig& config) {
 }
 
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
-                         const StopSignal& stop) {
+                         const StopSignal& stop, const StageObserver& on_stage) {
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
@@ -159,6 +163,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     StoreOptions options;
     options.retention = {.keep_last = config.checkpoint().keep_last(),
                          .keep_every = config.checkpoint().keep_every()};
+    options.on_stage = on_stage;
     checkpoints.emplace(run_directory, std::move(options));
     log_line(concat("ranks ", world.size(), ", threads per rank ", stream.threads().threads(), ", ",
                     name_of(value_dtype(config)), "\n", to_text(memory)));
@@ -184,7 +189,14 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     write_resolved_config(config);
     state.hooks.push_back(log_hook(config, world.size(), model));
   }
-  resume(from, checkpoints ? &*checkpoints : nullptr, world, state);
+  resume(from, checkpoints ? &*checkpoints : nullptr, mesh, config, state);
+  RunSaver saver({.config = config,
+                  .mesh = mesh,
+                  .stream = stream,
+                  .exchange = exchange,
+                  .state = state,
+                  .checkpoints = checkpoints ? &*checkpoints : nullptr,
+                  .on_stage = on_stage});
   Training training{.config = config,
                     .mesh = mesh,
                     .stream = stream,
@@ -194,7 +206,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                     .exchange = exchange,
                     .data = data,
                     .validation = validation ? &*validation : nullptr,
-                    .checkpoints = checkpoints ? &*checkpoints : nullptr,
+                    .saver = saver,
                     .stop = stop};
   return train(training);
 }

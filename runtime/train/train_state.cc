@@ -41,30 +41,37 @@ void load_parameters(const CheckpointReader& reader, ParameterStore& store) {
   reader.read(TensorKind::kBuffer, named.buffers);
 }
 
-SaveReport save_state(const ProcessMesh& mesh, CheckpointStore* checkpoints, TrainState& state,
-                      const TrainConfig& config) {
-  const AdamwOptimizer::Owned& owned = state.optimizer.owned();
-  const std::vector<NamedTensor> buffers = named_parameters(state.store).buffers;
-  CheckpointContents contents;
+std::vector<TensorGroup> saved_groups(const AdamwOptimizer& optimizer,
+                                      std::span<const NamedTensor> buffers) {
+  const AdamwOptimizer::Owned& owned = optimizer.owned();
+  return {{TensorKind::kParameter, owned.values},
+          {TensorKind::kMaster, owned.masters},
+          {TensorKind::kExpAvg, owned.m},
+          {TensorKind::kExpAvgSq, owned.v},
+          {TensorKind::kBuffer, buffers}};
+}
+
+StateContents describe_state(const ProcessMesh& mesh, TrainState& state,
+                             const TrainConfig& config) {
+  StateContents described;
+  // Buffers are whole and the same on every rank.
+  if (mesh.world().rank() == 0) described.buffers = named_parameters(state.store).buffers;
+  CheckpointContents& contents = described.contents;
   contents.step = state.progress.step;
   contents.consumed_samples = state.progress.consumed_samples;
   contents.consumed_tokens = state.progress.consumed_tokens;
   contents.mesh = axes_of(mesh);
-  contents.groups = {{TensorKind::kParameter, owned.values},
-                     {TensorKind::kMaster, owned.masters},
-                     {TensorKind::kExpAvg, owned.m},
-                     {TensorKind::kExpAvgSq, owned.v}};
-  // Buffers are whole and the same on every rank.
-  if (mesh.world().rank() == 0) contents.groups.push_back({TensorKind::kBuffer, buffers});
+  contents.groups = saved_groups(state.optimizer, described.buffers);
   contents.blobs = {{kProgressBlob, to_text(state.progress)},
                     {kGuardBlob, state.guard.state()},
                     {kTokenizerBlob, state.tokenizer_model}};
   for (const auto& hook : state.hooks) contents.blobs[hook_blob(*hook)] = hook->state();
   contents.resolved_config = to_text(config);
-  return save_together(mesh.world(), checkpoints, contents);
+  return described;
 }
 
-void load_state(const CheckpointReader& reader, TrainState& state) {
+void load_state(const CheckpointReader& reader, const ProcessMesh& mesh, const TrainConfig& config,
+                TrainState& state) {
   load_parameters(reader, state.store);
   const AdamwOptimizer::Owned& owned = state.optimizer.owned();
   reader.read(TensorKind::kMaster, owned.masters);
@@ -74,6 +81,14 @@ void load_state(const CheckpointReader& reader, TrainState& state) {
   state.guard.restore(reader.read_blob(kGuardBlob));
   for (const auto& hook : state.hooks) {
     if (reader.contains_blob(hook_blob(*hook))) hook->restore(reader.read_blob(hook_blob(*hook)));
+  }
+  const CheckpointFacts& facts = reader.facts();
+  state.proof.reset();
+  if (facts.next_step_digest) {
+    state.proof = {.step = facts.id.step + 1,
+                   .digest = *facts.next_step_digest,
+                   .same_mesh = facts.mesh == axes_of(mesh),
+                   .same_config = reader.read_blob(kConfigBlob) == to_text(config)};
   }
 }
 

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "checkpoint/shared_save.h"
+#include "checkpoint/reader.h"
 #include "model/parameter.h"
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/hook.h"
@@ -15,6 +17,14 @@ namespace tessera {
 
 class TrainConfig;
 
+/// What the first step after a resume must come to.
+struct ResumeProof {
+  int64_t step = 0;
+  uint64_t digest = 0;  ///< of its parameters, in the run that saved
+  bool same_mesh = false;
+  bool same_config = false;
+};
+
 /// Everything that a step changes: what a checkpoint holds.
 struct TrainState {
   ParameterStore& store;
@@ -23,6 +33,7 @@ struct TrainState {
   RunProgress progress;
   std::vector<std::unique_ptr<Hook>> hooks;
   std::string tokenizer_model;  ///< Tokenizer::model(): saved, so that text can be sampled
+  std::optional<ResumeProof> proof = {};  ///< of a resumed run, until its first step is done
 };
 
 /// The blob of a checkpoint that holds TrainState::tokenizer_model.
@@ -38,13 +49,22 @@ NamedParameters named_parameters(ParameterStore& store);
 /// Reads the parameters alone, for inference.
 void load_parameters(const CheckpointReader& reader, ParameterStore& store);
 
-/// Saves what each rank owns (save_together()); `checkpoints` is rank 0's, nullptr elsewhere.
-/// Collective over the world of `mesh`, which is also recorded.
-SaveReport save_state(const ProcessMesh& mesh, CheckpointStore* checkpoints, TrainState& state,
-                      const TrainConfig& config);
+/// The tensors that a rank saves: what it owns of parameters and optimizer state, and, on rank 0,
+/// the buffers.
+std::vector<TensorGroup> saved_groups(const AdamwOptimizer& optimizer,
+                                      std::span<const NamedTensor> buffers);
+
+/// What this rank saves of `state`: what it owns of the parameters and of the optimizer's state.
+/// The contents point into `state` and into `buffers`.
+struct StateContents {
+  std::vector<NamedTensor> buffers;
+  CheckpointContents contents;
+};
+StateContents describe_state(const ProcessMesh& mesh, TrainState& state, const TrainConfig& config);
 
 /// Fills this rank's `state` so that the run goes on as if it had never stopped, whatever mesh has
 /// saved it. Reads no more than this rank holds.
-void load_state(const CheckpointReader& reader, TrainState& state);
+void load_state(const CheckpointReader& reader, const ProcessMesh& mesh, const TrainConfig& config,
+                TrainState& state);
 
 }  // namespace tessera

@@ -1,6 +1,7 @@
 #include "runtime/train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 
@@ -13,20 +14,6 @@ namespace tessera {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// Every rank comes here at the same step. None goes on before the checkpoint is durable, because a
-// rank that fails later must not be able to take the job down while its only copy is half written.
-void save(Training& t) {
-  t.exchange.finish_gathers();
-  const SaveReport saved = save_state(t.mesh, t.checkpoints, t.state, t.config);
-  if (t.checkpoints == nullptr) return;
-  log_line(saved.committed
-               ? concat("saved ", saved.path.string(), ", ", saved.bytes >> 20, " MiB in ",
-                        static_cast<int64_t>(1000 * (saved.write_seconds + saved.commit_seconds)),
-                        " ms")
-               : concat("step ", t.state.progress.step,
-                        " was not saved, training goes on: ", saved.failure));
-}
 
 void update(Training& t, const StepPlan& plan, StepReport& report) {
   const SpikeGuard::Verdict verdict = t.state.guard.judge(report.loss, report.gradient_norm);
@@ -52,15 +39,24 @@ void update(Training& t, const StepPlan& plan, StepReport& report) {
   }
 }
 
-StepReport run_step(Training& t, const StepPlan& plan, bool& stop) {
+/// What a step is to the loop.
+struct StepResult {
+  StepReport report;
+  bool stop = false;  ///< a rank was asked to
+  SaveVotes saving;   ///< summed over the ranks
+};
+
+StepResult run_step(Training& t, const StepPlan& plan) {
   const auto begin = Clock::now();
   RunProgress& progress = t.state.progress;
   t.mesh.world().log().set_place(plan.step, -1);
   t.state.store.zero_gradients(t.stream);
   t.batch.forward_backward(t.data, progress.consumed_samples, plan);
   t.exchange.finish_sums(t.stream);
-  const GlobalBatch::Totals totals =
-      t.batch.reduce(t.exchange.owned_squares(t.stream), t.stop.requested());
+  std::array<double, kStepRiders> riders{t.stop.requested() ? 1.0 : 0.0};
+  const SaveVotes votes = t.saver.votes();
+  std::copy(votes.begin(), votes.end(), riders.begin() + 1);
+  const GlobalBatch::Totals totals = t.batch.reduce(t.exchange.owned_squares(t.stream), riders);
   const int64_t sequences = t.config.batch().sequences();
   const int64_t tokens = sequences * t.config.batch().sequence_length();
   progress.step = plan.step;
@@ -86,12 +82,13 @@ StepReport run_step(Training& t, const StepPlan& plan, bool& stop) {
   t.stream.synchronize();
   report.skipped_steps = progress.step - progress.updates;
   report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  stop = totals.stop > 0;
-  if (stop) {
-    log_once(concat(totals.stop, " of ", t.mesh.world().size(),
+  StepResult result{.report = report, .stop = riders[0] > 0, .saving = {}};
+  std::copy(riders.begin() + 1, riders.end(), result.saving.begin());
+  if (result.stop) {
+    log_once(concat(riders[0], " of ", t.mesh.world().size(),
                     " ranks were asked to stop: saving after step ", plan.step));
   }
-  return report;
+  return result;
 }
 
 bool due(int64_t every, int64_t step) {
@@ -103,24 +100,22 @@ bool due(int64_t every, int64_t step) {
 TrainingEnd train(Training& t) {
   const int64_t save_every = t.config.checkpoint().every();
   const int64_t validate_every = t.config.runtime().validate_every();
-  int64_t saved_step = t.state.progress.step;
   bool stop = false;
   while (!stop && t.state.progress.step < t.config.steps()) {
     StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
     for (const auto& hook : t.state.hooks) hook->plan(plan);
-    StepReport report = run_step(t, plan, stop);
+    StepResult result = run_step(t, plan);
+    StepReport& report = result.report;
+    stop = result.stop;
     const bool last = plan.step == t.config.steps();
     if (t.validation != nullptr && (last || due(validate_every, plan.step))) {
       report.validation_loss =
           t.batch.evaluate(*t.validation, t.config.runtime().validate_batches(), plan);
     }
     for (const auto& hook : t.state.hooks) hook->observe(report);
-    if (last || stop || due(save_every, plan.step)) {
-      save(t);
-      saved_step = plan.step;
-    }
+    t.saver.after_step(result.saving, !last && !stop && due(save_every, plan.step));
   }
-  if (saved_step != t.state.progress.step) save(t);
+  t.saver.finish();
   t.exchange.finish_gathers();
   return t.state.progress.step < t.config.steps() ? TrainingEnd::kStopped : TrainingEnd::kFinished;
 }

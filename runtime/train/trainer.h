@@ -4,6 +4,7 @@
 
 #include "parallel/bucket_exchange.h"
 #include "runtime/train/global_batch.h"
+#include "runtime/train/run_saver.h"
 #include "runtime/train/stop_signal.h"
 #include "runtime/train/train_state.h"
 
@@ -20,7 +21,7 @@ struct Training {
   BucketExchange& exchange;
   const DataLoader& data;
   const DataLoader* validation;  ///< nullptr: no validation
-  CheckpointStore* checkpoints;  ///< rank 0's; nullptr elsewhere
+  RunSaver& saver;
   const StopSignal& stop;
 };
 
@@ -29,6 +30,9 @@ enum class TrainingEnd : uint8_t {
   kFinished,  ///< all steps are done
   kStopped,   ///< asked to stop: state saved, to be run again
 };
+
+/// Numbers of the loop's own that ride along in the totals of a step.
+inline constexpr size_t kStepRiders = 1 + std::tuple_size_v<SaveVotes>;
 
 /// Runs steps until config.steps are done or a stop is asked for, and saves at the end of both.
 TrainingEnd train(Training& t);

@@ -6,6 +6,7 @@
 #include "parallel/thread_communicator.h"
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/global_batch.h"
+#include "runtime/train/run_saver.h"
 #include "runtime/train/schedule.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
@@ -43,7 +44,12 @@ void expect_exact(const TrainConfig& config) {
     EXPECT_EQ(plan.rank, world.rank());
     EXPECT_EQ(plan.parameters, store.value_bytes());
     EXPECT_EQ(plan.gradients, store.gradient_bytes());
-    EXPECT_EQ(plan.optimizer, AdamwOptimizer(config.optimizer(), store, Device{}).bytes());
+    const AdamwOptimizer optimizer(config.optimizer(), store, Device{});
+    EXPECT_EQ(plan.optimizer, optimizer.bytes());
+    const std::vector<NamedTensor> buffers = named_parameters(store).buffers;
+    EXPECT_EQ(plan.snapshot,
+              Snapshot::bytes_for(saved_groups(
+                  optimizer, world.rank() == 0 ? buffers : std::vector<NamedTensor>{})));
   });
 }
 

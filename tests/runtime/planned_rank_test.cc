@@ -6,6 +6,7 @@
 #include "parallel/thread_communicator.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/schedule.h"
+#include "runtime/train/trainer.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
 #include "tests/runtime/patterned_documents.h"
@@ -41,7 +42,8 @@ std::vector<GroupTraffic> traffic_of_step(const TrainConfig& config, Communicato
   const std::vector<GroupTraffic> before = traffic_of(mesh);  // the mesh was split
   batch.forward_backward(data, 0, plan_step(config, step));
   exchange.finish_sums(stream);
-  (void)batch.reduce(exchange.owned_squares(stream), false);
+  std::vector<double> riders(kStepRiders);
+  (void)batch.reduce(exchange.owned_squares(stream), riders);
   for (size_t bucket = 0; bucket < exchange.buckets().size(); ++bucket) {
     exchange.start_gather(stream, bucket);
   }
@@ -106,8 +108,8 @@ TEST(PlannedRank, GradientsByHand) {
   // Nothing but replicas: half of the gradients go to the other, half of the values to each.
   const RankPlan plan = plan_rank(config_on({2, 1, 1, 1}), 0);
   const StepTraffic& step = plan.steps.front();
-  const int64_t counts = 4 * 4;          // of 4 experts of one layer, to the other rank
-  const int64_t numbers = 8 * (2 + 13);  // the two short messages
+  const int64_t counts = 4 * 4;              // of 4 experts of one layer, to the other rank
+  const int64_t numbers = 8 * (2 + 12 + 8);  // the short messages: sizes; totals, stop and votes
   EXPECT_EQ(step.sent(), plan.memory.gradients / 2 + plan.memory.gradients / 2 + counts + numbers);
   EXPECT_EQ(step.received(), step.sent());
 }

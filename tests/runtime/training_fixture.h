@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/compare.h"
+#include "checkpoint/shared_save.h"
 #include "parallel/mesh.pb.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
@@ -33,19 +34,21 @@ class TrainingFixture : public testing::Test {
 
   /// 12 steps over all stages: dense 1-2, gate warm-up 3-4, transition 5-8, tuning 9-12.
   TrainConfig config(const std::string& run, std::vector<std::string> more = {}) const {
-    std::vector<std::string> overrides{"model.vocabulary=257", "steps=12",
-                                       "sparsity.transition_steps=4", "checkpoint.every=5",
-                                       "checkpoint.keep_last=9"};
+    std::vector<std::string> overrides{
+        "model.vocabulary=257",        "steps=12",
+        "sparsity.transition_steps=4", "checkpoint.every=5",
+        "checkpoint.keep_last=9",      "checkpoint.background=false"};
     overrides.insert(overrides.end(), more.begin(), more.end());
     TrainConfig config = support::tiny_config(overrides);
     config.mutable_data()->set_path(directory_ / "data");
     config.set_run_dir(directory_ / run);
     return config;
   }
-  TrainingEnd run(const TrainConfig& config, const ResumeFrom& from = {}) const {
+  TrainingEnd run(const TrainConfig& config, const ResumeFrom& from = {},
+                  const StageObserver& on_stage = {}) const {
     const StopSignal stop;
     SelfCommunicator world;
-    return run_training(config, from, world, stop);
+    return run_training(config, from, world, stop, on_stage);
   }
   /// On a mesh of ranks, which are threads.
   void run_on(const MeshShape& shape, TrainConfig config, const ResumeFrom& from = {}) const {
@@ -124,9 +127,11 @@ class TrainingFixture : public testing::Test {
     return tensor;
   }
 
-  /// Loads `from` on another mesh and saves it again in run directory `to`, which changes nothing.
+  /// Loads `from` on another mesh and saves it again in run directory `to`, which changes nothing
+  /// but what the checkpoint says of the next step.
   static void copy_on(const MeshShape& shape, const TrainConfig& config,
-                      const std::filesystem::path& from, const std::filesystem::path& to) {
+                      const std::filesystem::path& from, const std::filesystem::path& to,
+                      std::optional<uint64_t> next_step_digest = {}) {
     std::optional<CheckpointStore> checkpoints(to);
     run_ranks(shape.ranks(), [&](Communicator& world) {
       const ProcessMesh mesh(world, shape);
@@ -141,9 +146,12 @@ class TrainingFixture : public testing::Test {
                        .progress = {},
                        .hooks = {},
                        .tokenizer_model = "none"};
-      load_state(CheckpointReader(from), state);
+      load_state(CheckpointReader(from), mesh, config, state);
       const bool first = world.rank() == 0;
-      const SaveReport report = save_state(mesh, first ? &*checkpoints : nullptr, state, config);
+      StateContents mine = describe_state(mesh, state, config);
+      mine.contents.next_step_digest = next_step_digest;
+      const SaveReport report =
+          save_together(world, first ? &*checkpoints : nullptr, mine.contents);
       EXPECT_TRUE(report.committed) << report.failure;
     });
   }
