@@ -172,9 +172,9 @@ int64_t BlockReader::block_length(int64_t block) const {
   return std::min(summary_.block_bytes, summary_.size - block_offset(block));
 }
 
-void BlockReader::read_block(int64_t block, std::span<std::byte> into,
-                             const std::string& what) const {
+void BlockReader::read_block(int64_t block, std::span<std::byte> into, const std::string& what) {
   file_.read_at(into, block_offset(block));
+  bytes_read_ += std::ssize(into);
   const uint32_t crc = crc32c(into);
   const uint32_t expected = summary_.block_crcs[static_cast<size_t>(block)];
   if (crc != expected) {

@@ -99,19 +99,22 @@ class BlockReader {
   void read(int64_t offset, std::span<std::byte> into, const std::string& what);
   /// The whole block, valid until the next call.
   std::span<const std::byte> block(int64_t block, const std::string& what);
+  /// Bytes of blocks read so far.
+  int64_t bytes_read() const { return bytes_read_; }
   /// The raw header, for hashing the whole file.
   std::string header_bytes() const;
   /// Throws kBadData when `hash`, of the whole file as just read, is not the recorded one.
   void check_hash(const std::string& hash) const;
 
  private:
-  void read_block(int64_t block, std::span<std::byte> into, const std::string& what) const;
+  void read_block(int64_t block, std::span<std::byte> into, const std::string& what);
   int64_t block_length(int64_t block) const;
 
   File file_;
   FileSummary summary_;
   std::vector<std::byte> cache_;
   int64_t cached_ = -1;
+  int64_t bytes_read_ = 0;
 };
 
 }  // namespace tessera

@@ -25,16 +25,6 @@ constexpr int64_t kMaxBlobBytes = int64_t{1} << 30;
   throw Error(ExitCode::kBadData, message);
 }
 
-// The part of one target tensor that one slice holds.
-struct Piece {
-  int file = 0;
-  int64_t byte_offset = 0;
-  const wire::Tensor* tensor = nullptr;
-  const NamedTensor* target = nullptr;
-  Box slice;
-  Box overlap;
-};
-
 // The manifest that the marker speaks of.
 wire::Manifest load_manifest(const Directory& directory) {
   const std::string marker_name = (directory.path() / kMarkerName).string();
@@ -67,9 +57,10 @@ struct CheckpointReader::State {
   explicit State(const std::filesystem::path& path)
       : directory(path), manifest(load_manifest(directory)), facts(facts_of(manifest)) {}
 
-  const wire::Tensor* find(TensorKind kind, const std::string& name) const;
+  /// Its number, or -1.
+  int find(TensorKind kind, const std::string& name) const;
   const wire::Blob* find_blob(const std::string& name) const;
-  void plan(TensorKind kind, const NamedTensor& target, std::vector<Piece>& pieces) const;
+  void locate(TensorKind kind, const NamedTensor& target, std::vector<StoredRun>& runs) const;
   void check_digest(TensorKind kind, const NamedTensor& target) const;
 
   Directory directory;
@@ -79,14 +70,14 @@ struct CheckpointReader::State {
   int64_t bytes = 0;
 };
 
-const wire::Tensor* CheckpointReader::State::find(TensorKind kind, const std::string& name) const {
+int CheckpointReader::State::find(TensorKind kind, const std::string& name) const {
   const auto key = std::pair(kind, std::string_view(name));
   const auto at = std::lower_bound(
       tensors.begin(), tensors.end(), key, [](const TensorFacts& facts_of_one, const auto& wanted) {
         return std::pair(facts_of_one.kind, std::string_view(facts_of_one.name)) < wanted;
       });
-  if (at == tensors.end() || at->kind != kind || at->name != name) return nullptr;
-  return &manifest.tensors(static_cast<int>(at - tensors.begin()));
+  if (at == tensors.end() || at->kind != kind || at->name != name) return -1;
+  return static_cast<int>(at - tensors.begin());
 }
 
 const wire::Blob* CheckpointReader::State::find_blob(const std::string& name) const {
@@ -96,32 +87,41 @@ const wire::Blob* CheckpointReader::State::find_blob(const std::string& name) co
   return at != manifest.blobs().end() && at->name() == name ? &*at : nullptr;
 }
 
-void CheckpointReader::State::plan(TensorKind kind, const NamedTensor& target,
-                                   std::vector<Piece>& pieces) const {
+void CheckpointReader::State::locate(TensorKind kind, const NamedTensor& target,
+                                     std::vector<StoredRun>& runs) const {
   const std::string who = concat(name_of(kind), " ", target.name);
   CHECK(target.data.shape() == target.box.extents, "checkpoint: ", who, " is ", target.data.shape(),
         ", expected the box's ", target.box.extents);
   CHECK(target.data.device().kind == DeviceKind::kCpu, "checkpoint: ", who,
         " is not in host memory");
-  const wire::Tensor* tensor = find(kind, target.name);
-  if (tensor == nullptr) refuse(concat(directory.path().string(), " holds no ", who));
-  if (shape_of(*tensor) != target.whole || dtype_of(*tensor) != target.data.dtype()) {
-    refuse(concat(directory.path().string(), ": ", who, " is ", name_of(dtype_of(*tensor)), " ",
-                  shape_of(*tensor), ", expected ", name_of(target.data.dtype()), " ",
+  const int number = find(kind, target.name);
+  if (number < 0) refuse(concat(directory.path().string(), " holds no ", who));
+  const wire::Tensor& tensor = manifest.tensors(number);
+  if (shape_of(tensor) != target.whole || dtype_of(tensor) != target.data.dtype()) {
+    refuse(concat(directory.path().string(), ": ", who, " is ", name_of(dtype_of(tensor)), " ",
+                  shape_of(tensor), ", expected ", name_of(target.data.dtype()), " ",
                   target.whole));
   }
   if (target.data.elements() == 0) return;
-  for (const wire::Slice& slice : tensor->slices()) {
+  const int64_t size = size_of(target.data.dtype());
+  auto* data = static_cast<std::byte*>(target.data.data());
+  for (const wire::Slice& slice : tensor.slices()) {
     const Box held = box_of(slice);
-    if (const std::optional<Box> both = intersect(held, target.box)) {
-      pieces.push_back({slice.file(), slice.byte_offset(), tensor, &target, held, *both});
-    }
+    const std::optional<Box> both = intersect(held, target.box);
+    if (!both) continue;
+    for_each_stretch(*both, held, target.box, [&](const Stretch& stretch) {
+      runs.push_back({.file = slice.file(),
+                      .offset = slice.byte_offset() + stretch.in_first * size,
+                      .bytes = stretch.length * size,
+                      .to = data + stretch.in_second * size,
+                      .tensor = number});
+    });
   }
 }
 
 void CheckpointReader::State::check_digest(TensorKind kind, const NamedTensor& target) const {
   if (target.box != whole_box(target.whole)) return;
-  const uint64_t expected = find(kind, target.name)->logical_digest();
+  const uint64_t expected = manifest.tensors(find(kind, target.name)).logical_digest();
   const uint64_t found = digest(target.data.dtype(), target.whole, target.box, 0,
                                 {static_cast<const std::byte*>(target.data.data()),
                                  static_cast<size_t>(target.data.bytes())});
@@ -131,11 +131,12 @@ void CheckpointReader::State::check_digest(TensorKind kind, const NamedTensor& t
   }
 }
 
-CheckpointReader::CheckpointReader(const std::filesystem::path& directory)
+CheckpointReader::CheckpointReader(const std::filesystem::path& directory, FileChecks checks)
     : state_(std::make_unique<State>(directory)) {
   state_->bytes = std::ssize(state_->directory.read(kManifestName, kMaxManifestBytes));
   for (int file = 0; file < state_->manifest.files_size(); ++file) {
-    state_->bytes += open_file(file).size();
+    state_->bytes +=
+        checks == FileChecks::kAll ? open_file(file).size() : state_->manifest.files(file).size();
   }
   for (const wire::Tensor& tensor : state_->manifest.tensors()) {
     const Shape shape = shape_of(tensor);
@@ -180,40 +181,42 @@ BlockReader CheckpointReader::open_file(int file) const {
 }
 
 bool CheckpointReader::contains(TensorKind kind, const std::string& name) const {
-  return state_->find(kind, name) != nullptr;
+  return state_->find(kind, name) >= 0;
 }
 
 void CheckpointReader::read(TensorKind kind, std::span<const NamedTensor> into) const {
   const TensorGroup group{kind, into};
-  read(std::span<const TensorGroup>(&group, 1));
+  (void)read(std::span<const TensorGroup>(&group, 1));
 }
 
-void CheckpointReader::read(std::span<const TensorGroup> into) const {
-  std::vector<Piece> pieces;
+std::vector<StoredRun> CheckpointReader::locate(std::span<const TensorGroup> into) const {
+  std::vector<StoredRun> runs;
   for (const TensorGroup& group : into) {
-    for (const NamedTensor& target : group.tensors) state_->plan(group.kind, target, pieces);
+    for (const NamedTensor& target : group.tensors) state_->locate(group.kind, target, runs);
   }
-  // In the order of the files, so that each is opened once and read forwards.
-  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
-    return std::pair(a.file, a.byte_offset) < std::pair(b.file, b.byte_offset);
+  std::stable_sort(runs.begin(), runs.end(), [](const StoredRun& a, const StoredRun& b) {
+    return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
   });
+  return runs;
+}
+
+int64_t CheckpointReader::read(std::span<const TensorGroup> into) const {
   std::optional<BlockReader> file;
   int opened = -1;
-  for (const Piece& piece : pieces) {
-    if (opened != piece.file) file = open_file(piece.file);
-    opened = piece.file;
-    const int64_t size = size_of(piece.target->data.dtype());
-    const std::string title = title_of(*piece.tensor);
-    auto* data = static_cast<std::byte*>(piece.target->data.data());
-    for_each_stretch(piece.overlap, piece.slice, piece.target->box, [&](const Stretch& stretch) {
-      file->read(piece.byte_offset + stretch.in_first * size,
-                 {data + stretch.in_second * size, static_cast<size_t>(stretch.length * size)},
-                 title);
-    });
+  int64_t bytes = 0;
+  for (const StoredRun& run : locate(into)) {
+    if (opened != run.file) {
+      if (file) bytes += file->bytes_read();
+      file = open_file(run.file);
+      opened = run.file;
+    }
+    file->read(run.offset, {run.to, static_cast<size_t>(run.bytes)},
+               title_of(state_->manifest.tensors(run.tensor)));
   }
   for (const TensorGroup& group : into) {
     for (const NamedTensor& target : group.tensors) state_->check_digest(group.kind, target);
   }
+  return bytes + (file ? file->bytes_read() : 0);
 }
 
 std::vector<std::string> CheckpointReader::blob_names() const {

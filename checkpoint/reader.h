@@ -26,6 +26,21 @@ struct TensorFacts {
   int64_t slices = 0;  ///< pieces in files
 };
 
+/// Bytes of a data file, and where in memory they belong.
+struct StoredRun {
+  int file = 0;
+  int64_t offset = 0;  ///< in the file
+  int64_t bytes = 0;
+  std::byte* to = nullptr;
+  int tensor = 0;  ///< that they are of: its number in tensors()
+};
+
+/// What the constructor of a reader checks besides marker and manifest.
+enum class FileChecks : uint8_t {
+  kAll,   ///< size and header of every file
+  kNone,  ///< those of a file when it is opened: for ranks that rely on another one's check
+};
+
 /// Reads a committed checkpoint into any mesh: a block is put together from all slices that it
 /// overlaps, and no more blocks of a file are read than it touches. Every byte handed out has
 /// passed its CRC-32C; a tensor that is read whole has passed its logical digest too.
@@ -33,8 +48,8 @@ struct TensorFacts {
 /// format that this program cannot read, or does not hold what is asked for.
 class CheckpointReader {
  public:
-  /// Checks marker, manifest, and the size and header of every file.
-  explicit CheckpointReader(const std::filesystem::path& directory);
+  explicit CheckpointReader(const std::filesystem::path& directory,
+                            FileChecks checks = FileChecks::kAll);
   ~CheckpointReader();
   CheckpointReader(CheckpointReader&& other) noexcept;
   CheckpointReader& operator=(CheckpointReader&& other) noexcept;
@@ -51,7 +66,12 @@ class CheckpointReader {
   /// Fills each tensor's `data`, in host memory. The tensors need not be all of the checkpoint.
   /// All are looked up before any is filled: name, global shape and dtype must be the stored ones.
   void read(TensorKind kind, std::span<const NamedTensor> into) const;
-  void read(std::span<const TensorGroup> into) const;
+  /// In one pass over the files: fewer blocks are read than group by group. Returns how many bytes
+  /// of them were.
+  int64_t read(std::span<const TensorGroup> into) const;
+  /// Where the data of `into` are stored, in the order of files and offsets. Checks what read()
+  /// looks up, and reads nothing.
+  std::vector<StoredRun> locate(std::span<const TensorGroup> into) const;
   bool contains_blob(const std::string& name) const;
   std::string read_blob(const std::string& name) const;
 

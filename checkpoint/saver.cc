@@ -71,12 +71,6 @@ class Stopwatch {
 
 }  // namespace
 
-uint64_t sum_digests(Communicator& ranks, uint64_t share) {
-  DigestParts parts = parts_of(share);
-  ranks.all_reduce_values(parts);
-  return digest_of(parts);
-}
-
 CheckpointSaver::CheckpointSaver(Communicator& ranks, CheckpointStore* store, Options options)
     : ranks_(ranks), store_(store), options_(std::move(options)) {
   CHECK((store != nullptr) == (ranks.rank() == 0), "CheckpointSaver: rank 0 alone has the store");

@@ -18,9 +18,6 @@ namespace tessera {
 /// that they exchange anyway, it is what advance() takes: saving adds no message to a step.
 using SaveVotes = std::array<double, 7>;
 
-/// The sum of a 64-bit share of each rank, mod 2^64. Collective.
-uint64_t sum_digests(Communicator& ranks, uint64_t share);
-
 /// Saves by all ranks of a communicator, each writing its own tensors, while training goes on.
 ///
 /// start() copies; a thread on each rank then does all that touches files, and never

@@ -14,40 +14,55 @@ namespace {
 constexpr int64_t kPieceBytes = int64_t{1} << 20;  // stays in a core's cache
 
 struct Piece {
-  const NamedTensor* tensor;
+  size_t tensor;
   int64_t first_byte;
   uint64_t sum;
 };
 
+constexpr size_t kParts = 4;  // of 16 bits: sums of them are exact for any number of ranks
+
 }  // namespace
 
-uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors) {
+std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTensor> tensors) {
   std::vector<Piece> pieces;
-  for (const NamedTensor& tensor : tensors) {
-    for (int64_t at = 0; at < tensor.data.bytes(); at += kPieceBytes) {
-      pieces.push_back({&tensor, at, 0});
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    for (int64_t at = 0; at < tensors[i].data.bytes(); at += kPieceBytes) {
+      pieces.push_back({i, at, 0});
     }
   }
   threads.for_each(std::ssize(pieces), [&](int64_t i) {
     Piece& piece = pieces[static_cast<size_t>(i)];
-    const NamedTensor& tensor = *piece.tensor;
+    const NamedTensor& tensor = tensors[piece.tensor];
     const DType dtype = tensor.data.dtype();
     const std::span<const std::byte> bytes{
         static_cast<const std::byte*>(tensor.data.data()) + piece.first_byte,
         static_cast<size_t>(std::min(kPieceBytes, tensor.data.bytes() - piece.first_byte))};
     piece.sum = digest(dtype, tensor.whole, tensor.box, piece.first_byte / size_of(dtype), bytes);
   });
+  std::vector<uint64_t> shares(tensors.size());
+  for (const Piece& piece : pieces) shares[piece.tensor] += piece.sum;
+  return shares;
+}
+
+uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors) {
+  const std::vector<uint64_t> shares = digest_shares(threads, tensors);
   uint64_t total = 0;
-  const NamedTensor* weighed = nullptr;
-  uint64_t weight = 0;
-  for (const Piece& piece : pieces) {
-    if (piece.tensor != weighed) {
-      weighed = piece.tensor;
-      weight = hash64(bytes_of(weighed->name)) | 1;
-    }
-    total += weight * piece.sum;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    total += (hash64(bytes_of(tensors[i].name)) | 1) * shares[i];
   }
   return total;
+}
+
+void sum_digests(Communicator& ranks, std::span<uint64_t> digests) {
+  std::vector<double> parts(kParts * digests.size());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i] = static_cast<double>((digests[i / kParts] >> (16 * (i % kParts))) & 0xFFFF);
+  }
+  ranks.all_reduce_values(parts);
+  std::fill(digests.begin(), digests.end(), 0);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    digests[i / kParts] += static_cast<uint64_t>(parts[i]) << (16 * (i % kParts));
+  }
 }
 
 }  // namespace tessera

@@ -2,19 +2,27 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "kernels/core/thread_pool.h"
+#include "parallel/communicator.h"
 #include "parallel/named_tensor.h"
 
 namespace tessera {
+
+/// The share of each of `tensors`, boxes in host memory, in the logical digest of its tensor.
+std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTensor> tensors);
 
 /// One number for the values of many tensors, whatever ranks hold them:
 ///   S = sum over tensors T of w(T) D(T) mod 2^64,
 /// D the logical digest (digest.h) and w(T) the XXH3-64 of the name with its lowest bit set, so
 /// that equal tensors under exchanged names change it.
 ///
-/// Returns the share of `tensors`, boxes in host memory: shares of ranks that together hold every
-/// element once add up to S.
+/// Returns the share of `tensors`: shares of ranks that together hold every element once add up
+/// to S.
 uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors);
+
+/// Each number becomes its sum over all ranks mod 2^64. Collective.
+void sum_digests(Communicator& ranks, std::span<uint64_t> digests);
 
 }  // namespace tessera

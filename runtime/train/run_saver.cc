@@ -118,7 +118,8 @@ uint64_t RunSaver::share_of_digest() const {
 void RunSaver::prove_resume() {
   const std::optional<ResumeProof> proof = std::exchange(parts_.state.proof, std::nullopt);
   if (!proof || proof->step != step()) return;
-  const uint64_t digest = sum_digests(parts_.mesh.world(), share_of_digest());
+  uint64_t digest = share_of_digest();
+  sum_digests(parts_.mesh.world(), {&digest, 1});
   if (digest == proof->digest) {
     log_once(concat("step ", step(),
                     " is bit-exact: its parameters are those of the run that saved step ",

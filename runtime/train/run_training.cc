@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <fstream>
 #include <optional>
 #include <thread>
@@ -68,28 +70,48 @@ DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
           .seed = config.seed()};
 }
 
-// Reads this rank's part of the checkpoint `directory`; returns on every rank what went wrong on
-// any of them. Collective.
-std::optional<Failure> load_together(const ProcessMesh& mesh, const TrainConfig& config,
-                                     const std::string& directory, TrainState& state) {
-  return first_failure(mesh.world(), failure_of([&] {
-                         load_state(CheckpointReader(directory), mesh, config, state);
-                       }));
+/// Where the parts of a run that resumes are.
+struct Resuming {
+  const ProcessMesh& mesh;
+  Stream& stream;
+  const TrainConfig& config;
+  TrainState& state;
+};
+
+// Every rank reads its part of the checkpoint that rank 0 has chosen, and has a reader for; the
+// others rely on its checks of the files. Collective: returns on every rank what went wrong on any.
+std::optional<Failure> load_chosen(const Resuming& run, const std::string& directory,
+                                   const CheckpointReader* chosen) {
+  const auto begin = std::chrono::steady_clock::now();
+  Communicator& world = run.mesh.world();
+  std::optional<CheckpointReader> own;
+  std::optional<Failure> failure = first_failure(world, failure_of([&] {
+                                                   if (chosen != nullptr) return;
+                                                   own.emplace(directory, FileChecks::kNone);
+                                                 }));
+  if (failure) return failure;
+  const CheckpointReader& reader = chosen != nullptr ? *chosen : *own;
+  int64_t bytes = 0;
+  failure =
+      failure_of([&] { bytes = load_state(reader, run.mesh, run.stream, run.config, run.state); });
+  failure = first_failure(world, failure);
+  if (!failure) {
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+    log_once(concat("resumed from ", directory, " after step ", run.state.progress.step, ": read ",
+                    bytes >> 20, " MiB", world.size() > 1 ? " of it" : "", " in ",
+                    std::lround(1000 * spent.count()), " ms"));
+  }
+  return failure;
 }
 
 // Rank 0 chooses a checkpoint, and every rank loads its own part of it. What only another rank
 // finds damaged makes rank 0 choose again.
-void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, const ProcessMesh& mesh,
-                     const TrainConfig& config, TrainState& state) {
-  Communicator& world = mesh.world();
+void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, const Resuming& run) {
+  Communicator& world = run.mesh.world();
   const auto load = [&](const CheckpointReader& reader) {
     const std::string directory = broadcast_text(world, reader.directory().string(), 0);
-    const std::optional<Failure> failure = load_together(mesh, config, directory, state);
-    if (!failure) {
-      log_once(concat("resumed from ", directory, " after step ", state.progress.step));
-      return;
-    }
-    throw Error(failure->code, to_text(*failure, world));
+    const std::optional<Failure> failure = load_chosen(run, directory, &reader);
+    if (failure) throw Error(failure->code, failure->reason);
   };
   if (from.kind == ResumeFrom::Kind::kDirectory) {
     checkpoints.restore_from(from.directory, load);
@@ -104,15 +126,14 @@ void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, const
 }
 
 /// `checkpoints` is rank 0's, nullptr elsewhere.
-void resume(const ResumeFrom& from, CheckpointStore* checkpoints, const ProcessMesh& mesh,
-            const TrainConfig& config, TrainState& state) {
-  Communicator& world = mesh.world();
+void resume(const ResumeFrom& from, CheckpointStore* checkpoints, const Resuming& run) {
+  Communicator& world = run.mesh.world();
   if (checkpoints != nullptr) {
-    choose_and_load(from, *checkpoints, mesh, config, state);
+    choose_and_load(from, *checkpoints, run);
   } else {
     for (std::string directory = broadcast_text(world, "", 0); !directory.empty();
          directory = broadcast_text(world, "", 0)) {
-      (void)load_together(mesh, config, directory, state);
+      (void)load_chosen(run, directory, nullptr);
     }
   }
 }
@@ -189,7 +210,8 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     write_resolved_config(config);
     state.hooks.push_back(log_hook(config, world.size(), model));
   }
-  resume(from, checkpoints ? &*checkpoints : nullptr, mesh, config, state);
+  resume(from, checkpoints ? &*checkpoints : nullptr,
+         {.mesh = mesh, .stream = stream, .config = config, .state = state});
   RunSaver saver({.config = config,
                   .mesh = mesh,
                   .stream = stream,

@@ -1,5 +1,10 @@
 #include "runtime/train/train_state.h"
 
+#include <map>
+
+#include "checkpoint/file_hash.h"
+#include "checkpoint/shared_load.h"
+#include "parallel/agreement.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 
@@ -20,6 +25,28 @@ std::vector<MeshAxis> axes_of(const ProcessMesh& mesh) {
     axes.push_back({name_of(static_cast<Axis>(axis)), mesh.size(static_cast<Axis>(axis))});
   }
   return axes;
+}
+
+// What the run needs of the blobs, read by rank 0 alone, on every rank.
+std::map<std::string, std::string> blobs_of_rank_0(Communicator& world,
+                                                   const CheckpointReader& reader) {
+  std::vector<std::string> names = reader.blob_names();
+  std::erase(names, kConfigBlob);
+  std::erase(names, kTokenizerBlob);
+  std::map<std::string, std::string> blobs;
+  const std::optional<Failure> failure =
+      first_failure(world, failure_of([&] {
+                      for (const std::string name : {kProgressBlob, kGuardBlob}) {
+                        if (reader.contains_blob(name)) continue;
+                        throw Error(ExitCode::kBadData,
+                                    concat(reader.directory().string(), " holds no blob ", name));
+                      }
+                      if (world.rank() != 0) return;
+                      for (const std::string& name : names) blobs[name] = reader.read_blob(name);
+                    }));
+  if (failure) throw Error(failure->code, to_text(*failure, world));
+  for (const std::string& name : names) blobs[name] = broadcast_text(world, blobs[name], 0);
+  return blobs;
 }
 
 }  // namespace
@@ -70,17 +97,22 @@ StateContents describe_state(const ProcessMesh& mesh, TrainState& state,
   return described;
 }
 
-void load_state(const CheckpointReader& reader, const ProcessMesh& mesh, const TrainConfig& config,
-                TrainState& state) {
-  load_parameters(reader, state.store);
-  const AdamwOptimizer::Owned& owned = state.optimizer.owned();
-  reader.read(TensorKind::kMaster, owned.masters);
-  reader.read(TensorKind::kExpAvg, owned.m);
-  reader.read(TensorKind::kExpAvgSq, owned.v);
-  state.progress = parse_progress(reader.read_blob(kProgressBlob));
-  state.guard.restore(reader.read_blob(kGuardBlob));
+int64_t load_state(const CheckpointReader& reader, const ProcessMesh& mesh, Stream& stream,
+                   const TrainConfig& config, TrainState& state) {
+  const NamedParameters named = named_parameters(state.store);
+  std::vector<TensorGroup> groups = saved_groups(state.optimizer, named.buffers);
+  groups.front().tensors = named.trained;  // saved by their owners, held by many
+  std::vector<NamedTensor> own_buffers;
+  if (mesh.world().rank() == 0) own_buffers = named.buffers;
+  const int64_t bytes = load_together(mesh.world(), stream, reader, groups,
+                                      saved_groups(state.optimizer, own_buffers));
+
+  const std::map<std::string, std::string> blobs = blobs_of_rank_0(mesh.world(), reader);
+  state.progress = parse_progress(blobs.at(kProgressBlob));
+  state.guard.restore(blobs.at(kGuardBlob));
   for (const auto& hook : state.hooks) {
-    if (reader.contains_blob(hook_blob(*hook))) hook->restore(reader.read_blob(hook_blob(*hook)));
+    const auto blob = blobs.find(hook_blob(*hook));
+    if (blob != blobs.end()) hook->restore(blob->second);
   }
   const CheckpointFacts& facts = reader.facts();
   state.proof.reset();
@@ -88,8 +120,9 @@ void load_state(const CheckpointReader& reader, const ProcessMesh& mesh, const T
     state.proof = {.step = facts.id.step + 1,
                    .digest = *facts.next_step_digest,
                    .same_mesh = facts.mesh == axes_of(mesh),
-                   .same_config = reader.read_blob(kConfigBlob) == to_text(config)};
+                   .same_config = facts.config_hash == hash128(bytes_of(to_text(config)))};
   }
+  return bytes;
 }
 
 }  // namespace tessera

@@ -62,9 +62,10 @@ struct StateContents {
 };
 StateContents describe_state(const ProcessMesh& mesh, TrainState& state, const TrainConfig& config);
 
-/// Fills this rank's `state` so that the run goes on as if it had never stopped, whatever mesh has
-/// saved it. Reads no more than this rank holds.
-void load_state(const CheckpointReader& reader, const ProcessMesh& mesh, const TrainConfig& config,
-                TrainState& state);
+/// Fills `state` on every rank so that the run goes on as if it had never stopped, whatever mesh has
+/// saved it. Tensors as load_together(), the rest from rank 0. Collective: when a rank fails, every
+/// rank throws. Returns the bytes that this rank has read.
+int64_t load_state(const CheckpointReader& reader, const ProcessMesh& mesh, Stream& stream,
+                   const TrainConfig& config, TrainState& state);
 
 }  // namespace tessera

@@ -146,7 +146,8 @@ class TrainingFixture : public testing::Test {
                        .progress = {},
                        .hooks = {},
                        .tokenizer_model = "none"};
-      load_state(CheckpointReader(from), mesh, config, state);
+      Stream stream(Device{}, 1);
+      load_state(CheckpointReader(from), mesh, stream, config, state);
       const bool first = world.rank() == 0;
       StateContents mine = describe_state(mesh, state, config);
       mine.contents.next_step_digest = next_step_digest;
