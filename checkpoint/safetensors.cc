@@ -21,12 +21,14 @@ struct DTypeName {
   DType dtype;
   const char* name;
 };
-constexpr std::array<DTypeName, 6> kDTypeNames{{{DType::kF32, "F32"},
+// Of equal dtypes the first is the one that is written.
+constexpr std::array<DTypeName, 7> kDTypeNames{{{DType::kF32, "F32"},
                                                 {DType::kBF16, "BF16"},
                                                 {DType::kI32, "I32"},
                                                 {DType::kI64, "I64"},
                                                 {DType::kU16, "U16"},
-                                                {DType::kU8, "U8"}}};
+                                                {DType::kU8, "U8"},
+                                                {DType::kU16, "F16"}}};
 
 [[noreturn]] void refuse(const std::string& message) {
   throw Error(ExitCode::kBadData, message);
@@ -151,10 +153,11 @@ SafetensorsEntry checked(const RawEntry& raw, const std::string& name) {
                                    [&](const DTypeName& one) { return raw.dtype == one.name; });
   if (known == kDTypeNames.end()) {
     refuse(concat(who, " has dtype ", short_form(raw.dtype),
-                  ", expected F32, BF16, I32, I64, U16 or U8"));
+                  ", expected F32, BF16, F16, I32, I64, U16 or U8"));
   }
   SafetensorsEntry entry{.name = raw.name,
                          .dtype = known->dtype,
+                         .is_f16 = raw.dtype == "F16",
                          .shape = shape_of(raw.shape, who),
                          .begin = 0,
                          .end = 0};
@@ -171,26 +174,21 @@ SafetensorsEntry checked(const RawEntry& raw, const std::string& name) {
 }
 
 // The length and the header, padded so that the data begins at a multiple of 8.
-std::string header_of(const std::vector<const SafetensorsTensor*>& order,
+std::string header_of(const std::vector<SafetensorsEntry>& tensors,
                       const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
-  int64_t end = 0;
-  for (const SafetensorsTensor* tensor : order) {
-    CHECK(!header.contains(tensor->name), "safetensors: the name ", tensor->name, " is taken");
-    CHECK(tensor->data.device().kind == DeviceKind::kCpu, "safetensors: ", tensor->name,
-          " is not in host memory");
-    Json& entry = header[tensor->name];
-    const auto* known = std::find_if(kDTypeNames.begin(), kDTypeNames.end(), [&](const auto& one) {
-      return one.dtype == tensor->data.dtype();
-    });
+  for (const SafetensorsEntry& tensor : tensors) {
+    CHECK(!header.contains(tensor.name), "safetensors: the name ", tensor.name, " is taken");
+    Json& entry = header[tensor.name];
+    const auto* known = std::find_if(kDTypeNames.begin(), kDTypeNames.end(),
+                                     [&](const auto& one) { return one.dtype == tensor.dtype; });
     entry["dtype"] = known->name;
     entry["shape"] = Json::array();
-    for (int axis = 0; axis < tensor->data.shape().rank(); ++axis) {
-      entry["shape"].push_back(tensor->data.shape()[axis]);
+    for (int axis = 0; axis < tensor.shape.rank(); ++axis) {
+      entry["shape"].push_back(tensor.shape[axis]);
     }
-    entry["data_offsets"] = {end, end + tensor->data.bytes()};
-    end += tensor->data.bytes();
+    entry["data_offsets"] = {tensor.begin, tensor.end};
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
@@ -262,7 +260,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(File
 
 bool SafetensorsFile::contains(const std::string& name) const {
   return std::binary_search(
-      header_.tensors.begin(), header_.tensors.end(), SafetensorsEntry{name, {}, {}, 0, 0},
+      header_.tensors.begin(), header_.tensors.end(), SafetensorsEntry{.name = name, .shape = {}},
       [](const SafetensorsEntry& a, const SafetensorsEntry& b) { return a.name < b.name; });
 }
 
@@ -286,33 +284,69 @@ void SafetensorsFile::read(const std::string& name, const TensorView& into) cons
                 data_begin_ + entry.begin);
 }
 
+void SafetensorsFile::read_bytes(const SafetensorsEntry& entry, int64_t first,
+                                 std::span<std::byte> into) const {
+  CHECK(first >= 0 && first + std::ssize(into) <= entry.end - entry.begin, "safetensors: bytes ",
+        first, " to ", first + std::ssize(into), " are not within tensor ", entry.name, " of ",
+        entry.end - entry.begin);
+  file_.read_at(into, data_begin_ + entry.begin + first);
+}
+
+SafetensorsWriter::SafetensorsWriter(File file, std::vector<SafetensorsEntry> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(std::move(file)), tensors_(std::move(tensors)) {
+  // Wide dtypes first, so that every tensor is aligned to its own elements.
+  std::sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
+    return std::pair(-size_of(a.dtype), std::string_view(a.name)) <
+           std::pair(-size_of(b.dtype), std::string_view(b.name));
+  });
+  int64_t end = 0;
+  for (SafetensorsEntry& tensor : tensors_) {
+    tensor.begin = end;
+    tensor.end = end += tensor.shape.elements() * size_of(tensor.dtype);
+  }
+  const std::string header = header_of(tensors_, metadata);
+  file_.write_at(bytes_of(header), 0);
+  data_begin_ = std::ssize(header);
+}
+
+void SafetensorsWriter::append(ConstTensorView data) {
+  CHECK(next_ < tensors_.size(), "safetensors: ", file_.name(), " has all its tensors already");
+  const SafetensorsEntry& entry = tensors_[next_];
+  CHECK(data.dtype() == entry.dtype && data.shape() == entry.shape, "safetensors: ", entry.name,
+        " is ", name_of(data.dtype()), " ", data.shape(), ", expected ", name_of(entry.dtype), " ",
+        entry.shape);
+  CHECK(data.device().kind == DeviceKind::kCpu, "safetensors: ", entry.name,
+        " is not in host memory");
+  file_.write_at({static_cast<const std::byte*>(data.data()), static_cast<size_t>(data.bytes())},
+                 data_begin_ + entry.begin);
+  ++next_;
+}
+
+void SafetensorsWriter::finish() {
+  CHECK(next_ == tensors_.size(), "safetensors: ", file_.name(), " lacks tensor ",
+        tensors_[next_].name);
+  file_.sync();
+  file_.close();
+}
+
 void write_safetensors(const std::filesystem::path& path,
                        std::span<const SafetensorsTensor> tensors,
                        const std::map<std::string, std::string>& metadata) {
-  // Wide dtypes first, so that every tensor is aligned to its own elements.
-  std::vector<const SafetensorsTensor*> order;
-  for (const SafetensorsTensor& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
-    return std::pair(-size_of(a->data.dtype()), std::string_view(a->name)) <
-           std::pair(-size_of(b->data.dtype()), std::string_view(b->name));
-  });
-  const std::string header = header_of(order, metadata);
-
+  std::map<std::string_view, ConstTensorView> values;
+  std::vector<SafetensorsEntry> entries;
+  for (const SafetensorsTensor& tensor : tensors) {
+    values[tensor.name] = tensor.data;
+    entries.push_back(
+        {.name = tensor.name, .dtype = tensor.data.dtype(), .shape = tensor.data.shape()});
+  }
   const Directory directory(path.has_parent_path() ? path.parent_path() : ".");
   const std::string name = path.filename();
   const std::string temporary = name + ".tmp";
   if (directory.contains(temporary)) directory.remove(temporary);
-  File file = directory.create(temporary);
-  file.write_at(bytes_of(header), 0);
-  int64_t position = std::ssize(header);
-  for (const SafetensorsTensor* tensor : order) {
-    file.write_at({static_cast<const std::byte*>(tensor->data.data()),
-                   static_cast<size_t>(tensor->data.bytes())},
-                  position);
-    position += tensor->data.bytes();
-  }
-  file.sync();
-  file.close();
+  SafetensorsWriter writer(directory.create(temporary), std::move(entries), metadata);
+  for (const SafetensorsEntry& entry : writer.tensors()) writer.append(values.at(entry.name));
+  writer.finish();
   directory.rename(temporary, name);
   directory.sync();
 }

@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
 #include <sstream>
 
 #include "tests/checkpoint/sample_run.h"
+#include "tests/support/compare.h"
 
 namespace tessera {
 namespace {
@@ -77,6 +79,42 @@ TEST(Safetensors, WritesTheFormat) {
   EXPECT_EQ(content.substr(0, 8), std::string(1, static_cast<char>(padded)) + std::string(7, '\0'));
   EXPECT_EQ(content.substr(8, padded), header + std::string(padded - header.size(), ' '));
   EXPECT_EQ(content.substr(8 + padded), std::string("\x01\0\0\0\xFE\xFF\xFF\xFF\x80\x3F", 10));
+}
+
+TEST(Safetensors, WritesTensorByTensor) {
+  const TemporaryDirectory place;
+  const Tensor a = random_tensor(DType::kBF16, {3, 4}, 1);
+  const Tensor b = random_tensor(DType::kF32, {5}, 2);
+  std::vector<SafetensorsTensor> all{{"a", a.view()}, {"b", b.view()}};
+  write_safetensors(place.path() / "whole", all, {{"format", "pt"}});
+  SafetensorsWriter writer(Directory(place.path()).create("parts"),
+                           {{.name = "a", .dtype = DType::kBF16, .shape = {3, 4}},
+                            {.name = "b", .dtype = DType::kF32, .shape = {5}}},
+                           {{"format", "pt"}});
+  ASSERT_EQ(writer.tensors()[0].name, "b");
+  support::expect_error([&] { writer.append(a); }, "b is bf16 [3, 4], expected f32 [5]");
+  support::expect_error([&] { writer.finish(); }, "lacks tensor b");
+  writer.append(b);
+  writer.append(a);
+  support::expect_error([&] { writer.append(a); }, "has all its tensors already");
+  writer.finish();
+  EXPECT_EQ(content_of(place.path() / "parts"), content_of(place.path() / "whole"));
+
+  const SafetensorsFile file(place.path() / "parts");
+  std::vector<std::byte> bytes(8);
+  file.read_bytes(file.find("a"), 4, bytes);
+  EXPECT_EQ(std::memcmp(bytes.data(), static_cast<const std::byte*>(a.view().data()) + 4, 8), 0);
+  support::expect_error([&] { file.read_bytes(file.find("b"), 16, bytes); }, "not within tensor b");
+}
+
+TEST(Safetensors, HalvesReadAsTheirBits) {
+  const SafetensorsHeader header =
+      parse_safetensors_header(R"({"h":{"dtype":"F16","shape":[3],"data_offsets":[0,6]},)"
+                               R"("u":{"dtype":"U16","shape":[1],"data_offsets":[6,8]}})",
+                               8, "x");
+  EXPECT_TRUE(header.tensors[0].is_f16);
+  EXPECT_EQ(header.tensors[0].dtype, DType::kU16);
+  EXPECT_FALSE(header.tensors[1].is_f16);
 }
 
 TEST(Safetensors, ReadsWhatOthersWrite) {
