@@ -18,6 +18,7 @@
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/export.h"
+#include "launcher/commands/import.h"
 #include "runtime/config/wording.h"
 
 namespace tessera {
@@ -32,12 +33,14 @@ constexpr const char* kHelp =
        tessera checkpoint verify CHECKPOINT
        tessera checkpoint diff CHECKPOINT OTHER
        tessera checkpoint export CHECKPOINT --output DIR [options]
+       tessera checkpoint import HF_DIR --config FILE [options]
 
   list     the checkpoints of a run, and why any of them is not valid
   inspect  what a checkpoint holds: step, mesh, parameters, a table of its tensors
   verify   checks every byte of a checkpoint
   diff     the tensors in which two checkpoints differ
   export   the model as Hugging Face's transformers read it
+  import   step 0 of a run from a model of Hugging Face
 
 CHECKPOINT is a directory such as RUN/checkpoints/step-00001000, or RUN for its newest one.
 tessera checkpoint list --help says more, and so on.
@@ -193,7 +196,12 @@ int diff(const Values& values) {
   constexpr size_t kMaxLines = 20;
   const CheckpointReader left(find_checkpoint(values["CHECKPOINT"].as<std::string>()));
   const CheckpointReader right(find_checkpoint(values["OTHER"].as<std::string>()));
-  const std::vector<TensorDifference> differences = compare_checkpoints(left, right);
+  std::vector<TensorDifference> differences = compare_checkpoints(left, right);
+  const bool all = !values["parameters"].as<bool>();
+  const auto counts = [&](const auto& tensor) {
+    return all || tensor.kind == TensorKind::kParameter || tensor.kind == TensorKind::kBuffer;
+  };
+  std::erase_if(differences, [&](const TensorDifference& one) { return !counts(one); });
   for (size_t i = 0; i < std::min(differences.size(), kMaxLines); ++i) {
     const TensorDifference& one = differences[i];
     std::cout << name_of(one.kind) << " " << one.name << " ";
@@ -211,7 +219,9 @@ int diff(const Values& values) {
   std::cout << (differences.empty() ? "the checkpoints hold the same state: "
                                     : "the checkpoints differ: ")
             << differences.size() << " of "
-            << std::max(left.tensors().size(), right.tensors().size()) << " tensors\n";
+            << std::max(std::ranges::count_if(left.tensors(), counts),
+                        std::ranges::count_if(right.tensors(), counts))
+            << " tensors\n";
   return differences.empty() ? 0 : 1;
 }
 
@@ -258,13 +268,17 @@ std::map<std::string, Action> actions() {
   diff_action.line.about =
       "Prints the tensors in which two checkpoints differ, whatever meshes saved them. The exit\n"
       "code is 0 when there is none and 1 otherwise.";
+  diff_action.line.options.add_options()(
+      "parameters", boost::program_options::bool_switch(),
+      "only of the model itself: pass over masters and moments of the optimizer");
   diff_action.line.examples =
       "did two runs end in the same state?\n  tessera checkpoint diff runs/calm runs/restarted\n";
   return {{"list", list_action},
           {"inspect", inspect_action},
           {"verify", verify_action},
           {"diff", diff_action},
-          {"export", {export_command_line(), export_checkpoint}}};
+          {"export", {export_command_line(), export_checkpoint}},
+          {"import", {import_command_line(), import_checkpoint}}};
 }
 
 }  // namespace

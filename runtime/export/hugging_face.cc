@@ -12,10 +12,6 @@ namespace {
 
 using Architecture = HuggingFaceArchitecture;
 
-bool has_experts(const ModelConfig& model) {
-  return model.has_moe() && model.moe().dense_layers() < model.layers();
-}
-
 // Of a layer's parameters those that are one tensor there, too: what follows "model.layers.N.".
 const std::map<std::string, std::string>& layer_names() {
   static const std::map<std::string, std::string> names{
@@ -40,60 +36,61 @@ const std::map<std::string, std::string>& layer_names() {
 
 constexpr const char* kGate = "attention.gate.";
 
-// Adds the tensors of one layer's parameters.
-class LayerExport {
+// Lists the tensors of one parameter, in the order of its elements.
+class PartList {
  public:
-  LayerExport(std::string layer, bool mixtral, std::vector<SafetensorsTensor>& tensors)
-      : layer_(std::move(layer)), mixtral_(mixtral), tensors_(tensors) {}
+  PartList(std::string layer, bool mixtral) : layer_(std::move(layer)), mixtral_(mixtral) {}
 
-  void add(const std::string& name, ConstTensorView value) {
+  std::vector<HuggingFacePart> of(const std::string& name, const Shape& shape) {
     const auto same = layer_names().find(name);
     if (name.starts_with(kGate)) {
-      add_as("self_attn.tessera_gate." + name.substr(std::string(kGate).size()), value);
+      add("self_attn.tessera_gate." + name.substr(std::string(kGate).size()), shape);
     } else if (name == "mlp.gate_up.weight") {
-      add_halves("mlp.gate_proj", "mlp.up_proj", value);
+      add_halves("mlp.gate_proj", "mlp.up_proj", shape);
     } else if (name == "moe.shared.gate_up.weight") {
-      add_halves("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", value);
+      add_halves("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", shape);
     } else if (name.starts_with("moe.experts.")) {
-      add_experts(name, value);
+      add_experts(name, shape);
     } else if (name == "moe.router.weight" && mixtral_) {
-      add_as("block_sparse_moe.gate.weight", value);
+      add("block_sparse_moe.gate.weight", shape);
     } else {
       CHECK(same != layer_names().end(), "export: parameter ", layer_, name, " has no name");
-      add_as(same->second, value);
+      add(same->second, shape);
     }
+    return std::move(parts_);
   }
 
  private:
-  void add_as(const std::string& name, ConstTensorView value) {
-    tensors_.push_back({.name = "model." + layer_ + name, .data = value});
+  void add(const std::string& name, const Shape& shape) {
+    parts_.push_back({.name = "model." + layer_ + name, .shape = shape, .first = next_});
+    next_ += shape.elements();
   }
 
-  void add_halves(const std::string& first, const std::string& second, ConstTensorView both) {
-    const int64_t rows = both.shape()[0] / 2;
-    add_as(first + ".weight", both.rows(0, rows));
-    add_as(second + ".weight", both.rows(rows, rows));
+  // `both` is two matrices, one above the other.
+  void add_halves(const std::string& first, const std::string& second, const Shape& both) {
+    add(first + ".weight", both.with(0, both[0] / 2));
+    add(second + ".weight", both.with(0, both[0] / 2));
   }
 
-  void add_experts(const std::string& name, ConstTensorView all) {
-    const Shape one{all.shape()[1], all.shape()[2]};
+  void add_experts(const std::string& name, const Shape& all) {
+    const Shape one{all[1], all[2]};
     const std::string prefix = mixtral_ ? "block_sparse_moe.experts." : "mlp.experts.";
-    for (int64_t expert = 0; expert < all.shape()[0]; ++expert) {
-      const ConstTensorView value = all.rows(expert, 1).reshape(one);
+    for (int64_t expert = 0; expert < all[0]; ++expert) {
       const std::string of = concat(prefix, expert, ".");
       if (name == "moe.experts.gate_up.weight") {
-        add_halves(of + (mixtral_ ? "w1" : "gate_proj"), of + (mixtral_ ? "w3" : "up_proj"), value);
+        add_halves(of + (mixtral_ ? "w1" : "gate_proj"), of + (mixtral_ ? "w3" : "up_proj"), one);
       } else {
         CHECK(name == "moe.experts.down.weight", "export: parameter ", layer_, name,
               " has no name");
-        add_as(of + (mixtral_ ? "w2.weight" : "down_proj.weight"), value);
+        add(of + (mixtral_ ? "w2.weight" : "down_proj.weight"), one);
       }
     }
   }
 
   std::string layer_;  // "layers.3."
   bool mixtral_;
-  std::vector<SafetensorsTensor>& tensors_;
+  int64_t next_ = 0;
+  std::vector<HuggingFacePart> parts_;
 };
 
 void describe_experts(const MoeConfig& moe, Architecture architecture, nlohmann::json& json) {
@@ -119,12 +116,17 @@ void describe_tessera(const ModelConfig& model, nlohmann::json& json) {
   json["output_gate"] = model.output_gate();
   json["sink_logit"] = model.attention().sink_logit();
   if (!has_experts(model)) return;
+  json["balance_bias_rate"] = model.moe().balance_bias_rate();
   json["router_mode"] = MoeConfig::RouterMode_Name(model.moe().router());
   json["routed_scaling_factor"] = model.moe().router_scale();
   json["n_shared_experts"] = model.moe().shared_experts();
 }
 
 }  // namespace
+
+bool has_experts(const ModelConfig& model) {
+  return model.has_moe() && model.moe().dense_layers() < model.layers();
+}
 
 std::string hugging_face_obstacle(const ModelConfig& model) {
   if (model.output_gate()) return "attention has an output gate";
@@ -166,38 +168,41 @@ bool is_gate_parameter(const std::string& name) {
   return name.find(concat(".", kGate)) != std::string::npos;
 }
 
-std::vector<SafetensorsTensor> hugging_face_tensors(const ModelConfig& model,
-                                                    const WholeParameters& values, bool gates) {
-  const bool mixtral = hugging_face_architecture(model) == Architecture::kMixtral;
-  std::vector<SafetensorsTensor> tensors;
-  for (const auto& [name, value] : values.all()) {
-    if (!gates && is_gate_parameter(name)) continue;
-    if (name == "embedding.weight") {
-      tensors.push_back({.name = "model.embed_tokens.weight", .data = value});
-    } else if (name == "head.norm.weight") {
-      tensors.push_back({.name = "model.norm.weight", .data = value});
-    } else if (name == "head.weight") {
-      tensors.push_back({.name = "lm_head.weight", .data = value});
-    } else {
-      CHECK(name.starts_with("layers."), "export: parameter ", name, " has no name");
-      const size_t rest = name.find('.', std::string("layers.").size()) + 1;
-      LayerExport(name.substr(0, rest), mixtral, tensors).add(name.substr(rest), value);
-    }
+const char* type_name(HuggingFaceArchitecture architecture) {
+  switch (architecture) {
+    case Architecture::kLlama:
+      return "llama";
+    case Architecture::kQwen3:
+      return "qwen3";
+    case Architecture::kMixtral:
+      return "mixtral";
+    case Architecture::kQwen3Moe:
+      return "qwen3_moe";
+    default:
+      return "tessera";
   }
-  return tensors;
+}
+
+std::vector<HuggingFacePart> hugging_face_parts(const ModelConfig& model,
+                                                const std::string& parameter, const Shape& shape) {
+  static const std::map<std::string, const char*> kOutsideLayers{
+      {"embedding.weight", "model.embed_tokens.weight"},
+      {"head.norm.weight", "model.norm.weight"},
+      {"head.weight", "lm_head.weight"}};
+  const auto outside = kOutsideLayers.find(parameter);
+  if (outside != kOutsideLayers.end()) return {{.name = outside->second, .shape = shape}};
+  CHECK(parameter.starts_with("layers."), "export: parameter ", parameter, " has no name");
+  const size_t rest = parameter.find('.', std::string("layers.").size()) + 1;
+  const bool mixtral = hugging_face_architecture(model) == Architecture::kMixtral;
+  return PartList(parameter.substr(0, rest), mixtral).of(parameter.substr(rest), shape);
 }
 
 std::string hugging_face_config(const TrainConfig& config, DType dtype) {
-  static const std::map<Architecture, const char*> kTypes{{Architecture::kLlama, "llama"},
-                                                          {Architecture::kQwen3, "qwen3"},
-                                                          {Architecture::kMixtral, "mixtral"},
-                                                          {Architecture::kQwen3Moe, "qwen3_moe"},
-                                                          {Architecture::kTessera, "tessera"}};
   const ModelConfig& model = config.model();
   const Architecture architecture = hugging_face_architecture(model);
   nlohmann::json json{
       {"architectures", {class_name(architecture)}},
-      {"model_type", kTypes.at(architecture)},
+      {"model_type", type_name(architecture)},
       {"vocab_size", model.vocabulary()},
       {"hidden_size", model.hidden()},
       {"intermediate_size", model.intermediate()},

@@ -11,14 +11,6 @@ namespace tessera {
 
 namespace {
 
-DType chosen_dtype(const std::string& precision, const TrainConfig& config) {
-  if (precision == "checkpoint") return value_dtype(config);
-  if (precision == "f32") return DType::kF32;
-  if (precision == "bf16") return DType::kBF16;
-  throw Error(ExitCode::kUsage,
-              concat("--precision is '", precision, "', expected checkpoint, f32 or bf16"));
-}
-
 DType stored_dtype(const CheckpointReader& reader, TensorKind kind, const std::string& name) {
   for (const TensorFacts& facts : reader.tensors()) {
     if (facts.kind == kind && facts.name == name) return facts.dtype;
@@ -46,6 +38,19 @@ void load_parameter(Stream& stream, const CheckpointReader& reader, const Parame
 
 }  // namespace
 
+TrainConfig stored_config(const CheckpointReader& reader) {
+  const std::string name = (reader.directory() / kConfigBlob).string();
+  return parse_train_config(reader.read_blob(kConfigBlob), name);
+}
+
+DType chosen_dtype(const std::string& precision, const TrainConfig& config) {
+  if (precision == "checkpoint") return value_dtype(config);
+  if (precision == "f32") return DType::kF32;
+  if (precision == "bf16") return DType::kBF16;
+  throw Error(ExitCode::kUsage,
+              concat("--precision is '", precision, "', expected checkpoint, f32 or bf16"));
+}
+
 // Here, where TrainConfig is complete.
 LoadedModel::LoadedModel() = default;
 LoadedModel::~LoadedModel() = default;
@@ -55,10 +60,8 @@ LoadedModel& LoadedModel::operator=(LoadedModel&&) noexcept = default;
 LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
                        const LoadOptions& options) {
   const CheckpointReader reader(find_checkpoint(path));
-  const std::string name = (reader.directory() / kConfigBlob).string();
   LoadedModel loaded;
-  loaded.config =
-      std::make_unique<TrainConfig>(parse_train_config(reader.read_blob(kConfigBlob), name));
+  loaded.config = std::make_unique<TrainConfig>(stored_config(reader));
   loaded.step = reader.facts().id.step;
   loaded.dtype = chosen_dtype(options.precision, *loaded.config);
   loaded.store = std::make_unique<ParameterStore>();

@@ -8,6 +8,7 @@
 
 namespace tessera {
 
+class CheckpointReader;
 class TrainConfig;
 
 /// A trained model, ready to run on the CPU.
@@ -34,5 +35,10 @@ struct LoadOptions {
 /// Throws Error: kNoCheckpoint, kBadData, kUsage for an unknown precision.
 LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
                        const LoadOptions& options);
+
+/// The configuration of the run that saved a checkpoint. Throws Error(kUsage).
+TrainConfig stored_config(const CheckpointReader& reader);
+/// Of a model's matrices, by LoadOptions::precision.
+DType chosen_dtype(const std::string& precision, const TrainConfig& config);
 
 }  // namespace tessera

@@ -51,6 +51,13 @@ std::map<std::string, std::string> blobs_of_rank_0(Communicator& world,
 
 }  // namespace
 
+std::map<std::string, std::string> state_blobs(const RunProgress& progress, const SpikeGuard& guard,
+                                               const std::string& tokenizer_model) {
+  return {{kProgressBlob, to_text(progress)},
+          {kGuardBlob, guard.state()},
+          {kTokenizerBlob, tokenizer_model}};
+}
+
 NamedParameters named_parameters(ParameterStore& store) {
   NamedParameters named;
   for (const Parameter& parameter : store.all()) {
@@ -89,9 +96,7 @@ StateContents describe_state(const ProcessMesh& mesh, TrainState& state,
   contents.consumed_tokens = state.progress.consumed_tokens;
   contents.mesh = axes_of(mesh);
   contents.groups = saved_groups(state.optimizer, described.buffers);
-  contents.blobs = {{kProgressBlob, to_text(state.progress)},
-                    {kGuardBlob, state.guard.state()},
-                    {kTokenizerBlob, state.tokenizer_model}};
+  contents.blobs = state_blobs(state.progress, state.guard, state.tokenizer_model);
   for (const auto& hook : state.hooks) contents.blobs[hook_blob(*hook)] = hook->state();
   contents.resolved_config = to_text(config);
   return described;

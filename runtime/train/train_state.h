@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -38,6 +39,10 @@ struct TrainState {
 
 /// The blob of a checkpoint that holds TrainState::tokenizer_model.
 inline constexpr const char* kTokenizerBlob = "tokenizer.model";
+
+/// What a checkpoint holds of a run besides tensors, configuration and hooks, by name of the blob.
+std::map<std::string, std::string> state_blobs(const RunProgress& progress, const SpikeGuard& guard,
+                                               const std::string& tokenizer_model);
 
 /// The parameters of a model as a checkpoint names them: trained ones, and buffers apart.
 struct NamedParameters {

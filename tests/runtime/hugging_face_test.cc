@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "model/whole_parameters.h"
 #include "tests/model/tiny_model.h"
 
 namespace tessera {
@@ -38,8 +39,18 @@ WholeParameters values_of(const TinyModel& model) {
 
 Tensors exported(const WholeParameters& values, const TrainConfig& config, bool gates = false) {
   Tensors tensors;
-  for (const auto& [name, data] : hugging_face_tensors(config.model(), values, gates)) {
-    EXPECT_TRUE(tensors.emplace(name, data).second) << name << " is there twice";
+  for (const auto& [parameter, value] : values.all()) {
+    if (!gates && is_gate_parameter(parameter)) continue;
+    const ConstTensorView flat = value.reshape({value.elements()});
+    int64_t next = 0;
+    for (const HuggingFacePart& part :
+         hugging_face_parts(config.model(), parameter, value.shape())) {
+      EXPECT_EQ(part.first, next) << part.name;
+      next += part.shape.elements();
+      const ConstTensorView data = flat.rows(part.first, part.shape.elements()).reshape(part.shape);
+      EXPECT_TRUE(tensors.emplace(part.name, data).second) << part.name << " is there twice";
+    }
+    EXPECT_EQ(next, value.elements()) << parameter;
   }
   return tensors;
 }
