@@ -32,6 +32,17 @@ grep -ohE '^ +(optional )?[a-zA-Z0-9]+ [a-z_0-9]+ =' model/*.proto parallel/*.pr
 grep -ohE '^ +[A-Z][A-Z_0-9]* =' model/*.proto runtime/config/*.proto |
   sed -E 's/ +([A-Z_0-9]+) =/"\1"/' | sort -u >>$build/config_fuzz.dict
 
+# Words for what is imported from other programs, and one of its texts to begin with.
+grep -ohE '"[a-zA-Z_0-9.]{2,}"' runtime/import/hugging_face_config.cc runtime/export/hugging_face.cc \
+  checkpoint/safetensors.cc checkpoint/weight_index.cc | sort -u >$build/import_fuzz.dict
+mkdir -p $build/corpus/import_fuzz
+printf '\x0e{"model_type":"llama","vocab_size":61,"hidden_size":32,"num_hidden_layers":2,"num_attention_heads":4,"head_dim":8,"intermediate_size":40,"rms_norm_eps":1e-5}' \
+  >$build/corpus/import_fuzz/config
+printf '\x0d{"metadata":{"total_size":1},"weight_map":{"lm_head.weight":"model-00001-of-00002.safetensors"}}' \
+  >$build/corpus/import_fuzz/index
+printf '\x0b{"model.norm.weight":{"dtype":"F32","shape":[32],"data_offsets":[0,128]}}' \
+  >$build/corpus/import_fuzz/header
+
 # Two frames per allocation: with more, the table of stacks grows until it is all that takes time.
 export ASAN_OPTIONS=malloc_context_size=2
 failed=0
