@@ -85,8 +85,8 @@ std::vector<PlacedTensor> place_tensors(std::span<const ListedFile> files, const
     }
   }
   if (!missing.empty()) {
-    refuse(concat(name, " names ", missing.size(),
-                  " tensors that are not in their files: ", first_few(missing)));
+    refuse(concat(name, " names tensors that are not in their files, ", missing.size(), ": ",
+                  first_few(missing)));
   }
   return placed;
 }

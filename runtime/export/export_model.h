@@ -22,7 +22,7 @@ struct ExportReport {
   int64_t bytes = 0;  ///< of tensors
   int64_t step = 0;
   DType dtype = DType::kBF16;
-  std::string remarks = {};  ///< what the files do not say of the model, in lines; empty: they say all
+  std::string remarks = {};  ///< what the files do not say of the model, in lines
 };
 
 /// Writes `checkpoint`, or the newest of a run, as Hugging Face's transformers read it:

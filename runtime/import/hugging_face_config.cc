@@ -209,7 +209,7 @@ float rope_base(Fields& fields, const Type& type) {
   if (parameters != nullptr && parameters->is_object()) {
     if (const Json* inner = Fields::find_in(*parameters, "rope_theta")) theta = inner;
   }
-  const bool is_llama = type.architecture == Architecture::kLlama;
+  const bool is_llama = std::string_view(type.name) == "llama";
   if (theta == nullptr && is_llama) return 10000;  // the first Llamas do not say it
   return fields.number(theta, "rope_theta");
 }
@@ -279,7 +279,7 @@ void read_tessera(Fields& fields, ModelConfig& model) {
 }
 
 void read_dimensions(Fields& fields, const Type& type, ModelConfig& model) {
-  const bool is_llama = type.architecture == Architecture::kLlama;
+  const bool is_llama = std::string_view(type.name) == "llama";
   model.set_vocabulary(fields.integer("vocab_size"));
   model.set_hidden(fields.integer("hidden_size"));
   model.set_layers(fields.integer("num_hidden_layers"));

@@ -64,14 +64,13 @@ class Tensors {
     std::vector<std::string> problems;
     const auto tell = [&](const std::vector<std::string>& names, const std::string& what) {
       if (!names.empty()) {
-        problems.push_back(concat(name_, " ", what, ": ", first_few(names)));
+        problems.push_back(concat(name_, " ", what, ", ", names.size(), ": ", first_few(names)));
       }
     };
-    tell(missing_, concat("lacks ", missing_.size(), " of ", wanted_, " tensors of the model"));
-    tell(other_shape_, concat("has ", other_shape_.size(), " tensors of another shape"));
-    tell(other_type_, concat("has ", other_type_.size(), " tensors that are not F32, BF16 or F16"));
-    tell(unexpected_,
-         concat("has ", unexpected_.size(), " tensors that the model has no place for"));
+    tell(missing_, concat("lacks tensors of the model, which has ", wanted_));
+    tell(other_shape_, "has tensors of another shape");
+    tell(other_type_, "has tensors that are not F32, BF16 or F16");
+    tell(unexpected_, "has tensors that the model has no place for");
     if (!problems.empty()) throw Error(ExitCode::kBadData, joined(problems));
   }
 

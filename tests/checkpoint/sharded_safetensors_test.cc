@@ -95,13 +95,13 @@ TEST_F(ShardedSafetensorsTest, SaysWhatIsMissing) {
 
 TEST_F(ShardedSafetensorsTest, IndexAndFilesMustAgree) {
   write_index({{"a", kFirst}, {"b", kFirst}, {"c", kFirst}});
-  expect_refusal("names 1 tensors that are not in their files: c (" + kFirst + ")");
+  expect_refusal("names tensors that are not in their files, 1: c (" + kFirst + ")");
   write_index({{"a", kFirst}, {"b", kSecond}, {"c", kSecond}});
   expect_refusal(kFirst + " has tensor b, expected it in " + kSecond);
   write_index({{"a", kFirst}, {"c", kSecond}});
   expect_refusal(kFirst + " has tensor b, which ");
   write_index({{"a", kFirst}, {"b", kFirst}, {"c", kSecond}, {"d", kSecond}, {"e", kFirst}});
-  expect_refusal("names 2 tensors that are not in their files: d (" + kSecond + "), e (");
+  expect_refusal("names tensors that are not in their files, 2: d (" + kSecond + "), e (");
 }
 
 TEST_F(ShardedSafetensorsTest, ATensorInTwoFilesIsRefused) {

@@ -74,7 +74,7 @@ TEST_F(ImportPlanTest, GatesComeAllOrNone) {
   EXPECT_TRUE(plan().initialised.empty());
   tensors_.erase(tensors_.begin() +
                  (&find("model.layers.1.self_attn.tessera_gate.width") - tensors_.data()));
-  expect_refusal("tensors of the model: model.layers.1.self_attn.tessera_gate.width");
+  expect_refusal(", 1: model.layers.1.self_attn.tessera_gate.width");
 }
 
 TEST_F(ImportPlanTest, FloatsOfEveryKindAreTaken) {
@@ -84,7 +84,7 @@ TEST_F(ImportPlanTest, FloatsOfEveryKindAreTaken) {
   EXPECT_NO_THROW(plan());
   find("lm_head.weight").entry.is_f16 = false;
   find("model.norm.weight").entry.dtype = DType::kI32;
-  expect_refusal("dir has 2 tensors that are not F32, BF16 or F16: ");
+  expect_refusal("dir has tensors that are not F32, BF16 or F16, 2: ");
 }
 
 TEST_F(ImportPlanTest, EveryKindOfTroubleIsTold) {
@@ -97,10 +97,11 @@ TEST_F(ImportPlanTest, EveryKindOfTroubleIsTold) {
   } catch (const Error& error) {
     const std::string found = error.what();
     for (const std::string& part :
-         {concat("dir lacks 1 of ", tensors_.size(), " tensors of the model: model.norm.weight"),
-          std::string("dir has 2 tensors of another shape: "),
+         {concat("dir lacks tensors of the model, which has ", tensors_.size(),
+                 ", 1: model.norm.weight"),
+          std::string("dir has tensors of another shape, 2: "),
           std::string("lm_head.weight is [40, 32], expected [61, 32]"),
-          std::string("has 1 tensors that the model has no place for: model.norm.wait")}) {
+          std::string("has tensors that the model has no place for, 1: model.norm.wait")}) {
       EXPECT_NE(found.find(part), std::string::npos) << part << "\n" << found;
     }
   }
