@@ -38,15 +38,14 @@ class ImportModelTest : public support::TrainingFixture {
   /// Fails unless all tensors of the kinds of `kinds` have the same bits.
   static void expect_same(const fs::path& left, const fs::path& right,
                           const std::set<TensorKind>& kinds) {
-    int compared = 0;
-    for (const TensorDifference& one :
-         compare_checkpoints(CheckpointReader(left), CheckpointReader(right))) {
+    const CheckpointReader a(left);
+    const CheckpointReader b(right);
+    for (const TensorDifference& one : compare_checkpoints(a, b)) {
       EXPECT_FALSE(kinds.contains(one.kind))
           << name_of(one.kind) << " " << one.name << " " << one.reason;
     }
-    for (const TensorFacts& facts : CheckpointReader(right).tensors()) {
-      compared += kinds.contains(facts.kind) ? 1 : 0;
-    }
+    int compared = 0;
+    for (const TensorFacts& facts : b.tensors()) compared += kinds.contains(facts.kind) ? 1 : 0;
     EXPECT_GT(compared, 20);
   }
 };
