@@ -63,6 +63,11 @@ void score_select(Stream& stream, const ScoreSelect& a) {
   check_selection(a.selection, groups, a.grid.tokens(), "score_select");
   CHECK(a.selection.kept() == a.rule.kept, "score_select: selection has ", a.selection.kept(),
         " slots, expected rule.kept = ", a.rule.kept);
+  check_tree(a.tree, a.gate_keys, "score_select");
+  if (a.tree.enabled()) {
+    expect_tensor(a.nodes, DType::kF32, {groups, tree_rows(a.grid.max_blocks()), gate_dim},
+                  "score_select: nodes", "[groups, tree_rows(max_blocks), gate_dim]");
+  }
   if (stream.on(DeviceKind::kCpu)) cpu::score_select(stream.threads(), a);
 }
 

@@ -2,6 +2,7 @@
 
 #include <span>
 
+#include "kernels/gate_tree.h"
 #include "kernels/segment_grid.h"
 
 namespace tessera {
@@ -39,14 +40,17 @@ void check_selection(const BlockSelection& selection, int64_t groups, int64_t to
 /// that is NaN is below all others.
 ///   z_ib = log sum_{a < gate_keys} exp(qt_i . kt_{b, a} / sqrt(gate_dim))  (gate_keys 1: no exp)
 /// exactly as gate_score.h computes it, so that any tiling and decoding agree bit by bit.
-/// Source: dgsa definition 2.2.
+/// With a tree (TreeSearch) only the candidates that its beams reach are scored.
+/// Source: dgsa definitions 2.2 and 2.3.
 struct ScoreSelect {
   BlockSelection selection;  ///< out
   ConstTensorView qt;        ///< [groups, tokens, gate_dim], f32: gate queries
   ConstTensorView kt;        ///< [groups, max_blocks * gate_keys, gate_dim], f32: of whole segments
   const SegmentGrid& grid;
   BlockRule rule;
-  int64_t gate_keys;  ///< gate keys per block
+  int64_t gate_keys;  ///< gate keys per block; 1 with a tree
+  TreeSearch tree = {};
+  TensorView nodes = {};  ///< scratch [groups, tree_rows(max_blocks), gate_dim], f32; with a tree
 };
 void score_select(Stream& stream, const ScoreSelect& a);
 

@@ -72,6 +72,11 @@ void decode_select(Stream& stream, const DecodeSelect& a) {
   expect_tensor(a.kt, DType::kF32, {groups, pages * a.gate_keys, gate_dim}, "decode_select: kt",
                 "[groups, max_pages * gate_keys, gate_dim]");
   expect_tensor(a.ramp.widths, DType::kF32, {groups}, "decode_select: widths", "[groups]");
+  check_tree(a.tree, a.gate_keys, "decode_select");
+  if (a.tree.enabled()) {
+    expect_tensor(a.nodes, DType::kF32, {groups, tree_rows(pages), gate_dim},
+                  "decode_select: nodes", "[groups, tree_rows(max_pages), gate_dim]");
+  }
   CHECK(a.ramp.strength >= 0 && a.ramp.strength <= 1 - 0x1p-10f, "decode_select: strength is ",
         a.ramp.strength, ", expected 0 to 1 - 2^-10");
   CHECK(a.position >= 0 && a.position < pages * a.block, "decode_select: position is ", a.position,

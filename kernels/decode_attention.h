@@ -15,8 +15,8 @@ namespace tessera {
 /// A cache holds, per KV group, rows of keys (with RoPE) and values, [groups, rows, d]. Global
 /// groups keep every token, in pages of one block; local groups keep a window (WindowCache).
 /// A step: append the new token's rows; then for global groups decode_select and
-/// decode_attention and last page_gate, which makes the gate key once a page is complete; for
-/// local groups WindowCache::spans and decode_attention.
+/// decode_attention and last page_gate, which makes the gate key once a page is complete, and with
+/// a tree insert_page; for local groups WindowCache::spans and decode_attention.
 
 /// Consecutive cache rows that the new token attends to.
 struct CacheSpan {
@@ -72,6 +72,8 @@ struct DecodeSelect {
   BlockRule rule;
   int64_t gate_keys;
   GateRamp ramp;
+  TreeSearch tree = {};
+  ConstTensorView nodes = {};  ///< [groups, tree_rows(max_pages), gate_dim], f32: InsertPage
 };
 void decode_select(Stream& stream, const DecodeSelect& a);
 

@@ -6,6 +6,7 @@
 
 #include "kernels/core/fast_math.h"
 #include "kernels/gate_score.h"
+#include "kernels/tile_choice.h"
 
 namespace tessera::cpu {
 
@@ -73,11 +74,11 @@ struct PageSpans {
   }
 };
 
-void select_pages(const DecodeSelect& a, int64_t group) {
+/// Chooses from all complete pages. Returns how many.
+int64_t choose_flat(const DecodeSelect& a, int64_t group, int64_t candidates,
+                    std::span<int32_t> blocks, std::span<float> scores) {
   const int64_t gate_dim = a.qt.shape()[1];
   const int64_t pages = a.page_rows.elements();
-  const int64_t own = a.position / a.block;
-  const int64_t candidates = a.rule.candidates(own);
   const float* qt = a.qt.as<float>().data() + group * gate_dim;
   const float* kt = a.kt.as<float>().data() + group * pages * a.gate_keys * gate_dim;
   float* z = a.scores.as<float>().data() + group * pages;
@@ -85,12 +86,38 @@ void select_pages(const DecodeSelect& a, int64_t group) {
     const int64_t page = a.rule.sink_blocks + i;
     z[i] = gate_score(qt, kt + page * a.gate_keys * gate_dim, gate_dim, a.gate_keys);
   }
+  return choose_blocks({z, static_cast<size_t>(candidates)}, a.rule.sink_blocks, blocks, scores);
+}
+
+/// The same from those that the token's beams reach.
+int64_t choose_in_tree(const DecodeSelect& a, int64_t group, int64_t candidates,
+                       std::span<int32_t> blocks, std::span<float> scores) {
+  const int64_t gate_dim = a.qt.shape()[1];
+  const int64_t pages = a.page_rows.elements();
+  SelectionRow row{.blocks = blocks.data(), .scores = scores.data()};
+  search_tree({.nodes = a.nodes.as<float>().data() + group * tree_rows(pages) * gate_dim,
+               .layout = {pages - a.rule.sink_blocks, a.tree.radix},
+               .tree = a.tree,
+               .qt = a.qt.as<float>().data() + group * gate_dim,
+               .rows = &row,
+               .tokens = 1,
+               .gate_dim = gate_dim,
+               .candidates = candidates,
+               .first_block = a.rule.sink_blocks,
+               .kept = a.rule.kept});
+  return a.rule.kept;
+}
+
+void select_pages(const DecodeSelect& a, int64_t group) {
+  const int64_t own = a.position / a.block;
+  const int64_t candidates = a.rule.candidates(own);
   const auto slots = static_cast<size_t>(a.rule.kept + 1);
   const auto row = static_cast<size_t>(group) * slots;
   const auto blocks = a.selection.blocks.as<int32_t>().subspan(row, slots);
   const auto scores = a.selection.scores.as<float>().subspan(row, slots);
-  const int64_t chosen =
-      choose_blocks({z, static_cast<size_t>(candidates)}, a.rule.sink_blocks, blocks, scores);
+  const bool tree = a.tree.enabled() && a.tree.first_level(candidates, a.rule.kept) > 0;
+  const int64_t chosen = tree ? choose_in_tree(a, group, candidates, blocks, scores)
+                              : choose_flat(a, group, candidates, blocks, scores);
   a.selection.counts.as<int32_t>()[static_cast<size_t>(group)] = static_cast<int32_t>(chosen);
 
   PageSpans spans{a, group};

@@ -5,17 +5,12 @@
 // about a fifth of that for the bisection.
 
 #include <algorithm>
-#include <bit>
-#include <limits>
 #include <vector>
 
 #include "kernels/block_selection.h"
 #include "kernels/core/simd.h"
 #include "kernels/gate_score.h"
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "kernels/tile_choice.h"
 
 namespace tessera::cpu {
 
@@ -23,18 +18,6 @@ namespace {
 
 constexpr int64_t kTile = SegmentGrid::kTile;
 static_assert(kTile == kLanes);
-
-/// Bit t: lane t of x is at least that of y.
-[[gnu::always_inline]] inline uint32_t at_least(I32x16 x, I32x16 y) {
-#if defined(__AVX512F__)
-  return _mm512_cmpge_epi32_mask(std::bit_cast<__m512i>(x), std::bit_cast<__m512i>(y));
-#else
-  uint32_t mask = 0;
-  for (int lane = 0; lane < kLanes; ++lane)
-    mask |= static_cast<uint32_t>(x[lane] >= y[lane]) << lane;
-  return mask;
-#endif
-}
 
 /// Buffers of one thread; they only grow.
 struct Scratch {
@@ -82,15 +65,6 @@ void multiply_rows(const F32x16* queries, const float* kt, int64_t rows, int64_t
   }
 }
 
-I32x16 keys_of(F32x16 scores) {
-  const I32x16 bits = scores == scores ? std::bit_cast<I32x16>(scores) : I32x16{} - 1;
-  return bits ^ ((bits >> 31) & 0x7FFFFFFF);
-}
-
-F32x16 scores_of(I32x16 keys) {
-  return std::bit_cast<F32x16>(keys ^ ((keys >> 31) & 0x7FFFFFFF));
-}
-
 /// Fills scratch.keys.
 void score_tile(const TileTask& a, Scratch& scratch) {
   constexpr int64_t kBlocksAtOnce = 16;
@@ -115,146 +89,156 @@ void score_tile(const TileTask& a, Scratch& scratch) {
   }
 }
 
-/// Per lane: `above` of the keys are at least `bound`. above >= wanted, and more only where keys
-/// equal to the bound are too many.
-struct Threshold {
-  I32x16 bound;
-  I32x16 above;
-};
-
-/// A key in (low, high] where low < high. Halves the interval of scores, which are spread evenly;
-/// in every fourth pass that of their bits, which is certain to end.
-I32x16 split(I32x16 low, I32x16 high, int pass) {
-  const U32x16 distance = std::bit_cast<U32x16>(high) - std::bit_cast<U32x16>(low);
-  const I32x16 half_of_bits = high - std::bit_cast<I32x16>(distance >> 1);
-  if (pass % 4 == 3) return half_of_bits;
-  const I32x16 half = keys_of(0.5f * scores_of(low) + 0.5f * scores_of(high));
-  return (half > low) & (half <= high) ? half : half_of_bits;
-}
-
-Threshold find_threshold(const std::vector<I32x16>& keys, int32_t wanted) {
-  I32x16 low = keys[0];
-  I32x16 high = keys[0];
-  for (const I32x16& key : keys) {
-    low = key < low ? key : low;
-    high = key > high ? key : high;
-  }
-  // At least `wanted` keys are >= low, fewer are > high.
-  I32x16 above = I32x16{} + static_cast<int32_t>(keys.size());
-  const I32x16 target = I32x16{} + wanted;
-  for (int pass = 0; (at_least(low, high) | at_least(target, above)) != 0xFFFF; ++pass) {
-    const I32x16 middle = split(low, high, pass);
-    I32x16 count{};
-    for (const I32x16& key : keys) count -= key >= middle;
-    const auto enough = count >= target;
-    low = enough ? middle : low;
-    above = enough ? count : above;
-    // Of unsigned numbers: a lane whose keys are all the smallest number is not used, but computed.
-    high = enough ? high : std::bit_cast<I32x16>(std::bit_cast<U32x16>(middle) - 1u);
-  }
-  return {low, above};
-}
-
-/// One row of a BlockSelection while it is filled in ascending order of block.
-struct Row {
-  int32_t* blocks;
-  float* scores;
-  int64_t used = 0;
-  int64_t runner_up = 0;  // slot of the smallest score so far; of equal ones the smallest block
-  int32_t runner_up_key = std::numeric_limits<int32_t>::max();
-  int32_t surplus = 0;  // how many keys equal to the threshold are still to be dropped
-
-  void add(int32_t block, int32_t key) {
-    if (key < runner_up_key) {
-      runner_up_key = key;
-      runner_up = used;
-    }
-    blocks[used] = block;
-    scores[used++] = score_of_key(key);
-  }
-  void move_runner_up_to_the_end() {
-    std::rotate(blocks + runner_up, blocks + runner_up + 1, blocks + used);
-    std::rotate(scores + runner_up, scores + runner_up + 1, scores + used);
-  }
-  void clear_from(int64_t slot, int64_t slots) {
-    std::fill(blocks + slot, blocks + slots, -1);
-    std::fill(scores + slot, scores + slots, 0.0f);
-  }
-};
-
 /// Chooses for the tokens of a tile; `first_block` is the first candidate.
 void choose(const std::vector<I32x16>& keys, int64_t first_block, int64_t kept, int64_t tokens,
-            Row* rows) {
+            SelectionRow* rows) {
   const auto candidates = static_cast<int64_t>(keys.size());
-  const auto block_of = [&](size_t i) {
-    return static_cast<int32_t>(first_block) + static_cast<int32_t>(i);
-  };
   if (candidates <= kept) {
     for (int64_t t = 0; t < tokens; ++t) {
-      for (size_t i = 0; i < keys.size(); ++i) rows[t].add(block_of(i), keys[i][t]);
+      for (size_t i = 0; i < keys.size(); ++i)
+        rows[t].add(first_block + static_cast<int64_t>(i), keys[i][t]);
       rows[t].clear_from(candidates, kept + 1);
     }
     return;
   }
-  const auto wanted = static_cast<int32_t>(kept + 1);
-  const Threshold threshold = find_threshold(keys, wanted);
-  for (int64_t t = 0; t < tokens; ++t) rows[t].surplus = threshold.above[t] - wanted;
-  const uint32_t tile = (1u << tokens) - 1;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    for (uint32_t mask = at_least(keys[i], threshold.bound) & tile; mask != 0; mask &= mask - 1) {
-      const int t = std::countr_zero(mask);
-      const int32_t key = keys[i][t];
-      // Among equal scores the largest blocks win, so the first ones go.
-      if (rows[t].surplus > 0 && key == threshold.bound[t]) {
-        --rows[t].surplus;
-      } else {
-        rows[t].add(block_of(i), key);
-      }
-    }
-  }
+  for_each_best(keys, static_cast<int32_t>(kept + 1), tokens,
+                [&](int t, int64_t slot, int32_t key) { rows[t].add(first_block + slot, key); });
   for (int64_t t = 0; t < tokens; ++t) rows[t].move_runner_up_to_the_end();
 }
 
-void select_tile(const ScoreSelect& a, int64_t group, int64_t tile) {
-  const GridRange place = find_tile(a.grid, tile);
-  const int64_t gate_dim = a.qt.shape()[2];
+/// Tokens in consecutive rows with the same own block.
+struct Stretch {
+  int64_t segment;
+  int64_t first;  // row
+  int64_t tokens;
+  int64_t candidates;
+};
+
+/// Fills the counts, and the empty rows of tokens without candidates.
+void open_rows(const ScoreSelect& a, int64_t group, const Stretch& at, SelectionRow* rows) {
   const int64_t slots = a.rule.kept + 1;
-  const int64_t candidates = a.rule.candidates(place.position / a.grid.block);
-  const int64_t first_token = group * a.grid.tokens() + place.first;
+  const int64_t first_token = group * a.grid.tokens() + at.first;
   const auto counts = a.selection.counts.as<int32_t>();
-  Row rows[kTile];
-  for (int64_t t = 0; t < place.tokens; ++t) {
+  for (int64_t t = 0; t < at.tokens; ++t) {
     rows[t].blocks = a.selection.blocks.as<int32_t>().data() + (first_token + t) * slots;
     rows[t].scores = a.selection.scores.as<float>().data() + (first_token + t) * slots;
     counts[static_cast<size_t>(first_token + t)] =
-        static_cast<int32_t>(std::min(candidates, a.rule.kept));
-    if (candidates == 0) rows[t].clear_from(0, slots);
+        static_cast<int32_t>(std::min(at.candidates, a.rule.kept));
+    if (at.candidates == 0) rows[t].clear_from(0, slots);
   }
-  if (candidates == 0) return;
+}
+
+/// The choice of up to kTile tokens from all candidates.
+void select_flat(const ScoreSelect& a, int64_t group, const Stretch& at, SelectionRow* rows) {
+  const int64_t gate_dim = a.qt.shape()[2];
   const auto block_starts = a.grid.block_starts.as<int32_t>();
   const int64_t first_key =
       group * a.kt.shape()[1] +
-      (block_starts[static_cast<size_t>(place.segment)] + a.rule.sink_blocks) * a.gate_keys;
+      (block_starts[static_cast<size_t>(at.segment)] + a.rule.sink_blocks) * a.gate_keys;
   Scratch& scratch = scratch_of_this_thread();
-  score_tile({.qt = a.qt.as<float>().data() + first_token * gate_dim,
+  score_tile({.qt = a.qt.as<float>().data() + (group * a.grid.tokens() + at.first) * gate_dim,
               .kt = a.kt.as<float>().data() + first_key * gate_dim,
-              .tokens = place.tokens,
-              .candidates = candidates,
+              .tokens = at.tokens,
+              .candidates = at.candidates,
               .gate_dim = gate_dim,
               .gate_keys = a.gate_keys},
              scratch);
-  choose(scratch.keys, a.rule.sink_blocks, a.rule.kept, place.tokens, rows);
+  choose(scratch.keys, a.rule.sink_blocks, a.rule.kept, at.tokens, rows);
+}
+
+/// Leaves of a segment: complete or not, the last block never is a candidate.
+TreeLayout layout_of(const ScoreSelect& a, int64_t segment) {
+  const auto starts = a.grid.block_starts.as<int32_t>().subspan(static_cast<size_t>(segment), 2);
+  return {std::max<int64_t>(0, starts[1] - starts[0] - a.rule.sink_blocks), a.tree.radix};
+}
+
+float* tree_of(const ScoreSelect& a, int64_t group, int64_t segment) {
+  const int64_t first_block = a.grid.block_starts.as<int32_t>()[static_cast<size_t>(segment)];
+  return a.nodes.as<float>().data() +
+         (group * a.nodes.shape()[1] + tree_rows(first_block)) * a.nodes.shape()[2];
+}
+
+void build_tree(const ScoreSelect& a, int64_t group, int64_t segment) {
+  const int64_t gate_dim = a.qt.shape()[2];
+  const TreeLayout layout = layout_of(a, segment);
+  const int64_t first_key = group * a.kt.shape()[1] + a.rule.sink_blocks +
+                            a.grid.block_starts.as<int32_t>()[static_cast<size_t>(segment)];
+  for (int64_t leaf = 0; leaf < layout.nodes(0); ++leaf) {
+    insert_leaf(layout, gate_dim, leaf, a.kt.as<float>().data() + (first_key + leaf) * gate_dim,
+                tree_of(a, group, segment));
+  }
+}
+
+void select_in_tree(const ScoreSelect& a, int64_t group, const Stretch& at, SelectionRow* rows) {
+  const int64_t gate_dim = a.qt.shape()[2];
+  search_tree({.nodes = tree_of(a, group, at.segment),
+               .layout = layout_of(a, at.segment),
+               .tree = a.tree,
+               .qt = a.qt.as<float>().data() + (group * a.grid.tokens() + at.first) * gate_dim,
+               .rows = rows,
+               .tokens = at.tokens,
+               .gate_dim = gate_dim,
+               .candidates = at.candidates,
+               .first_block = a.rule.sink_blocks,
+               .kept = a.rule.kept});
+}
+
+bool needs_tree(const ScoreSelect& a, int64_t candidates) {
+  return a.tree.enabled() && a.tree.first_level(candidates, a.rule.kept) > 0;
+}
+
+Stretch tile_stretch(const ScoreSelect& a, int64_t tile) {
+  const GridRange place = find_tile(a.grid, tile);
+  return {.segment = place.segment,
+          .first = place.first,
+          .tokens = place.tokens,
+          .candidates = a.rule.candidates(place.position / a.grid.block)};
+}
+
+/// Tiles [begin, end) of a group. Tokens of one block go through the tree together.
+void select_tiles(const ScoreSelect& a, int64_t group, int64_t begin, int64_t end) {
+  for (int64_t tile = begin; tile < end;) {
+    Stretch at = tile_stretch(a, tile++);
+    SelectionRow rows[TreeQueries::kMostTokens];
+    const bool tree = needs_tree(a, at.candidates);
+    for (; tree && tile < end; ++tile) {
+      const Stretch next = tile_stretch(a, tile);
+      const int64_t tokens = at.tokens + next.tokens;
+      if (next.segment != at.segment || next.candidates != at.candidates ||
+          next.first != at.first + at.tokens || tokens > TreeQueries::kMostTokens) {
+        break;
+      }
+      at.tokens = tokens;
+    }
+    open_rows(a, group, at, rows);
+    if (at.candidates == 0) continue;
+    if (tree) {
+      select_in_tree(a, group, at, rows);
+    } else {
+      select_flat(a, group, at, rows);
+    }
+  }
 }
 
 }  // namespace
 
 void score_select(ThreadPool& threads, const ScoreSelect& a) {
-  constexpr int64_t kTilesPerTask = 4;
+  constexpr int64_t kTilesPerTask = 16;
   check_block_count(a.grid, "score_select");
   const int64_t tiles = tile_count(a.grid);
   const int64_t groups = a.qt.shape()[0];
+  const int64_t segments = a.grid.segments();
+  if (a.tree.enabled()) {
+    threads.for_each(groups * segments,
+                     [&](int64_t i) { build_tree(a, i / segments, i % segments); });
+  }
   threads.for_ranges(groups * tiles, kTilesPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) select_tile(a, i / tiles, i % tiles);
+    while (begin < end) {
+      const int64_t group = begin / tiles;
+      const int64_t until = std::min(end, (group + 1) * tiles);
+      select_tiles(a, group, begin - group * tiles, until - group * tiles);
+      begin = until;
+    }
   });
 }
 

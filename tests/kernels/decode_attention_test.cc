@@ -135,29 +135,35 @@ struct Gate {
 /// Decodes a sequence of global groups and compares every position with training.
 class PagedDecoding {
  public:
-  PagedDecoding(DType dtype, int64_t block, BlockRule rule, int64_t gate_keys)
+  PagedDecoding(DType dtype, int64_t block, BlockRule rule, int64_t gate_keys,
+                const TreeSearch& tree = {}, int64_t tokens = 173)
       : dtype_(dtype),
+        tokens_(tokens),
         block_(block),
         rule_(rule),
         gate_keys_(gate_keys),
-        segments_({kTokens}, block),
-        x_(dtype, kTokens),
+        tree_(tree),
+        segments_({tokens_}, block),
+        x_(dtype, tokens_),
         gate_(dtype, segments_, kGroups, gate_keys),
-        trained_(kGroups, kTokens, rule.kept),
-        pages_((kTokens + block - 1) / block),
+        trained_(kGroups, tokens_, rule.kept),
+        pages_((tokens_ + block - 1) / block),
         rows_(pages_ * (block + 1)),
         most_(rule.sink_blocks + rule.kept + rule.window_blocks) {}
 
   void train() {
     Stream stream(Device{}, 1);
     const SegmentGrid& grid = segments_.grid();
-    score_select(stream, {.selection = trained_.view(),
-                          .qt = gate_.qt,
-                          .kt = gate_.kt,
-                          .grid = grid,
-                          .rule = rule_,
-                          .gate_keys = gate_keys_});
-    const int64_t capacity = block_list_capacity(kTokens, block_, rule_);
+    score_select(stream,
+                 {.selection = trained_.view(),
+                  .qt = gate_.qt,
+                  .kt = gate_.kt,
+                  .grid = grid,
+                  .rule = rule_,
+                  .gate_keys = gate_keys_,
+                  .tree = tree_,
+                  .nodes = Tensor(DType::kF32, {kGroups, tree_rows(grid.max_blocks()), kGateDim})});
+    const int64_t capacity = block_list_capacity(tokens_, block_, rule_);
     const auto ints = [](Shape shape) { return Tensor(DType::kI32, shape); };
     const Tensor tile_offsets = ints({kGroups, grid.max_tiles() + 1});
     const Tensor block_offsets = ints({kGroups, grid.max_blocks() + 1});
@@ -190,7 +196,7 @@ class PagedDecoding {
       page_rows_.as<int32_t>()[static_cast<size_t>(p)] =
           static_cast<int32_t>((pages_ - 1 - p) * (block_ + 1));
     }
-    for (int64_t position = 0; position < kTokens; ++position) {
+    for (int64_t position = 0; position < tokens_; ++position) {
       append(position);
       select(position);
       attend(position);
@@ -201,7 +207,6 @@ class PagedDecoding {
   }
 
  private:
-  static constexpr int64_t kTokens = 173;
   static constexpr int64_t kGroups = 2;
 
   void append(int64_t position) {
@@ -228,7 +233,9 @@ class PagedDecoding {
                             .block = block_,
                             .rule = rule_,
                             .gate_keys = gate_keys_,
-                            .ramp = ramp()});
+                            .ramp = ramp(),
+                            .tree = tree_,
+                            .nodes = nodes_});
     for (int64_t c = 0; c < kGroups; ++c) {
       EXPECT_TRUE(
           std::ranges::equal(selection.row_of_blocks(c, 0), trained_.row_of_blocks(c, position)))
@@ -251,7 +258,7 @@ class PagedDecoding {
                                .sink_logits = x_.sink_logits});
     for (const int32_t group : groups_) {
       const auto head = static_cast<size_t>(2 * group);
-      const auto in_training = head * kTokens + static_cast<size_t>(position);
+      const auto in_training = head * tokens_ + static_cast<size_t>(position);
       EXPECT_NEAR(lse_.as<float>()[head], x_.lse.as<float>()[in_training], 1e-5);
     }
   }
@@ -274,20 +281,29 @@ class PagedDecoding {
             static_cast<float>(pooled[static_cast<size_t>(i)]);
       }
     }
+    if (complete && tree_.enabled()) {
+      insert_page(stream_, {.nodes = nodes_,
+                            .kt = kt_,
+                            .page = position / block_,
+                            .sink_blocks = rule_.sink_blocks,
+                            .tree = tree_});
+    }
   }
 
   GateRamp ramp() const { return {0.9f, gate_.widths}; }
   /// [groups, n] of [groups, tokens, n].
   static Tensor of_token(const Tensor& x, int64_t position) {
     Tensor row(x.dtype(), {kGroups, x.shape()[2]});
-    for (int64_t c = 0; c < kGroups; ++c) copy_row(row, c, x, c * kTokens + position);
+    for (int64_t c = 0; c < kGroups; ++c) copy_row(row, c, x, c * x.shape()[1] + position);
     return row;
   }
 
   DType dtype_;
+  int64_t tokens_;
   int64_t block_;
   BlockRule rule_;
   int64_t gate_keys_;
+  TreeSearch tree_;
   Segments segments_;
   Sequence x_;
   Gate gate_;
@@ -302,13 +318,14 @@ class PagedDecoding {
   Tensor k_ = support::filled(dtype_, {kGroups, rows_, kDim}, 1e6);
   Tensor v_ = support::filled(dtype_, {kGroups, rows_, kDim}, 1e6);
   Tensor kt_ = support::filled(DType::kF32, {kGroups, pages_* gate_keys_, kGateDim}, 1e6);
+  Tensor nodes_ = support::filled(DType::kF32, {kGroups, tree_rows(pages_), kGateDim}, 1e6);
   Tensor state_ = support::filled(DType::kF32, {kGroups, kGateDim + 2}, 1e6);
   Tensor kbar_{dtype_, {kGroups, kGateDim}};
   Tensor spans_{DType::kI32, {kGroups, most_, 2}};
   Tensor log_gates_{DType::kF32, {kGroups, most_}};
   Tensor counts_{DType::kI32, {kGroups}};
   Tensor scores_{DType::kF32, {kGroups, pages_}};
-  Tensor o_ = support::filled(dtype_, {kTokens, kHeads, kDim}, 0);
+  Tensor o_ = support::filled(dtype_, {tokens_, kHeads, kDim}, 0);
   Tensor lse_{DType::kF32, {kHeads}};
   Stream stream_{Device{}, 2};
 };
@@ -322,6 +339,14 @@ TEST(DecodeAttention, PagesGiveWhatTrainingGives) {
         decoding.decode();
       }
     }
+  }
+}
+
+TEST(DecodeAttention, PagesOfATreeGiveWhatTrainingGives) {
+  for (const BlockRule rule : {BlockRule{1, 2, 3}, BlockRule{0, 1, 1}}) {
+    PagedDecoding decoding(DType::kF32, 16, rule, 1, {.radix = 4, .beam = 1}, 1500);
+    decoding.train();
+    decoding.decode();
   }
 }
 

@@ -143,6 +143,81 @@ Choice choose(const std::vector<Z>& z, int64_t own_block, const BlockRule& rule)
   return choice;
 }
 
+/// Levels of a tree of keys: leaves [count, gate_dim], then complete nodes only, each the mean of
+/// its `radix` children, while a level has more than `most` nodes.
+template <class T>
+std::vector<std::vector<T>> gate_tree(const std::vector<T>& leaves, int64_t gate_dim, int64_t radix,
+                                      int64_t most) {
+  std::vector<std::vector<T>> levels{leaves};
+  while (std::ssize(levels.back()) / gate_dim > most) {
+    const std::vector<T>& below = levels.back();
+    const int64_t nodes = std::ssize(below) / gate_dim / radix;
+    std::vector<T> keys;
+    for (int64_t node = 0; node < nodes; ++node) {
+      for (int64_t d = 0; d < gate_dim; ++d) {
+        T sum = 0;
+        for (int64_t e = 0; e < radix; ++e) {
+          sum += below[static_cast<size_t>((node * radix + e) * gate_dim + d)];
+        }
+        keys.push_back(sum / static_cast<T>(radix));
+      }
+    }
+    levels.push_back(keys);
+  }
+  return levels;
+}
+
+struct TreeChoice {
+  Choice choice;       ///< of leaves
+  int64_t scored = 0;  ///< nodes
+};
+
+/// The tree of dgsa 2.3, for `candidates` complete leaves: score(level, node) of a tree with
+/// `levels` levels. On every level above the leaves it scores only if there are more nodes than
+/// `beam`.
+template <class Score>
+TreeChoice choose_in_tree(Score&& score, int64_t levels, int64_t candidates, int64_t radix,
+                          int64_t beam, int64_t kept) {
+  std::vector<int64_t> complete{candidates};
+  while (std::ssize(complete) < levels) complete.push_back(complete.back() / radix);
+  TreeChoice result;
+  // The best `count` of `nodes`, best first: larger numbers among equals, no number after all.
+  const auto best = [&](int64_t level, const std::vector<int64_t>& nodes, int64_t count) {
+    result.scored += std::ssize(nodes);
+    using Scored = std::pair<decltype(score(0, 0)), int64_t>;
+    std::vector<Scored> scored;
+    for (const int64_t node : nodes) scored.push_back({score(level, node), node});
+    std::ranges::sort(scored, [](const Scored& a, const Scored& b) {
+      const bool number = a.first == a.first;
+      if (number != (b.first == b.first)) return number;
+      return number && a.first != b.first ? a.first > b.first : a.second > b.second;
+    });
+    std::vector<int64_t> chosen;
+    for (const Scored& x : scored) chosen.push_back(x.second);
+    chosen.resize(static_cast<size_t>(std::min(count, std::ssize(nodes))));
+    return chosen;
+  };
+  std::vector<int64_t> nodes;
+  for (int64_t node = 0; node < complete.back(); ++node) nodes.push_back(node);
+  for (int64_t level = levels - 1; level > 0; --level) {
+    if (std::ssize(nodes) > beam) nodes = best(level, nodes, beam);
+    std::vector<int64_t> below;
+    for (const int64_t node : nodes) {
+      for (int64_t e = 0; e < radix; ++e) below.push_back(node * radix + e);
+    }
+    const auto l = static_cast<size_t>(level);
+    for (int64_t node = complete[l] * radix; node < complete[l - 1]; ++node) below.push_back(node);
+    nodes = below;
+  }
+  result.choice.blocks = best(0, nodes, kept + 1);
+  if (std::ssize(result.choice.blocks) > kept) {
+    result.choice.runner_up = result.choice.blocks.back();
+    result.choice.blocks.pop_back();
+  }
+  std::ranges::sort(result.choice.blocks);
+  return result;
+}
+
 /// log G of the chosen blocks, from their scores and the runner-up's.
 template <class T>
 std::vector<T> log_gates(const std::vector<T>& z, const T& runner_up, double strength,

@@ -1,0 +1,33 @@
+#include "kernels/gate_tree.h"
+
+#include "kernels/core/expect_tensor.h"
+
+namespace tessera {
+
+void check_tree(const TreeSearch& tree, int64_t gate_keys, const char* who) {
+  if (!tree.enabled()) return;
+  CHECK(tree.radix == 4 || tree.radix == 8 || tree.radix == 16, who, ": the tree has radix ",
+        tree.radix, ", expected 4, 8 or 16");
+  CHECK(gate_keys == 1, who, ": gate_keys is ", gate_keys,
+        ", expected 1 with a tree; set its beam to 0 to score every block");
+}
+
+void insert_page(Stream& stream, const InsertPage& a) {
+  CHECK(a.tree.enabled(), "insert_page: the tree has beam 0, expected at least 1");
+  check_tree(a.tree, 1, "insert_page");
+  CHECK(a.kt.shape().rank() == 3, "insert_page: kt is ", a.kt.shape(),
+        ", expected [groups, pages, gate_dim]");
+  const int64_t groups = a.kt.shape()[0];
+  const int64_t pages = a.kt.shape()[1];
+  const int64_t gate_dim = a.kt.shape()[2];
+  expect_tensor(a.kt, DType::kF32, {groups, pages, gate_dim}, "insert_page: kt",
+                "[groups, pages, gate_dim]");
+  expect_tensor(a.nodes, DType::kF32, {groups, tree_rows(pages), gate_dim}, "insert_page: nodes",
+                "[groups, tree_rows(pages), gate_dim]");
+  CHECK(a.sink_blocks >= 0, "insert_page: sink_blocks is ", a.sink_blocks, ", expected >= 0");
+  CHECK(a.page >= 0 && a.page < pages, "insert_page: page is ", a.page, ", expected 0 to ",
+        pages - 1);
+  if (stream.on(DeviceKind::kCpu)) cpu::insert_page(stream.threads(), a);
+}
+
+}  // namespace tessera

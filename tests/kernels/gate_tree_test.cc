@@ -1,0 +1,407 @@
+#include "kernels/gate_tree.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <set>
+
+#include "kernels/block_selection.h"
+#include "kernels/decode_attention.h"
+#include "kernels/gate_score.h"
+#include "tests/reference/gate.h"
+#include "tests/support/compare.h"
+#include "tests/support/selection.h"
+
+namespace tessera {
+namespace {
+
+using support::Segments;
+using support::Selection;
+using support::Tensor;
+
+constexpr int64_t kGroups = 2;
+
+struct Case {
+  std::vector<int64_t> lengths;
+  BlockRule rule;
+  TreeSearch tree;
+  bool ties;  ///< small whole numbers as inputs, so that many scores are equal and all are exact
+  int64_t gate_dim = 8;
+};
+
+/// Blocks of 16 tokens: 64 blocks are 1024 tokens.
+std::vector<Case> cases() {
+  return {
+      {{1500}, {1, 2, 2}, {4, 1}, false},
+      {{1500}, {1, 2, 2}, {4, 1}, true},
+      {{0, 37, 0, 1001, 1, 700, 0}, {0, 1, 3}, {4, 5}, true},
+      {{0, 37, 0, 1001, 1, 700, 0}, {2, 3, 3}, {4, 6}, false, 35},
+      {{2000, 1700}, {1, 2, 6}, {8, 1}, false, 64},
+      {{2000, 1700}, {1, 2, 6}, {8, 11}, true, 20},
+      {{5000}, {1, 2, 7}, {16, 16}, false},
+      {{5000}, {1, 2, 17}, {16, 1}, true},
+  };
+}
+
+struct Inputs {
+  Segments segments;
+  Tensor qt;
+  Tensor kt;
+};
+
+Tensor whole_numbers(const Shape& shape, uint64_t seed, int32_t least, int32_t count) {
+  const Tensor ints = support::random_ints(shape, seed, least, count);
+  Tensor floats(DType::kF32, shape);
+  std::ranges::copy(ints.as<int32_t>(), floats.as<float>().begin());
+  return floats;
+}
+
+Inputs make_inputs(const Case& c) {
+  Segments segments(c.lengths, 16);
+  const Shape queries{kGroups, segments.tokens(), c.gate_dim};
+  const Shape keys{kGroups, segments.grid().max_blocks(), c.gate_dim};
+  if (c.ties) {
+    return {std::move(segments), whole_numbers(queries, 1, -1, 2), whole_numbers(keys, 2, 0, 2)};
+  }
+  return {std::move(segments), support::random_tensor(DType::kF32, queries, 1),
+          support::random_tensor(DType::kF32, keys, 2)};
+}
+
+Selection select(Stream& stream, const Case& c, const Segments& segments, const Tensor& qt,
+                 const Tensor& kt) {
+  Selection selection(kGroups, segments.tokens(), c.rule.kept);
+  const Tensor nodes = support::filled(
+      DType::kF32, {kGroups, tree_rows(segments.grid().max_blocks()), c.gate_dim}, 1e6);
+  score_select(stream, {.selection = selection.view(),
+                        .qt = qt.view(),
+                        .kt = kt.view(),
+                        .grid = segments.grid(),
+                        .rule = c.rule,
+                        .gate_keys = 1,
+                        .tree = c.tree,
+                        .nodes = c.tree.enabled() ? nodes.view() : TensorView{}});
+  return selection;
+}
+
+/// Leaves of segment s of group c.
+std::vector<float> leaves_of(const Case& c, const Inputs& in, int64_t group, int64_t s) {
+  const int64_t blocks = in.segments.first_block(s + 1) - in.segments.first_block(s);
+  const int64_t first = group * in.kt.shape()[1] + in.segments.first_block(s) + c.rule.sink_blocks;
+  const auto keys = in.kt.as<float>();
+  std::vector<float> leaves;
+  for (int64_t i = 0; i < (blocks - c.rule.sink_blocks) * c.gate_dim; ++i) {
+    leaves.push_back(keys[static_cast<size_t>(first * c.gate_dim + i)]);
+  }
+  return leaves;
+}
+
+/// A row against the reference, which numbers leaves; `z` scores a leaf.
+void expect_row(const Selection& selection, int64_t group, int64_t token, int64_t sink_blocks,
+                const reference::Choice& expected, const std::function<float(int64_t)>& z) {
+  const auto blocks = selection.row_of_blocks(group, token);
+  const auto scores = selection.row_of_scores(group, token);
+  ASSERT_EQ(selection.count(group, token), std::ssize(expected.blocks));
+  for (size_t s = 0; s < blocks.size(); ++s) {
+    const int64_t leaf = s + 1 == blocks.size()       ? expected.runner_up
+                         : s < expected.blocks.size() ? expected.blocks[s]
+                                                      : -1;
+    ASSERT_EQ(blocks[s], leaf < 0 ? -1 : leaf + sink_blocks) << "slot " << s << ", token " << token;
+    ASSERT_EQ(scores[s], leaf < 0 ? 0 : z(leaf)) << "slot " << s << ", token " << token;
+  }
+}
+
+TEST(GateTree, EveryTokenGetsWhatItsBeamsReach) {
+  Stream stream{Device{}, 2};
+  for (const Case& c : cases()) {
+    const Inputs in = make_inputs(c);
+    const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
+    int64_t searched = 0;  // tokens that go down the tree
+    for (int64_t group = 0; group < kGroups; ++group) {
+      for (int64_t i = 0; i < in.segments.tokens(); ++i) {
+        const int64_t s = in.segments.segment(i);
+        const int64_t candidates = c.rule.candidates(in.segments.own_block(i));
+        if (i % 5 != 0 && in.segments.position(i) % 16 < 14) continue;
+        searched += c.tree.first_level(candidates, c.rule.kept) > 0;
+        const auto levels =
+            reference::gate_tree(leaves_of(c, in, group, s), c.gate_dim, c.tree.radix, 1);
+        const float* qt =
+            in.qt.as<float>().data() + (group * in.segments.tokens() + i) * c.gate_dim;
+        const auto score = [&](int64_t level, int64_t node) {
+          return gate_product(qt, levels[static_cast<size_t>(level)].data() + node * c.gate_dim,
+                              c.gate_dim);
+        };
+        const reference::TreeChoice expected =
+            reference::choose_in_tree(score, std::ssize(levels), candidates, c.tree.radix,
+                                      c.tree.width(c.rule.kept), c.rule.kept);
+        expect_row(selection, group, i, c.rule.sink_blocks, expected.choice,
+                   [&](int64_t leaf) { return score(0, leaf); });
+      }
+    }
+    EXPECT_GT(searched, 50) << "radix " << c.tree.radix << ", beam " << c.tree.beam;
+  }
+}
+
+TEST(GateTree, WithAnUnlimitedBeamIsTheFlatChoice) {
+  Stream stream{Device{}, 2};
+  for (const int64_t blocks : {2048, 2047, 1000, 77}) {
+    Case c{{blocks * 16}, {1, 2, 11}, {}, true};
+    const Inputs in = make_inputs(c);
+    const Selection flat = select(stream, c, in.segments, in.qt, in.kt);
+    for (const int64_t radix : {4, 8, 16}) {
+      c.tree = {radix, 1'000'000};
+      const Selection tree = select(stream, c, in.segments, in.qt, in.kt);
+      for (int64_t i = 0; i < in.segments.tokens(); i += 7) tree.expect_same_row(flat, 0, i);
+      // Down all levels of the reference, also where parents are not complete.
+      const std::vector<double> leaves = support::to_doubles(in.kt);
+      const auto levels = reference::gate_tree(leaves, c.gate_dim, radix, 1);
+      const std::vector<double> qt = support::to_doubles(in.qt);
+      const auto score = [&](int64_t level, int64_t node) {
+        return reference::dot(
+            reference::row_of(levels[static_cast<size_t>(level)], node, c.gate_dim),
+            reference::row_of(qt, 0, c.gate_dim));
+      };
+      const auto choose = [&](int64_t depth) {
+        return reference::choose_in_tree(score, depth, blocks, radix, 1'000'000, 44).choice;
+      };
+      EXPECT_EQ(choose(std::ssize(levels)).blocks, choose(1).blocks);
+      EXPECT_EQ(choose(std::ssize(levels)).runner_up, choose(1).runner_up);
+    }
+  }
+}
+
+// A narrow beam loses nothing where the leaves below a node are equal: the search goes down the
+// levels, and must come back with the bits of the flat choice.
+TEST(GateTree, LosesNothingWhereNeighboursAreEqual) {
+  Stream stream{Device{}, 2};
+  for (const int64_t blocks : {2048, 2047, 1000, 700}) {
+    for (const int64_t radix : {4, 8}) {
+      Case c{{blocks * 16}, {1, 2, 5}, {radix, 8}, true};
+      const Inputs in = make_inputs(c);
+      const auto keys = in.kt.as<float>();
+      const auto dim = static_cast<size_t>(c.gate_dim);
+      const auto same = static_cast<size_t>(radix * radix * radix);
+      for (size_t i = 0; i < keys.size(); ++i) {
+        const size_t leaf = i / dim % static_cast<size_t>(in.kt.shape()[1]) - 1;
+        if (leaf < keys.size()) keys[i] = keys[i - leaf % same * dim];
+      }
+      const Selection tree = select(stream, c, in.segments, in.qt, in.kt);
+      c.tree = {};
+      const Selection flat = select(stream, c, in.segments, in.qt, in.kt);
+      for (int64_t i = 0; i < in.segments.tokens(); ++i) {
+        tree.expect_same_row(flat, 0, i);
+        tree.expect_same_row(flat, 1, i);
+      }
+    }
+  }
+}
+
+TEST(GateTree, DecodingChoosesTheSameBits) {
+  Stream stream{Device{}, 2};
+  for (const Case& c :
+       {Case{{1300}, {1, 2, 3}, {4, 1}, false}, Case{{1300}, {0, 1, 2}, {4, 5}, true}}) {
+    const Inputs in = make_inputs(c);
+    const Selection trained = select(stream, c, in.segments, in.qt, in.kt);
+    // A longer cache than the sequence: the nodes lie elsewhere.
+    constexpr int64_t kPages = 120;
+    const int64_t spans = c.rule.sink_blocks + c.rule.kept + c.rule.window_blocks;
+    const Tensor nodes =
+        support::filled(DType::kF32, {kGroups, tree_rows(kPages), c.gate_dim}, 1e6);
+    const Tensor kt = support::filled(DType::kF32, {kGroups, kPages, c.gate_dim}, 1e6);
+    const Tensor qt(DType::kF32, {kGroups, c.gate_dim});
+    const Tensor widths = support::filled(DType::kF32, {kGroups}, 1);
+    const auto copy = [&](const Tensor& to, int64_t to_row, const Tensor& from, int64_t row) {
+      for (int64_t group = 0; group < kGroups; ++group) {
+        const auto numbers = from.view().rows(group, 1).as<float>().subspan(
+            static_cast<size_t>(row * c.gate_dim), static_cast<size_t>(c.gate_dim));
+        std::ranges::copy(numbers,
+                          to.view().rows(group, 1).as<float>().begin() + to_row * c.gate_dim);
+      }
+    };
+    for (int64_t i = 0; i < in.segments.tokens(); ++i) {
+      const Selection selection(kGroups, 1, c.rule.kept);
+      copy(qt, 0, in.qt, i);
+      decode_select(stream, {.selection = selection.view(),
+                             .spans = Tensor(DType::kI32, {kGroups, spans, 2}),
+                             .log_gates = Tensor(DType::kF32, {kGroups, spans}),
+                             .counts = Tensor(DType::kI32, {kGroups}),
+                             .scores = Tensor(DType::kF32, {kGroups, kPages}),
+                             .qt = qt,
+                             .kt = kt,
+                             .page_rows = Tensor(DType::kI32, {kPages}),
+                             .position = i,
+                             .block = 16,
+                             .rule = c.rule,
+                             .gate_keys = 1,
+                             .ramp = {0.5f, widths},
+                             .tree = c.tree,
+                             .nodes = nodes});
+      for (int64_t group = 0; group < kGroups; ++group) {
+        EXPECT_TRUE(
+            std::ranges::equal(selection.row_of_blocks(group, 0), trained.row_of_blocks(group, i)));
+        EXPECT_TRUE(
+            std::ranges::equal(selection.row_of_scores(group, 0), trained.row_of_scores(group, i)));
+        EXPECT_EQ(selection.count(group, 0), trained.count(group, i)) << "token " << i;
+      }
+      if (i % 16 < 15) continue;
+      copy(kt, i / 16, in.kt, i / 16);
+      insert_page(stream, {nodes, kt, i / 16, c.rule.sink_blocks, c.tree});
+    }
+  }
+}
+
+TEST(GateTree, FirstLevelIsTheHighestWithMoreNodesThanTheBeam) {
+  const TreeSearch tree{.radix = 8, .beam = 16};
+  EXPECT_EQ(tree.width(4), 16);
+  EXPECT_EQ(tree.width(20), 21);
+  EXPECT_EQ((TreeSearch{.radix = 8, .beam = 1}).width(2), 8);
+  EXPECT_EQ(tree.first_level(16 * 8 + 7, 4), 0);
+  EXPECT_EQ(tree.first_level(17 * 8, 4), 1);
+  EXPECT_EQ(tree.first_level(17 * 64 - 1, 4), 1);
+  EXPECT_EQ(tree.first_level(17 * 64, 4), 2);
+}
+
+TEST(GateTree, LayoutFitsItsRows) {
+  for (const int64_t radix : {4, 8, 16}) {
+    for (int64_t leaves = 0; leaves < 3000; ++leaves) {
+      const TreeLayout layout(leaves, radix);
+      EXPECT_LE(layout.rows(), tree_rows(leaves)) << radix << " " << leaves;
+      EXPECT_EQ(layout.levels() == 0, leaves <= radix);
+      for (int64_t level = 0; level < layout.levels(); ++level) {
+        EXPECT_GE(layout.first_row(level + 1) - layout.first_row(level), layout.nodes(level));
+      }
+    }
+  }
+}
+
+TEST(GateTree, PagesMakeTheNodesOfTheReference) {
+  constexpr int64_t kPages = 150;
+  constexpr int64_t kGateDim = 5;
+  Stream stream{Device{}};
+  const Tensor kt = support::random_tensor(DType::kF32, {kGroups, kPages, kGateDim}, 3);
+  for (const int64_t radix : {4, 8, 16}) {
+    const Tensor nodes = support::filled(DType::kF32, {kGroups, tree_rows(kPages), kGateDim}, 1e6);
+    for (int64_t page = 0; page < kPages; ++page) {
+      insert_page(stream, {nodes.view(), kt.view(), page, 2, {.radix = radix, .beam = 1}});
+    }
+    const TreeLayout layout(kPages - 2, radix);
+    std::vector<double> leaves = support::to_doubles(kt);
+    leaves.erase(leaves.begin(), leaves.begin() + (kPages + 2) * kGateDim);  // of group 1
+    const auto levels = reference::gate_tree(leaves, kGateDim, radix, radix);
+    ASSERT_EQ(std::ssize(levels), layout.levels() + 1);
+    for (int64_t level = 0; level < layout.levels(); ++level) {
+      ASSERT_GT(layout.nodes(level), radix);
+      for (int64_t node = 0; node < layout.nodes(level); ++node) {
+        for (int64_t d = 0; d < kGateDim; ++d) {
+          const int64_t family = layout.first_row(level) + node / radix * radix;
+          const int64_t at = (tree_rows(kPages) + family) * kGateDim + d * radix + node % radix;
+          EXPECT_NEAR(nodes.as<float>()[static_cast<size_t>(at)],
+                      levels[static_cast<size_t>(level)][static_cast<size_t>(node * kGateDim + d)],
+                      1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST(GateTree, NoTokenSeesALaterOne) {
+  const Case c{{100, 900}, {1, 2, 2}, {4, 1}, false};
+  Stream stream{Device{}};
+  const Inputs in = make_inputs(c);
+  const Selection before = select(stream, c, in.segments, in.qt, in.kt);
+  for (int64_t b = 0; b < in.segments.own_block(999); b += 3) {
+    const Tensor kt = support::copy_of(in.kt.view());
+    const int64_t row = in.segments.first_block(1) + b;
+    for (int64_t d = 0; d < c.gate_dim; ++d) {
+      kt.as<float>()[static_cast<size_t>(row * c.gate_dim + d)] =
+          b % 2 == 0 ? 9 : std::numeric_limits<float>::quiet_NaN();
+    }
+    const Selection after = select(stream, c, in.segments, in.qt, kt);
+    for (int64_t i = 0; i < in.segments.tokens(); ++i) {
+      const bool later = in.segments.segment(i) == 1 && in.segments.own_block(i) > b;
+      if (!later) before.expect_same_row(after, 0, i);
+    }
+  }
+}
+
+TEST(GateTree, KeysThatAreNoNumbersAreChosenLast) {
+  const Case c{{1280}, {0, 1, 3}, {4, 1}, false};
+  const Inputs in = make_inputs(c);
+  for (const int64_t block : {3, 17, 40}) {
+    in.kt.as<float>()[static_cast<size_t>(block * c.gate_dim)] =
+        std::numeric_limits<float>::quiet_NaN();
+  }
+  in.qt.as<float>()[static_cast<size_t>(1270 * c.gate_dim)] =
+      std::numeric_limits<float>::quiet_NaN();  // one token: all scores
+  Stream stream{Device{}};
+  const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
+  for (int64_t i = 0; i < in.segments.tokens(); ++i) {
+    std::set<int32_t> distinct;
+    for (const int32_t b : selection.row_of_blocks(0, i)) {
+      EXPECT_LT(b, std::max<int64_t>(1, in.segments.own_block(i)));
+      EXPECT_TRUE(b < 0 || distinct.insert(b).second);
+      const bool no_number = b == 3 || b == 17 || b == 40;
+      EXPECT_FALSE(i > 400 && i != 1270 && no_number) << "token " << i;
+    }
+  }
+  // Only NaN: the largest blocks. 79 candidates; the last three have no complete parent.
+  EXPECT_TRUE(std::ranges::equal(selection.row_of_blocks(0, 1270), std::vector{76, 77, 78, 75}));
+}
+
+TEST(GateTree, AnyNumberOfThreadsGivesTheSameBits) {
+  const Case c = cases()[3];
+  const Inputs in = make_inputs(c);
+  support::expect_same_on_any_threads(
+      [&](Stream& stream) { return select(stream, c, in.segments, in.qt, in.kt).take(); });
+}
+
+TEST(GateTree, SaysWhatIsWrong) {
+  const Case c{{40}, {1, 1, 2}, {4, 1}, false, 20};
+  const Inputs in = make_inputs(c);
+  Selection selection(kGroups, 40, 2);
+  const Tensor nodes(DType::kF32, {kGroups, 9, 20});
+  Stream stream{Device{}};
+  const ScoreSelect a{selection.view(), in.qt.view(), in.kt.view(), in.segments.grid(), c.rule, 1,
+                      c.tree,           nodes.view()};
+  const auto expect = [&](const std::function<void(ScoreSelect&)>& change,
+                          const std::string& sentence) {
+    ScoreSelect wrong = a;
+    change(wrong);
+    support::expect_error([&] { score_select(stream, wrong); }, sentence);
+  };
+  score_select(stream, a);
+  expect([](ScoreSelect& x) { x.tree.radix = 6; },
+         "score_select: the tree has radix 6, expected 4, 8 or 16");
+  expect(
+      [](ScoreSelect& x) {
+        x.kt = support::plan_view(DType::kF32, {2, 6, 20});
+        x.gate_keys = 2;
+      },
+      "score_select: gate_keys is 2, expected 1 with a tree; set its beam to 0 to score every "
+      "block");
+  expect(
+      [](ScoreSelect& x) {
+        x.nodes = support::plan_view(DType::kF32, {2, 3, 20});
+      },
+      "score_select: nodes is f32 [2, 3, 20], expected f32 "
+      "[groups, tree_rows(max_blocks), gate_dim] = [2, 9, 20]");
+  const InsertPage page{nodes.view(), in.kt.view(), 0, 1, c.tree};
+  const auto expect_page = [&](const std::function<void(InsertPage&)>& change,
+                               const std::string& sentence) {
+    InsertPage wrong = page;
+    change(wrong);
+    support::expect_error([&] { insert_page(stream, wrong); }, sentence);
+  };
+  insert_page(stream, page);
+  expect_page([](InsertPage& x) { x.page = 3; }, "insert_page: page is 3, expected 0 to 2");
+  expect_page([](InsertPage& x) { x.tree = {}; },
+              "insert_page: the tree has beam 0, expected at least 1");
+  expect_page([](InsertPage& x) { x.sink_blocks = -1; },
+              "insert_page: sink_blocks is -1, expected >= 0");
+  expect_page([](InsertPage& x) { x.nodes = x.nodes.rows(0, 1); },
+              "insert_page: nodes is f32 [1, 9, 20], expected f32 "
+              "[groups, tree_rows(pages), gate_dim] = [2, 9, 20]");
+}
+
+}  // namespace
+}  // namespace tessera
