@@ -73,8 +73,9 @@ struct Meeting {
   int32_t* keys;
 };
 
-/// N meetings at once, so that their sums do not wait for each other; `kShared`: of one family.
-template <int R, int N, bool kShared>
+/// N meetings at once, so that their sums do not wait for each other. Every S in turn are of one
+/// family, which is then loaded once.
+template <int R, int N, int S>
 void meet(const Meeting* meetings, int64_t gate_dim) {
   using Floats = typename Lanes<R>::Floats;
   using Ints = typename Lanes<R>::Ints;
@@ -82,13 +83,13 @@ void meet(const Meeting* meetings, int64_t gate_dim) {
   const float* families[N];
   const float* queries[N];
   for (int n = 0; n < N; ++n) {
-    families[n] = meetings[n].family;
+    families[n] = meetings[n / S * S].family;
     queries[n] = meetings[n].query;
   }
   for (int64_t d = 0; d < gate_dim; ++d) {
     for (int n = 0; n < N; ++n) {
       Floats row;
-      std::memcpy(&row, families[kShared ? 0 : n] + d * R, sizeof(row));
+      std::memcpy(&row, families[n / S * S] + d * R, sizeof(row));
       sums[n] = fused_row<R>(row, queries[n][d], sums[n]);
     }
   }
@@ -167,6 +168,8 @@ class Walk {
   }
 
  private:
+  static constexpr size_t kAtOnce = 8;
+
   /// Nodes of a level that are complete for these tokens.
   int64_t complete(int64_t level) const {
     int64_t nodes = a_.candidates;
@@ -241,7 +244,9 @@ class Walk {
       const uint64_t keepers = scratch_.keepers[static_cast<size_t>(node)];
       if (keepers != 0) meet_family(family(level, node), node, keepers);
     }
-    for (; waiting_ > 0; --waiting_) meet<R, 1, false>(&meetings_[waiting_ - 1], a_.gate_dim);
+    for (Waiting& few : waiting_) {
+      for (; few.count > 0; --few.count) meet<R, 1, 1>(&few.meetings[few.count - 1], a_.gate_dim);
+    }
   }
 
   void meet_family(const float* family, int64_t number, uint64_t keepers) {
@@ -254,15 +259,28 @@ class Walk {
       shared[count++] = {family, a_.qt + t * a_.gate_dim,
                          scratch_.rows.data() + t * stride_ + place * R};
       if (count < kAtOnce) continue;
-      meet<R, kAtOnce, true>(shared.data(), a_.gate_dim);
+      meet<R, kAtOnce, kAtOnce>(shared.data(), a_.gate_dim);
       count = 0;
     }
-    for (size_t i = 0; i < count; ++i) {
-      meetings_[waiting_++] = shared[i];
-      if (waiting_ < kWaiting) continue;
-      meet<R, kWaiting, false>(meetings_.data(), a_.gate_dim);
-      waiting_ = 0;
-    }
+    if ((count & 4) != 0) wait<4>(waiting_[2], shared.data() + count % 4);
+    if ((count & 2) != 0) wait<2>(waiting_[1], shared.data() + count % 2);
+    if ((count & 1) != 0) wait<1>(waiting_[0], shared.data());
+  }
+
+  /// Meetings of tokens with one family, too few to make them at once.
+  struct Waiting {
+    std::array<Meeting, kAtOnce> meetings;
+    size_t count = 0;
+  };
+  template <size_t S>
+  void wait(Waiting& few, const Meeting* shared) {
+    // With a family each, 8 meetings have more addresses than there are registers.
+    constexpr size_t kEnough = S == 1 ? kAtOnce / 2 : kAtOnce;
+    std::copy_n(shared, S, few.meetings.begin() + few.count);
+    few.count += S;
+    if (few.count < kEnough) return;
+    meet<R, kEnough, S>(few.meetings.data(), a_.gate_dim);
+    few.count = 0;
   }
 
   void gather_slots(int64_t first) {
@@ -293,17 +311,13 @@ class Walk {
     for (int64_t t = 0; t < tile(first); ++t) rows[t].move_runner_up_to_the_end();
   }
 
-  static constexpr size_t kAtOnce = 8;
-  static constexpr size_t kWaiting = 4;
-
   const TreeQueries& a_;
   Scratch& scratch_;
   int64_t width_;
   int64_t slots_ = 0;                                    // scored nodes of a token
   int64_t stride_ = 0;                                   // of scratch.rows
   std::array<int64_t, TreeQueries::kMostTokens> met_{};  // families of each token so far
-  std::array<Meeting, kWaiting> meetings_;
-  size_t waiting_ = 0;
+  std::array<Waiting, 3> waiting_;                       // ones, twos and fours of a family
 };
 
 }  // namespace

@@ -49,11 +49,14 @@ AttentionCache AttentionLayer::make_cache(Device device, const SparsityPlan& pla
     if (local > 0) cache.local_v = cutter.cut(dtype, ring);
     if (plan.gated && gate_) {
       const Gate::Options& gate = options_.gate;
-      cache.gate =
-          GateCache{.state = cutter.cut(DType::kF32, {global, d + 2}),
-                    .kbar = cutter.cut(dtype, {global, d}),
-                    .kt = cutter.cut(DType::kF32, {global, pages * gate.gate_keys, gate.gate_dim}),
-                    .page_rows = cutter.cut(DType::kI32, {pages})};
+      cache.gate = GateCache{
+          .state = cutter.cut(DType::kF32, {global, d + 2}),
+          .kbar = cutter.cut(dtype, {global, d}),
+          .kt = cutter.cut(DType::kF32, {global, pages * gate.gate_keys, gate.gate_dim}),
+          .nodes = gate.tree.enabled()
+                       ? cutter.cut(DType::kF32, {global, tree_rows(pages), gate.gate_dim})
+                       : TensorView{},
+          .page_rows = cutter.cut(DType::kI32, {pages})};
     }
     return cutter.bytes();
   };

@@ -224,7 +224,10 @@ void AttentionLayer::attend_chosen(StepContext& step, Saved& saved) const {
                            .selection = decision.selection,
                            .grid = step.tokens.share,
                            .rule = gate_->rule(step.sparsity),
-                           .ramp = gate_->ramp(step.sparsity, decision)});
+                           .ramp = gate_->ramp(step.sparsity, decision),
+                           .tree = options_.gate.tree,
+                           .qt = saved.selector->qt,
+                           .kt = saved.selector->kt});
 }
 
 }  // namespace tessera

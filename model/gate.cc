@@ -121,12 +121,18 @@ Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView
   // Each block was pooled by one rank; its key is 0 on the others.
   step.mesh.group(kContext).all_reduce(step.stream, kt, Reduction::kSum);
   if (!step.recompute) {
-    score_select(step.stream, {.selection = decision.selection,
-                               .qt = qt,
-                               .kt = kt,
-                               .grid = grid,
-                               .rule = rule(step.sparsity),
-                               .gate_keys = options_.gate_keys});
+    const Arena::Scope scratch(arena);
+    const Shape rows{groups, tree_rows(grid.max_blocks()), options_.gate_dim};
+    score_select(step.stream,
+                 {.selection = decision.selection,
+                  .qt = qt,
+                  .kt = kt,
+                  .grid = grid,
+                  .rule = rule(step.sparsity),
+                  .gate_keys = options_.gate_keys,
+                  .tree = options_.tree,
+                  .nodes = options_.tree.enabled() ? arena.allocate(DType::kF32, rows, "gate.nodes")
+                                                   : TensorView{}});
     build_block_lists(step.stream,
                       {.lists = decision.lists, .selection = decision.selection, .grid = grid});
     softplus_forward(step.stream, {.y = decision.widths, .x = width_->value});

@@ -25,7 +25,8 @@ class Gate {
     int64_t gate_keys;  ///< per block
     int64_t sink_blocks;
     int64_t window_blocks;
-    bool trunk_gradient;  ///< LM gradient through the gate reaches the trunk's queries and keys
+    TreeSearch tree = {};  ///< whether, and how, blocks are chosen through a tree
+    bool trunk_gradient;   ///< LM gradient through the gate reaches the trunk's queries and keys
     DType dtype;
   };
 

@@ -42,7 +42,9 @@ Gate::Choice Gate::choose(StepContext& step, ConstTensorView q0, int64_t positio
                               .block = step.tokens.share.block,
                               .rule = rule(step.sparsity),
                               .gate_keys = options_.gate_keys,
-                              .ramp = {.strength = step.sparsity.strength, .widths = widths}});
+                              .ramp = {.strength = step.sparsity.strength, .widths = widths},
+                              .tree = options_.tree,
+                              .nodes = cache.nodes});
   return choice;
 }
 
@@ -65,6 +67,12 @@ void Gate::remember(StepContext& step, ConstTensorView k0, int64_t position,
                          .b = key_->value.rows(c, 1).reshape({options_.gate_dim, d}),
                          .transpose_b = true});
   }
+  if (!options_.tree.enabled()) return;
+  insert_page(step.stream, {.nodes = cache.nodes,
+                            .kt = cache.kt,
+                            .page = position / part,
+                            .sink_blocks = options_.sink_blocks,
+                            .tree = options_.tree});
 }
 
 }  // namespace tessera

@@ -12,6 +12,7 @@ struct GateCache {
   TensorView state;      ///< [groups, d + 2], f32: running pool of the open page (PageGate)
   TensorView kbar;       ///< [groups, d]: pooled key of the part that was completed last
   TensorView kt;         ///< [groups, pages * gate_keys, gate_dim], f32: gate keys
+  TensorView nodes;      ///< [groups, tree_rows(pages), gate_dim], f32; empty without a tree
   TensorView page_rows;  ///< [pages], i32: first cache row of each page
 };
 

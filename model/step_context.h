@@ -14,7 +14,7 @@ struct RouterPlan {
 /// What the layers of one micro-batch add to, for this rank's tokens. Set to 0 by the owner.
 struct StepSums {
   TensorView gate_losses;    ///< [3], f32: KL, entropy, z; weighted, so that they add to the loss
-  TensorView gate_stats;     ///< [4], f32: see kernels/gate_stats.h
+  TensorView gate_stats;     ///< [6], f32: see kernels/gate_stats.h
   TensorView router_losses;  ///< [2], f32: balance, z; weighted likewise
   TensorView dropped_pairs;  ///< [1], f32: (token, expert) pairs beyond an expert's capacity
   TensorView expert_counts;  ///< [moe layers, experts], f32: tokens that chose each expert

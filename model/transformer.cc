@@ -72,6 +72,7 @@ AttentionLayer::Options attention_options(const ModelConfig& config, DType dtype
                    .gate_keys = attention.gate_keys(),
                    .sink_blocks = attention.sink_blocks(),
                    .window_blocks = attention.window_blocks(),
+                   .tree = {.radix = attention.tree_radix(), .beam = attention.tree_beam()},
                    .trunk_gradient = attention.gate_trunk_grad(),
                    .dtype = dtype}};
 }

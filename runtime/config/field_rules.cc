@@ -39,6 +39,8 @@ constexpr FieldRule kRules[] = {
     {"model.attention.kept_blocks", 0, kWidth, 0},
     {"model.attention.sink_logit", 0, 1, 0},
     {"model.attention.gate_trunk_grad", 0, 1, 1},
+    {"model.attention.tree_beam", 0, kWidth, 0},
+    {"model.attention.tree_radix", 4, 16, 8},
     {"model.moe.experts", 1, 4096},
     {"model.moe.experts_per_token", 1, 4096},
     {"model.moe.intermediate", 1, kWidth},

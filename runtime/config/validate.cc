@@ -97,6 +97,15 @@ void validate_attention(const ModelConfig& model, Problems& problems) {
   require(attention.gate_keys() > 0 && attention.block() % attention.gate_keys() == 0, problems,
           "model.attention.gate_keys", "is ", attention.gate_keys(),
           ", expected a divisor of model.attention.block = ", attention.block());
+  const int64_t radix = attention.tree_radix();
+  require(radix == 4 || radix == 8 || radix == 16, problems, "model.attention.tree_radix", "is ",
+          radix, ", expected 4, 8 or 16");
+  require(attention.tree_beam() > 0 || radix == 8, problems, "model.attention.tree_radix", "is ",
+          radix, ", but model.attention.tree_beam is 0, so there is no tree: set both or neither");
+  require(attention.tree_beam() == 0 || attention.gate_keys() == 1, problems,
+          "model.attention.tree_beam", "is ", attention.tree_beam(),
+          ", expected 0 with model.attention.gate_keys = ", attention.gate_keys(),
+          ": a tree needs one gate key per block");
 }
 
 void validate_moe(const ModelConfig& model, Problems& problems) {

@@ -148,8 +148,9 @@ GlobalBatch::Totals GlobalBatch::reduce(double squares, std::span<double> riders
   const auto router = sums_.views().router_losses.as<float>();
   const auto stats = sums_.views().gate_stats.as<float>();
   const double dropped = sums_.views().dropped_pairs.as<float>()[0];
-  std::vector<double> values{totals_.loss, gate[0],  gate[1],  gate[2],  router[0], router[1],
-                             squares,      stats[0], stats[1], stats[2], stats[3],  dropped};
+  std::vector<double> values{totals_.loss, gate[0], gate[1],  gate[2],  router[0],
+                             router[1],    squares, stats[0], stats[1], stats[2],
+                             stats[3],     dropped, stats[4], stats[5]};
   CHECK(values.size() == kTotals, "GlobalBatch: ", values.size(), " totals, expected ", kTotals);
   values.insert(values.end(), riders.begin(), riders.end());
   mesh_.world().all_reduce_values(values);
@@ -165,6 +166,7 @@ GlobalBatch::Totals GlobalBatch::reduce(double squares, std::span<double> riders
   if (values[7] > 0) totals.sparsity = values[8] / values[7];
   if (values[9] > 0) totals.gate_openness = values[10] / values[9];
   totals.dropped_pairs = values[11];
+  if (values[13] > 0) totals.tree_recall = values[12] / values[13];
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }

@@ -23,7 +23,7 @@ class GlobalBatch {
 
   /// Numbers in the two short messages of a step: sizes before it, totals after it.
   static constexpr size_t kSizes = 2;
-  static constexpr size_t kTotals = 12;
+  static constexpr size_t kTotals = 14;
 
   /// Sums over all ranks of the world.
   struct Totals {
@@ -34,6 +34,7 @@ class GlobalBatch {
     double gate_z = 0;
     double sparsity = 0;       ///< mean share of visible key blocks that are not visited
     double gate_openness = 1;  ///< mean gate of the chosen blocks
+    double tree_recall = -1;   ///< of GateStats' samples; negative without any
     double balance = 0;
     double router_z = 0;
     double dropped_pairs = 0;  ///< see StepSums

@@ -23,6 +23,8 @@ struct StepReport {
   double gradient_norm = 0;  ///< before clipping
   double sparsity = 0;       ///< share of visible key blocks that global groups do not visit
   double gate_openness = 1;  ///< mean gate G of the chosen blocks, 1 while nothing is dropped
+  double tree_recall = -1;   ///< share of the blocks chosen through a tree that are among the best
+                             ///< of all candidates, of a sample; negative when there is none
   ExpertLoad expert_load;
   bool skipped = false;         ///< the update was not applied
   int64_t skipped_steps = 0;    ///< since the run began

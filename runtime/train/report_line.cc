@@ -67,6 +67,7 @@ std::string report_line(const StepReport& report, const RateBasis& basis) {
     line +=
         number("  sparsity %.2f", report.sparsity) + number("  gate %.2f", report.gate_openness);
   }
+  if (report.tree_recall >= 0) line += number("  tree recall %.2f", report.tree_recall);
   if (report.expert_load.experts > 0) {
     line += number("  experts max/mean %.2f", report.expert_load.experts);
     if (report.expert_load.rank_tokens.size() > 1)
@@ -114,6 +115,7 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
                               {"skipped_steps", report.skipped_steps},
                               {"seconds_left", seconds_left(report)}};
   if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
+  if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
   if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);
   return json.dump();
 }

@@ -75,6 +75,7 @@ StepResult run_step(Training& t, const StepPlan& plan) {
                     .gradient_norm = std::sqrt(totals.squares),
                     .sparsity = totals.sparsity,
                     .gate_openness = totals.gate_openness,
+                    .tree_recall = totals.tree_recall,
                     .expert_load = expert_load(t.batch.expert_counts(), t.mesh.size(Axis::kExpert)),
                     .data_seconds = totals.data_seconds};
   report.expert_load.dropped = std::llround(totals.dropped_pairs);

@@ -71,7 +71,7 @@ Sent planned(int64_t tokens, int ranks, int rank, SequenceOrder order) {
     return TensorView(nullptr, dtype, shape, device);
   };
   StepSums sums{.gate_losses = view(DType::kF32, {3}),
-                .gate_stats = view(DType::kF32, {4}),
+                .gate_stats = view(DType::kF32, {6}),
                 .router_losses = view(DType::kF32, {2}),
                 .dropped_pairs = view(DType::kF32, {1}),
                 .expert_counts = view(DType::kF32, {1, 1})};

@@ -56,7 +56,7 @@ TEST(GateStats, AddsWhatCountingBlockByBlockGives) {
     for (double& v : expected) v += 10;
     ASSERT_GT(expected[1], 12) << "nothing was dropped";
     Stream stream{Device{}};
-    const Tensor stats = filled(DType::kF32, {4}, 10);
+    const Tensor stats = filled(DType::kF32, {GateStats::kSize}, 10);
     const Tensor widths = support::from_doubles(DType::kF32, {2}, kWidths);
     gate_stats(stream, {.stats = stats,
                         .selection = selection.view(),
@@ -67,6 +67,40 @@ TEST(GateStats, AddsWhatCountingBlockByBlockGives) {
       EXPECT_NEAR(stats.as<float>()[i], expected[i], 1e-5 * expected[i]) << "stats[" << i << "]";
     }
   }
+}
+
+// Every 1024th token of a segment, where the tree was used: of 2100 tokens that at 2047 alone, with
+// 126 candidates; that at 1023 has 62, so that radix 8 scores them all.
+TEST(GateStats, SamplesTheRecallOfATree) {
+  const Segments segments({100, 2100, 37}, 16);
+  const BlockRule rule{1, 1, 7};
+  const TreeSearch tree{.radix = 8, .beam = 1};
+  const Shape keys{2, segments.grid().max_blocks(), 6};
+  const Tensor qt = support::random_tensor(DType::kF32, {2, segments.tokens(), 6}, 1);
+  const Tensor kt = support::random_tensor(DType::kF32, keys, 2);
+  const Tensor nodes(DType::kF32, keys.with(1, tree_rows(keys[1])));
+  Stream stream{Device{}, 2};
+  const auto choose = [&](const TreeSearch& with) {
+    Selection selection(2, segments.tokens(), rule.kept);
+    score_select(stream, {selection.view(), qt, kt, segments.grid(), rule, 1, with, nodes});
+    return selection;
+  };
+  const Selection found = choose(tree);
+  const Selection flat = choose({});
+  double common = 0;
+  for (int64_t c = 0; c < 2; ++c) {
+    const auto best = flat.row_of_blocks(c, 100 + 2047).first(7);
+    for (const int32_t b : found.row_of_blocks(c, 100 + 2047).first(7)) {
+      common += std::ranges::count(best, b) > 0;
+    }
+  }
+  ASSERT_GT(common, 0);
+  ASSERT_LT(common, 14) << "the tree missed nothing";
+  const Tensor stats(DType::kF32, {GateStats::kSize});
+  const Tensor widths = support::from_doubles(DType::kF32, {2}, kWidths);
+  gate_stats(stream, {stats, found.view(), segments.grid(), rule, {0.5f, widths}, tree, qt, kt});
+  EXPECT_EQ(stats.as<float>()[4], common);
+  EXPECT_EQ(stats.as<float>()[5], 14);
 }
 
 TEST(GateStats, RefusesOtherShapes) {
@@ -81,11 +115,26 @@ TEST(GateStats, RefusesOtherShapes) {
                         .ramp = {0.5f, support::plan_view(DType::kF32, widths)}});
   };
   support::expect_error([&] { count({3}, {2}, selection); },
-                        "gate_stats: stats is [3], expected [4]");
-  support::expect_error([&] { count({4}, {1}, selection); },
+                        "gate_stats: stats is [3], expected [6]");
+  support::expect_error([&] { count({6}, {1}, selection); },
                         "gate_stats: widths is [1], expected [groups] = [2]");
-  support::expect_error([&] { count({4}, {2}, Selection(2, 31, 1)); },
+  support::expect_error([&] { count({6}, {2}, Selection(2, 31, 1)); },
                         "gate_stats: scores is [2, 31, 2], expected [groups, 32 tokens, k + 1]");
+  const TensorView stats = support::plan_view(DType::kF32, {6});
+  const TensorView widths = support::plan_view(DType::kF32, {2});
+  const TensorView qt = support::plan_view(DType::kF32, {2, 32, 5});
+  support::expect_error(
+      [&] {
+        gate_stats(stream, {stats,
+                            selection.view(),
+                            segments.grid(),
+                            {1, 1, 1},
+                            {0.5f, widths},
+                            {8, 1},
+                            qt,
+                            support::plan_view(DType::kF32, {2, 4, 5})});
+      },
+      "gate_stats: kt is f32 [2, 4, 5], expected f32 [groups, max_blocks, gate_dim] = [2, 3, 5]");
 }
 
 }  // namespace

@@ -91,63 +91,82 @@ TEST(ShardedGate, PoolingIsWhole) {
 struct Chooser {
   Selection selection;
   Tensor dqt, dkt;
-  Tensor stats{DType::kF32, {4}};
+  Tensor stats{DType::kF32, {GateStats::kSize}};
 
   Chooser(Stream& stream, const SegmentGrid& grid, const Tensor& qt, const Tensor& kt,
-          const Tensor& dscores, int64_t gate_keys)
+          const Tensor& dscores, int64_t gate_keys, const TreeSearch& tree)
       : selection(kGroups, grid.tokens(), kRule.kept),
         dqt(garbage(grid.tokens(), kGateDim)),
         dkt(garbage(kt.shape()[1], kGateDim)) {
-    score_select(stream, {selection.view(), qt.view(), kt.view(), grid, kRule, gate_keys});
+    const Tensor nodes = garbage(tree_rows(grid.max_blocks()), kGateDim);
+    score_select(stream, {selection.view(), qt.view(), kt.view(), grid, kRule, gate_keys, tree,
+                          nodes.view()});
     score_backward(stream, {dqt.view(), dkt.view(), dscores.view(), selection.view(), qt.view(),
                             kt.view(), grid, gate_keys});
     const Tensor widths = support::filled(DType::kF32, {kGroups}, 1.5);
-    gate_stats(stream, {stats.view(), selection.view(), grid, kRule, {0.7f, widths.view()}});
+    gate_stats(stream, {stats.view(),
+                        selection.view(),
+                        grid,
+                        kRule,
+                        {0.7f, widths.view()},
+                        tree,
+                        qt.view(),
+                        kt.view()});
   }
 };
 
-TEST(ShardedGate, ChoosingIsWhole) {
+void expect_choosing_is_whole(const std::vector<int64_t>& lengths, int64_t gate_keys,
+                              const TreeSearch& tree) {
   Stream stream{Device{}, 2};
-  for (const int64_t gate_keys : {1, 2}) {
-    const Segments segments(support::sharded_lengths(), 16);
-    const int64_t tokens = segments.tokens();
-    const Tensor qt = random(tokens, kGateDim, 4);
-    const Tensor kt = random(segments.grid().max_blocks() * gate_keys, kGateDim, 5);
-    const Tensor dscores = random(tokens, kRule.kept + 1, 6);
-    // Some blocks have equal keys, so that scores tie.
-    const auto keys = kt.as<float>();
-    const auto block_numbers = static_cast<std::ptrdiff_t>(gate_keys * kGateDim);
-    std::copy_n(keys.begin() + 8 * block_numbers, 4 * block_numbers,
-                keys.begin() + 12 * block_numbers);
-    const Chooser whole(stream, segments.grid(), qt, kt, dscores, gate_keys);
-    for (const std::vector<Share>& shares : support::share_layouts(tokens)) {
-      Sum dqt{whole.dqt.shape()};
-      Sum dkt{whole.dkt.shape()};
-      Sum stats{whole.stats.shape()};
-      for (const Share& share : shares) {
-        const ShardedGrid grid(stream, segments, share, {.whole = true});
-        const std::vector<int64_t>& own = grid.query_tokens();
-        const Chooser part(stream, grid.grid(), take_rows(qt, 1, own), kt,
-                           take_rows(dscores, 1, own), gate_keys);
-        for (int64_t c = 0; c < kGroups; ++c) {
-          for (size_t i = 0; i < own.size(); ++i) {
-            const auto row = static_cast<int64_t>(i);
-            ASSERT_TRUE(std::ranges::equal(part.selection.row_of_blocks(c, row),
-                                           whole.selection.row_of_blocks(c, own[i])));
-            ASSERT_TRUE(std::ranges::equal(part.selection.row_of_scores(c, row),
-                                           whole.selection.row_of_scores(c, own[i])));
-            ASSERT_EQ(part.selection.count(c, row), whole.selection.count(c, own[i]));
-          }
+  const Segments segments(lengths, 16);
+  const int64_t tokens = segments.tokens();
+  const Tensor qt = random(tokens, kGateDim, 4);
+  const Tensor kt = random(segments.grid().max_blocks() * gate_keys, kGateDim, 5);
+  const Tensor dscores = random(tokens, kRule.kept + 1, 6);
+  // Some blocks have equal keys, so that scores tie.
+  const auto keys = kt.as<float>();
+  const auto block_numbers = static_cast<std::ptrdiff_t>(gate_keys * kGateDim);
+  std::copy_n(keys.begin() + 8 * block_numbers, 4 * block_numbers,
+              keys.begin() + 12 * block_numbers);
+  const Chooser whole(stream, segments.grid(), qt, kt, dscores, gate_keys, tree);
+  EXPECT_EQ(whole.stats.as<float>()[5] > 0, tree.enabled());
+  for (const std::vector<Share>& shares : support::share_layouts(tokens)) {
+    Sum dqt{whole.dqt.shape()};
+    Sum dkt{whole.dkt.shape()};
+    Sum stats{whole.stats.shape()};
+    for (const Share& share : shares) {
+      const ShardedGrid grid(stream, segments, share, {.whole = true});
+      const std::vector<int64_t>& own = grid.query_tokens();
+      const Chooser part(stream, grid.grid(), take_rows(qt, 1, own), kt, take_rows(dscores, 1, own),
+                         gate_keys, tree);
+      for (int64_t c = 0; c < kGroups; ++c) {
+        for (size_t i = 0; i < own.size(); ++i) {
+          const auto row = static_cast<int64_t>(i);
+          ASSERT_TRUE(std::ranges::equal(part.selection.row_of_blocks(c, row),
+                                         whole.selection.row_of_blocks(c, own[i])));
+          ASSERT_TRUE(std::ranges::equal(part.selection.row_of_scores(c, row),
+                                         whole.selection.row_of_scores(c, own[i])));
+          ASSERT_EQ(part.selection.count(c, row), whole.selection.count(c, own[i]));
         }
-        dqt.add(part.dqt, 1, own);
-        dkt.add(part.dkt);
-        stats.add(part.stats);
       }
-      EXPECT_EQ(dqt.values, support::to_doubles(whole.dqt));
-      support::expect_close(whole.dkt, dkt.values, support::tolerance(DType::kF32), "dkt");
-      support::expect_close(whole.stats, stats.values, 1e-12, "stats");
+      dqt.add(part.dqt, 1, own);
+      dkt.add(part.dkt);
+      stats.add(part.stats);
     }
+    EXPECT_EQ(dqt.values, support::to_doubles(whole.dqt));
+    support::expect_close(whole.dkt, dkt.values, support::tolerance(DType::kF32), "dkt");
+    support::expect_close(whole.stats, stats.values, 1e-12, "stats");
   }
+}
+
+TEST(ShardedGate, ChoosingIsWhole) {
+  expect_choosing_is_whole(support::sharded_lengths(), 1, {});
+  expect_choosing_is_whole(support::sharded_lengths(), 2, {});
+}
+
+TEST(ShardedGate, ChoosingThroughATreeIsWhole) {
+  // Long enough that each token of the middle segment but the first goes through the tree.
+  expect_choosing_is_whole({50, 0, 1301, 33}, 1, {.radix = 4, .beam = 1});
 }
 
 /// (token, block) pairs of one group that the lists name. Reads masks by the definition: bit t is

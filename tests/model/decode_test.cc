@@ -54,6 +54,14 @@ TEST(Decode, EqualsTrainingAtEveryPositionOfASparseModel) {
   }
 }
 
+// 512 tokens are 32 pages: with 4 nodes kept per level, tokens from page 22 on go through the tree.
+TEST(Decode, EqualsTrainingAtEveryPositionOfAModelWithATree) {
+  const TrainConfig config =
+      tiny_config({"model.attention.gate_keys=1", "model.attention.tree_beam=4",
+                   "model.attention.tree_radix=4", "batch.sequence_length=512"});
+  expect_decoding_equals_training(config, tiny_plan(), 1e-10);
+}
+
 TEST(Decode, EqualsTrainingAtEveryPositionOfADenseModel) {
   expect_decoding_equals_training(tiny_config(), {.window = 112}, 1e-10);
   const TrainConfig plain = tiny_config(

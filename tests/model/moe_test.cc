@@ -49,7 +49,7 @@ class Layer {
         batch_(config_, 3),
         counts_(DType::kF32, {1, kExperts}),
         gate_losses_(DType::kF32, {3}),
-        gate_stats_(DType::kF32, {4}),
+        gate_stats_(DType::kF32, {6}),
         router_losses_(DType::kF32, {2}),
         dropped_(DType::kF32, {1}),
         sums_{.gate_losses = gate_losses_,

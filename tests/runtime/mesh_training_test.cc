@@ -126,6 +126,35 @@ TEST_F(MeshTrainingTest, MeshesOfSixteenRanksTrainLikeOne) {
   expect_invariant({{2, 2, 2, 2}, {1, 2, 1, 8}, {1, 4, 2, 2}}, {"model.tie_embeddings=1"});
 }
 
+TEST_F(MeshTrainingTest, MeshesTrainLikeOneWithATree) {
+  // One document of 68 blocks per sequence: tokens from block 21 on go through the tree, and the
+  // one at position 1023 tells its recall.
+  const std::vector<std::string> more{"data.document_boundaries=0",
+                                      "batch.sequence_length=1088",
+                                      "batch.sequences=4",
+                                      "model.attention.gate_keys=1",
+                                      "steps=1",
+                                      "sparsity.dense_steps=0",
+                                      "sparsity.transition_steps=0",
+                                      "model.attention.tree_beam=4",
+                                      "model.moe=",
+                                      "model.attention.tree_radix=4",
+                                      "mesh.sequence_order=ZIGZAG"};
+  run_mesh("one", {}, more);
+  const auto recall_of = [&](const std::string& run) {
+    return nlohmann::json::parse(metrics(run).back()).value("tree_recall", -1.0);
+  };
+  const double recall = recall_of("one");
+  EXPECT_GT(recall, 0.2);
+  EXPECT_LE(recall, 1);
+  for (const MeshShape& mesh : {MeshShape{2, 1, 1, 1}, {1, 1, 2, 1}, {1, 1, 2, 2}}) {
+    const std::string name = to_string(mesh);
+    run_mesh(name, mesh, more);
+    expect_like("one", name, "00000001");
+    EXPECT_EQ(recall_of(name), recall) << name;
+  }
+}
+
 TEST_F(MeshTrainingTest, ExpertsWithoutTokensLearnNothingOnAnyMesh) {
   // No bias pulls tokens to them, and the few short sequences have 33 words.
   const std::vector<std::string> more{"model.moe.router=SOFTMAX_TOPK", "model.moe.experts=128",

@@ -109,7 +109,7 @@ TEST(PlannedRank, GradientsByHand) {
   const RankPlan plan = plan_rank(config_on({2, 1, 1, 1}), 0);
   const StepTraffic& step = plan.steps.front();
   const int64_t counts = 4 * 4;              // of 4 experts of one layer, to the other rank
-  const int64_t numbers = 8 * (2 + 12 + 8);  // the short messages: sizes; totals, stop and votes
+  const int64_t numbers = 8 * (2 + 14 + 8);  // the short messages: sizes; totals, stop and votes
   EXPECT_EQ(step.sent(), plan.memory.gradients / 2 + plan.memory.gradients / 2 + counts + numbers);
   EXPECT_EQ(step.received(), step.sent());
 }

@@ -121,6 +121,16 @@ TEST(Validate, ChecksTheAttention) {
             "model.attention.block is 24, expected a multiple of 16");
   EXPECT_EQ(with([](A& a) { a.set_gate_keys(3); }),
             "model.attention.gate_keys is 3, expected a divisor of model.attention.block = 16");
+  EXPECT_EQ(with([](A& a) { a.set_tree_beam(32), a.set_tree_radix(6); }),
+            "model.attention.tree_radix is 6, expected 4, 8 or 16");
+  EXPECT_EQ(with([](A& a) { a.set_tree_radix(4); }),
+            "model.attention.tree_radix is 4, but model.attention.tree_beam is 0, so there is no "
+            "tree: set both or neither");
+  EXPECT_EQ(
+      with([](A& a) { a.set_tree_beam(32), a.set_gate_keys(2); }),
+      "model.attention.tree_beam is 32, expected 0 with model.attention.gate_keys = 2: a tree "
+      "needs one gate key per block");
+  EXPECT_EQ(with([](A& a) { a.set_tree_beam(32); }), "");
 }
 
 TEST(Validate, ChecksTheExperts) {
