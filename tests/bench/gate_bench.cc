@@ -1,5 +1,8 @@
 // Processor time of the gate of one global KV group, beside the attention that it serves.
-// Usage: gate_bench [threads] [gate keys per block]. No pass, no fail.
+// Usage: gate_bench [threads] [gate keys per block], or
+//        gate_bench [threads] 1 [thousands of tokens]: the choice through a tree beside the flat
+//        one.
+// No pass, no fail.
 // One sequence, 64-token blocks, 4 heads of 128 in bf16, gate dimension 64, the default budget.
 
 #include <algorithm>
@@ -217,6 +220,74 @@ void measure(Stream& stream, int64_t tokens, int64_t gate_keys) {
   }
 }
 
+/// Keys of which 16 neighbours have a part in common, and queries that look for one of them each:
+/// the data of property 9b. `similar`: neighbouring tokens look for the same one.
+void correlate(Group& g, TensorView qt, TensorView kt, bool similar) {
+  const auto queries = qt.as<float>();
+  const auto keys = kt.as<float>();
+  const auto dim = static_cast<size_t>(kGateDim);
+  const Tensor parts = random_tensor(DType::kF32, {g.keys() / 16 + 1, kGateDim}, 91, 0.7);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    keys[i] = 0.7f * keys[i] + parts.as<float>()[i / dim / 16 * dim + i % dim];
+  }
+  for (size_t token = 0; token < static_cast<size_t>(g.tokens); ++token) {
+    const uint64_t subject = similar ? token / 64 : token;
+    const size_t wanted = philox(92, 0, subject)[0] % (token / kBlock + 1);
+    for (size_t d = 0; d < dim; ++d) {
+      queries[token * dim + d] += 0.75f * keys[wanted * dim + d];
+    }
+  }
+}
+
+/// The share of flat's choices that the tree made too, of the last token of every 16th block.
+double recall(const BlockSelection& flat, const BlockSelection& tree) {
+  const int64_t slots = flat.kept() + 1;
+  const auto of_flat = flat.blocks.as<int32_t>();
+  const auto of_tree = tree.blocks.as<int32_t>();
+  double found = 0;
+  double all = 0;
+  for (int64_t token = 1023; token < flat.counts.elements(); token += 1024) {
+    const auto row = [&](std::span<const int32_t> blocks) {
+      return blocks.subspan(static_cast<size_t>(token * slots), static_cast<size_t>(slots - 1));
+    };
+    for (const int32_t block : row(of_flat)) {
+      if (block < 0) continue;
+      all += 1;
+      found += std::ranges::count(row(of_tree), block) > 0;
+    }
+  }
+  return found / all;
+}
+
+void measure_tree(Stream& stream, int64_t tokens, bool similar) {
+  Group g(tokens, 1);
+  g.memory.reserve(64);
+  const TensorView qt = g.random(DType::kF32, {1, tokens, kGateDim});
+  const TensorView kt = g.random(DType::kF32, {1, g.keys(), kGateDim});
+  correlate(g, qt, kt, similar);
+  const TensorView nodes = g.f32({1, tree_rows(g.grid().max_blocks()), kGateDim});
+  BlockSelection of_tree = g.selection;
+  of_tree.blocks = g.i32(of_tree.blocks.shape());
+  of_tree.scores = g.f32(of_tree.scores.shape());
+  of_tree.counts = g.i32(of_tree.counts.shape());
+  const double flat = milliseconds([&] {
+    score_select(stream, {g.selection, qt, kt, g.grid(), g.rule, 1});
+  });
+  std::printf("%lld tokens, k = %lld, %s queries: flat %.1f ms\n", static_cast<long long>(tokens),
+              static_cast<long long>(g.rule.kept), similar ? "similar" : "unrelated", flat);
+  for (const int64_t radix : {4, 8, 16}) {
+    for (const int64_t beam : {1, 64, 128}) {
+      const TreeSearch tree{.radix = radix, .beam = beam};
+      const double ms = milliseconds([&] {
+        score_select(stream, {of_tree, qt, kt, g.grid(), g.rule, 1, tree, nodes});
+      });
+      std::printf("  radix %2lld, beam %3lld: %9.1f ms, %5.2f times as fast, recall %.3f\n",
+                  static_cast<long long>(radix), static_cast<long long>(tree.width(g.rule.kept)),
+                  ms, flat / ms, recall(g.selection, of_tree));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tessera
 
@@ -224,6 +295,11 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const int gate_keys = argc > 2 ? std::atoi(argv[2]) : 1;
   tessera::Stream stream(tessera::Device{}, std::max(1, threads));
+  if (argc > 3) {
+    const int64_t tokens = 1024 * std::atoll(argv[3]);
+    for (const bool similar : {false, true}) tessera::measure_tree(stream, tokens, similar);
+    return 0;
+  }
   for (const int64_t tokens : {2048, 8192, 32768}) {
     tessera::measure(stream, tokens, std::max(1, gate_keys));
   }
