@@ -15,7 +15,7 @@
 #include "kernels/gate_tree.h"
 #include "kernels/tile_choice.h"
 
-#if defined(__AVX512F__) && defined(__AVX512VL__)
+#if defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -49,7 +49,7 @@ template <int R>
                                                                   typename Lanes<R>::Floats c) {
   using Floats = typename Lanes<R>::Floats;
   const Floats factor = b - Floats{};
-#if defined(__AVX512F__) && defined(__AVX512VL__)
+#if defined(__FMA__)
   if constexpr (R == 4) {
     return std::bit_cast<Floats>(_mm_fmadd_ps(
         std::bit_cast<__m128>(a), std::bit_cast<__m128>(factor), std::bit_cast<__m128>(c)));

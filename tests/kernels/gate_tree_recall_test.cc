@@ -5,6 +5,7 @@
 #include "kernels/block_selection.h"
 #include "tests/reference/gate.h"
 #include "tests/support/selection.h"
+#include "tests/support/sharded_grid.h"
 
 // Property 9b: how many of the best blocks a tree finds, and what that costs.
 
@@ -89,29 +90,30 @@ TEST(GateTreeRecall, RecallGrowsWithTheBeam) {
 TEST(GateTreeRecall, FindsMostOfTheBestBlocks) {
   const Correlated data;
   const Segments segments({(data.kBlocks + 1) * 16}, 16);
-  const Tensor qt(DType::kF32, {1, segments.tokens(), data.kGateDim});
-  const Tensor kt(DType::kF32, {1, segments.grid().max_blocks(), data.kGateDim});
+  Stream stream{Device{}, 2};
+  const support::ShardedGrid last(stream, segments, {{segments.tokens() - 100, segments.tokens()}},
+                                  {.whole = true});
+  const SegmentGrid& grid = last.grid();
+  const Tensor qt(DType::kF32, {1, grid.tokens(), data.kGateDim});
+  const Tensor kt(DType::kF32, {1, grid.max_blocks(), data.kGateDim});
   std::ranges::transform(data.keys, kt.as<float>().begin(),
                          [](double x) { return static_cast<float>(x); });
-  const int64_t first = segments.tokens() - 100;
   for (uint64_t i = 0; i < 100; ++i) {
-    std::ranges::transform(
-        data.query(i), qt.as<float>().begin() + (first + static_cast<int64_t>(i)) * data.kGateDim,
-        [](double x) { return static_cast<float>(x); });
+    std::ranges::transform(data.query(i),
+                           qt.as<float>().begin() + static_cast<int64_t>(i) * data.kGateDim,
+                           [](double x) { return static_cast<float>(x); });
   }
-  Stream stream{Device{}, 2};
-  const Tensor nodes(DType::kF32, {1, tree_rows(segments.grid().max_blocks()), data.kGateDim});
+  const Tensor nodes(DType::kF32, {1, tree_rows(grid.max_blocks()), data.kGateDim});
   const auto choose = [&](int64_t beam) {
-    Selection selection(1, segments.tokens(), 44);
-    score_select(stream,
-                 {selection.view(), qt, kt, segments.grid(), {0, 1, 44}, 1, {8, beam}, nodes});
+    Selection selection(1, grid.tokens(), 44);
+    score_select(stream, {selection.view(), qt, kt, grid, {0, 1, 44}, 1, {8, beam}, nodes});
     return selection;
   };
   const Selection flat = choose(0);
   for (const auto& [beam, least] : std::map<int64_t, double>{{1, 0.88}, {64, 0.94}, {128, 0.98}}) {
     const Selection tree = choose(beam);
     int64_t found = 0;
-    for (int64_t i = first; i < segments.tokens(); ++i) {
+    for (int64_t i = 0; i < grid.tokens(); ++i) {
       const auto row = [&](const Selection& of) {
         const auto blocks = of.row_of_blocks(0, i).first(44);
         return std::vector<int64_t>(blocks.begin(), blocks.end());

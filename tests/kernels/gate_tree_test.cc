@@ -12,12 +12,14 @@
 #include "tests/reference/gate.h"
 #include "tests/support/compare.h"
 #include "tests/support/selection.h"
+#include "tests/support/sharded_grid.h"
 
 namespace tessera {
 namespace {
 
 using support::Segments;
 using support::Selection;
+using support::ShardedGrid;
 using support::Tensor;
 
 constexpr int64_t kGroups = 2;
@@ -68,15 +70,15 @@ Inputs make_inputs(const Case& c) {
           support::random_tensor(DType::kF32, keys, 2)};
 }
 
-Selection select(Stream& stream, const Case& c, const Segments& segments, const Tensor& qt,
+Selection select(Stream& stream, const Case& c, const SegmentGrid& grid, const Tensor& qt,
                  const Tensor& kt) {
-  Selection selection(kGroups, segments.tokens(), c.rule.kept);
-  const Tensor nodes = support::filled(
-      DType::kF32, {kGroups, tree_rows(segments.grid().max_blocks()), c.gate_dim}, 1e6);
+  Selection selection(kGroups, grid.tokens(), c.rule.kept);
+  const Tensor nodes =
+      support::filled(DType::kF32, {kGroups, tree_rows(grid.max_blocks()), c.gate_dim}, 1e6);
   score_select(stream, {.selection = selection.view(),
                         .qt = qt.view(),
                         .kt = kt.view(),
-                        .grid = segments.grid(),
+                        .grid = grid,
                         .rule = c.rule,
                         .gate_keys = 1,
                         .tree = c.tree,
@@ -115,7 +117,7 @@ TEST(GateTree, EveryTokenGetsWhatItsBeamsReach) {
   Stream stream{Device{}, 2};
   for (const Case& c : cases()) {
     const Inputs in = make_inputs(c);
-    const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
+    const Selection selection = select(stream, c, in.segments.grid(), in.qt, in.kt);
     int64_t searched = 0;  // tokens that go down the tree
     for (int64_t group = 0; group < kGroups; ++group) {
       for (int64_t i = 0; i < in.segments.tokens(); ++i) {
@@ -142,24 +144,30 @@ TEST(GateTree, EveryTokenGetsWhatItsBeamsReach) {
   }
 }
 
+/// Of so many tokens a few at the beginning, in the middle and at the end, that tests stay short.
+support::Share some_tokens(int64_t tokens) {
+  return {{100, 200}, {tokens / 2 - 70, tokens / 2 + 30}, {tokens - 100, tokens}};
+}
+
 TEST(GateTree, WithAnUnlimitedBeamIsTheFlatChoice) {
   Stream stream{Device{}, 2};
   for (const int64_t blocks : {2048, 2047, 1000, 77}) {
     Case c{{blocks * 16}, {1, 2, 11}, {}, true};
     const Inputs in = make_inputs(c);
-    const Selection flat = select(stream, c, in.segments, in.qt, in.kt);
+    const ShardedGrid late(stream, in.segments, some_tokens(blocks * 16), {.whole = true});
+    const Tensor qt = whole_numbers({kGroups, late.grid().tokens(), c.gate_dim}, 3, -1, 2);
+    const Selection flat = select(stream, c, late.grid(), qt, in.kt);
     for (const int64_t radix : {4, 8, 16}) {
       c.tree = {radix, 1'000'000};
-      const Selection tree = select(stream, c, in.segments, in.qt, in.kt);
-      for (int64_t i = 0; i < in.segments.tokens(); i += 7) tree.expect_same_row(flat, 0, i);
+      const Selection tree = select(stream, c, late.grid(), qt, in.kt);
+      for (int64_t i = 0; i < late.grid().tokens(); ++i) tree.expect_same_row(flat, 0, i);
       // Down all levels of the reference, also where parents are not complete.
       const std::vector<double> leaves = support::to_doubles(in.kt);
       const auto levels = reference::gate_tree(leaves, c.gate_dim, radix, 1);
-      const std::vector<double> qt = support::to_doubles(in.qt);
+      const std::vector<double> query = reference::row_of(support::to_doubles(qt), 0, c.gate_dim);
       const auto score = [&](int64_t level, int64_t node) {
         return reference::dot(
-            reference::row_of(levels[static_cast<size_t>(level)], node, c.gate_dim),
-            reference::row_of(qt, 0, c.gate_dim));
+            reference::row_of(levels[static_cast<size_t>(level)], node, c.gate_dim), query);
       };
       const auto choose = [&](int64_t depth) {
         return reference::choose_in_tree(score, depth, blocks, radix, 1'000'000, 44).choice;
@@ -178,6 +186,8 @@ TEST(GateTree, LosesNothingWhereNeighboursAreEqual) {
     for (const int64_t radix : {4, 8}) {
       Case c{{blocks * 16}, {1, 2, 5}, {radix, 8}, true};
       const Inputs in = make_inputs(c);
+      const ShardedGrid late(stream, in.segments, some_tokens(blocks * 16), {.whole = true});
+      const Tensor qt = whole_numbers({kGroups, late.grid().tokens(), c.gate_dim}, 3, -1, 2);
       const auto keys = in.kt.as<float>();
       const auto dim = static_cast<size_t>(c.gate_dim);
       const auto same = static_cast<size_t>(radix * radix * radix);
@@ -185,10 +195,10 @@ TEST(GateTree, LosesNothingWhereNeighboursAreEqual) {
         const size_t leaf = i / dim % static_cast<size_t>(in.kt.shape()[1]) - 1;
         if (leaf < keys.size()) keys[i] = keys[i - leaf % same * dim];
       }
-      const Selection tree = select(stream, c, in.segments, in.qt, in.kt);
+      const Selection tree = select(stream, c, late.grid(), qt, in.kt);
       c.tree = {};
-      const Selection flat = select(stream, c, in.segments, in.qt, in.kt);
-      for (int64_t i = 0; i < in.segments.tokens(); ++i) {
+      const Selection flat = select(stream, c, late.grid(), qt, in.kt);
+      for (int64_t i = 0; i < late.grid().tokens(); ++i) {
         tree.expect_same_row(flat, 0, i);
         tree.expect_same_row(flat, 1, i);
       }
@@ -201,7 +211,7 @@ TEST(GateTree, DecodingChoosesTheSameBits) {
   for (const Case& c :
        {Case{{1300}, {1, 2, 3}, {4, 1}, false}, Case{{1300}, {0, 1, 2}, {4, 5}, true}}) {
     const Inputs in = make_inputs(c);
-    const Selection trained = select(stream, c, in.segments, in.qt, in.kt);
+    const Selection trained = select(stream, c, in.segments.grid(), in.qt, in.kt);
     // A longer cache than the sequence: the nodes lie elsewhere.
     constexpr int64_t kPages = 120;
     const int64_t spans = c.rule.sink_blocks + c.rule.kept + c.rule.window_blocks;
@@ -308,7 +318,7 @@ TEST(GateTree, NoTokenSeesALaterOne) {
   const Case c{{100, 900}, {1, 2, 2}, {4, 1}, false};
   Stream stream{Device{}};
   const Inputs in = make_inputs(c);
-  const Selection before = select(stream, c, in.segments, in.qt, in.kt);
+  const Selection before = select(stream, c, in.segments.grid(), in.qt, in.kt);
   for (int64_t b = 0; b < in.segments.own_block(999); b += 3) {
     const Tensor kt = support::copy_of(in.kt.view());
     const int64_t row = in.segments.first_block(1) + b;
@@ -316,7 +326,7 @@ TEST(GateTree, NoTokenSeesALaterOne) {
       kt.as<float>()[static_cast<size_t>(row * c.gate_dim + d)] =
           b % 2 == 0 ? 9 : std::numeric_limits<float>::quiet_NaN();
     }
-    const Selection after = select(stream, c, in.segments, in.qt, kt);
+    const Selection after = select(stream, c, in.segments.grid(), in.qt, kt);
     for (int64_t i = 0; i < in.segments.tokens(); ++i) {
       const bool later = in.segments.segment(i) == 1 && in.segments.own_block(i) > b;
       if (!later) before.expect_same_row(after, 0, i);
@@ -334,7 +344,7 @@ TEST(GateTree, KeysThatAreNoNumbersAreChosenLast) {
   in.qt.as<float>()[static_cast<size_t>(1270 * c.gate_dim)] =
       std::numeric_limits<float>::quiet_NaN();  // one token: all scores
   Stream stream{Device{}};
-  const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
+  const Selection selection = select(stream, c, in.segments.grid(), in.qt, in.kt);
   for (int64_t i = 0; i < in.segments.tokens(); ++i) {
     std::set<int32_t> distinct;
     for (const int32_t b : selection.row_of_blocks(0, i)) {
@@ -352,7 +362,7 @@ TEST(GateTree, AnyNumberOfThreadsGivesTheSameBits) {
   const Case c = cases()[3];
   const Inputs in = make_inputs(c);
   support::expect_same_on_any_threads(
-      [&](Stream& stream) { return select(stream, c, in.segments, in.qt, in.kt).take(); });
+      [&](Stream& stream) { return select(stream, c, in.segments.grid(), in.qt, in.kt).take(); });
 }
 
 TEST(GateTree, SaysWhatIsWrong) {
