@@ -1,7 +1,7 @@
 #pragma once
 
 #ifndef TESSERA_WITH_CUDA
-#define TESSERA_WITH_CUDA 0
+#error "a file that includes this needs CUDA_SWITCH among its COMPILE_DEFINITIONS"
 #endif
 
 namespace tessera {
