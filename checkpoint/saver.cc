@@ -132,6 +132,7 @@ bool CheckpointSaver::ended() {
   if (!job_.valid()) return true;
   if (job_.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return false;
   outcome_ = job_.get();
+  if (phase_ == Phase::kWriting) options_.on_stage("before the vote");
   return true;
 }
 
@@ -200,7 +201,6 @@ std::optional<SaveReport> CheckpointSaver::begin_writing() {
   if (text == kNotBegun || text == kSavedAlready) return end(text == kSavedAlready);
   phase_ = Phase::kWriting;
   outcome_ = {};
-  options_.on_stage("before a part");
   run([this, ticket = decode(text)](Outcome& outcome) { write_own_part(ticket, outcome); });
   return std::nullopt;
 }

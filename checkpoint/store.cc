@@ -271,7 +271,7 @@ void CheckpointStore::retire() {
       const Directory checkpoints(directory_);
       stage("before a deletion");
       move_checkpoint(checkpoints, names[i], kTrashName);
-      stage("moved to the trash");
+      stage("trash renamed");
       empty_trash(checkpoints);
     }
   } catch (const Error& error) {

@@ -151,6 +151,11 @@ int inspect(const Values& values) {
     std::cout << "parent      step " << with_commas(facts.parent.step) << " of incarnation "
               << facts.parent.epoch << "\n";
   }
+  std::cout << "weights     " << (facts.finite ? "all finite" : "some are infinite or NaN") << "\n";
+  if (facts.next_step_digest) {
+    std::cout << "next step   parameters with digest " << std::hex << *facts.next_step_digest
+              << std::dec << "\n";
+  }
   std::cout << "blobs       ";
   for (const std::string& name : reader.blob_names()) std::cout << name << " ";
   std::cout << "\n\n";

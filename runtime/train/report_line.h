@@ -17,8 +17,7 @@ struct RateBasis {
 
 /// One step for people: a terminal's progress line without its bar.
 std::string report_line(const StepReport& report, const RateBasis& basis);
-/// The same step as one JSON object on one line, for metrics.jsonl: fields as in
-/// docs/operations.md.
+/// The same step as one JSON object on one line, for metrics.jsonl.
 std::string report_json(const StepReport& report, const RateBasis& basis);
 
 /// "1h02m", "3m20s", "12s".

@@ -276,8 +276,19 @@ TEST_F(MeshTrainingTest, ACheckpointIsTheSameStateOnAnyMesh) {
     const TrainConfig config = config_of(precision, mesh, {"runtime.precision=" + precision});
     run_on(mesh, config);
     std::filesystem::path from = saved(precision, "00000004");
-    for (const MeshShape& next :
-         {MeshShape{2, 1, 1, 2}, {1, 1, 1, 1}, {1, 4, 1, 1}, {1, 1, 1, 8}, {1, 2, 2, 2}}) {
+    for (const MeshShape& next : {MeshShape{2, 1, 1, 2},
+                                  {1, 1, 1, 1},
+                                  {1, 4, 1, 1},
+                                  {1, 1, 1, 8},
+                                  {1, 2, 2, 2},
+                                  {4, 1, 2, 1},
+                                  {1, 1, 4, 2},
+                                  {1, 2, 1, 2},
+                                  {3, 1, 1, 2},
+                                  {1, 1, 3, 1},
+                                  {2, 2, 2, 2},
+                                  {12, 1, 1, 1},
+                                  {1, 1, 1, 1}}) {
       const std::string name = precision + to_string(next);
       copy_on(next, config, from, directory_ / name);
       expect_same_state(from, saved(name, "00000004"));

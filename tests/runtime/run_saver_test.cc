@@ -3,6 +3,8 @@
 #include <atomic>
 #include <thread>
 
+#include "checkpoint/candidates.h"
+#include "kernels/core/random.h"
 #include "tests/runtime/training_fixture.h"
 
 // Saves of whole runs. How a save itself goes: tests/checkpoint/saver_test.cc.
@@ -39,6 +41,31 @@ TEST_F(RunSaverTest, SavingInTheBackgroundChangesNothing) {
   run_on(MeshShape{.data = 2, .tensor = 2}, config("calm mesh"));
   for (const char* step : {"00000005", "00000012"}) {
     expect_same_state(saved("mesh", step), saved("calm mesh", step));
+  }
+}
+
+// A run that is cut off anywhere goes on with the same bits, for a hundred steps and all stages.
+TEST_F(RunSaverTest, ResumesBitForBitFromAnyStepForAHundredSteps) {
+  const auto long_run = [&](const std::string& name) {
+    return config(name, {"checkpoint.background=true", "checkpoint.every=7", "steps=150",
+                         "checkpoint.keep_last=99", "sparsity.dense_steps=30",
+                         "sparsity.gate_warmup_steps=10", "sparsity.transition_steps=40"});
+  };
+  ASSERT_EQ(run(long_run("whole")), TrainingEnd::kFinished);
+  const std::vector<std::string> whole = metrics("whole");
+  std::vector<Candidate> early;
+  for (const Candidate& one : list_checkpoints(directory_ / "whole/checkpoints")) {
+    if (one.id.step <= 50) early.push_back(one);
+  }
+  ASSERT_GE(early.size(), 1u);
+  for (uint64_t point = 0; point < 3; ++point) {
+    const Candidate& chosen = early[philox(5, 0, point)[0] % early.size()];
+    SCOPED_TRACE(chosen.id.step);
+    const std::string name = concat("resumed", point);
+    const ResumeFrom there{.kind = ResumeFrom::Kind::kDirectory, .directory = chosen.path};
+    ASSERT_EQ(run(long_run(name), there), TrainingEnd::kFinished);
+    EXPECT_EQ(metrics(name), std::vector<std::string>(whole.begin() + chosen.id.step, whole.end()));
+    expect_same_state(saved(name, "00000150"), saved("whole", "00000150"));
   }
 }
 
