@@ -93,7 +93,7 @@ void ChildJob::start(const std::function<int()>& body) {
     dup2(ends[1], kMessages);
     const int quiet = open("/dev/null", O_WRONLY);
     dup2(quiet, STDERR_FILENO);
-    for (int descriptor = kMessages + 1; descriptor < 64; ++descriptor) close(descriptor);
+    close_range(kMessages + 1, ~0U, 0);
     _exit(body());
   }
   close(ends[1]);

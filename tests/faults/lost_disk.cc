@@ -178,8 +178,12 @@ void SmallDisk::fill(int64_t left) const {
   std::filesystem::remove(filler, ignored);
   if (left < 0) return;
   const int file = open(filler.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  const int64_t bytes = free_bytes() - left;
-  if (file < 0 || (bytes > 0 && fallocate(file, 0, 0, bytes) != 0)) fail("fill " + path_.string());
+  if (file < 0) fail("make " + filler.string());
+  // Another thread may take space in between.
+  for (int64_t bytes = free_bytes() - left; bytes > 0; bytes = free_bytes() - left) {
+    if (fallocate(file, 0, 0, bytes) == 0) break;
+    if (errno != ENOSPC) fail("fill " + path_.string());
+  }
   close(file);
 }
 

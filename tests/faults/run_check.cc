@@ -1,13 +1,11 @@
 #include "tests/faults/run_check.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <set>
 
 #include "checkpoint/candidates.h"
 #include "checkpoint/layout.h"
+#include "tests/faults/silence.h"
 
 namespace tessera::faults {
 
@@ -48,25 +46,6 @@ void check_acknowledged(const SaveJob& job, const std::vector<int64_t>& acknowle
     }
   }
 }
-
-/// Standard error is silent while it lives: restarts are expected to tell of cut-off saves.
-class Silence {
- public:
-  Silence() : before_(dup(STDERR_FILENO)) {
-    const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    dup2(nowhere, STDERR_FILENO);
-    close(nowhere);
-  }
-  ~Silence() {
-    dup2(before_, STDERR_FILENO);
-    close(before_);
-  }
-  Silence(const Silence&) = delete;
-  Silence& operator=(const Silence&) = delete;
-
- private:
-  int before_;
-};
 
 void check_leftovers(const fs::path& checkpoints, Sentences& wrong) {
   const std::set<std::string> expected{kFenceName, kLatestName, concat(kLatestName, ".tmp")};

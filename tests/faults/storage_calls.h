@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace tessera::faults {
+
+enum class CallKind { kOpen, kMakeDirectory, kRead, kWrite, kSync, kClose, kRename, kRemove };
+inline constexpr CallKind kCallKinds[] = {
+    CallKind::kOpen, CallKind::kMakeDirectory, CallKind::kRead,   CallKind::kWrite,
+    CallKind::kSync, CallKind::kClose,         CallKind::kRename, CallKind::kRemove};
+const char* name_of(CallKind kind);
+
+/// A system call on a file, as it is made.
+struct StorageCall {
+  CallKind kind = CallKind::kOpen;
+  int descriptor = -1;              ///< the file, or the directory of `path`
+  const char* path = nullptr;       ///< of calls that name an entry; relative to `descriptor`
+  const char* new_path = nullptr;   ///< of kRename, relative to `descriptor` as well
+  bool creates = false;             ///< of kOpen: makes a new file
+  int64_t offset = 0;               ///< of kRead and kWrite
+  std::span<const std::byte> data;  ///< of kWrite
+};
+
+/// Sees every storage call of this program, on any thread, and may make it fail.
+class StorageWatcher {
+ public:
+  virtual ~StorageWatcher() = default;
+  /// Returns the errno with which the call shall fail without being made, or 0.
+  virtual int before(const StorageCall& call) = 0;
+  /// After a call that was made, with its result.
+  virtual void after(const StorageCall&, int64_t) {}
+};
+
+/// From now on `watcher` sees all calls; nullptr: nobody does. The linker leads the calls of a
+/// program with this file to it (--wrap, in CMakeLists.txt): no line of checkpoint/ knows of it.
+void watch_storage(StorageWatcher* watcher);
+
+}  // namespace tessera::faults
