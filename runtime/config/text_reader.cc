@@ -41,7 +41,6 @@ class Reader : private pb::io::ErrorCollector {
         tokenizer_(&input_, this) {
     tokenizer_.set_comment_style(Tokenizer::SH_COMMENT_STYLE);
     tokenizer_.set_allow_f_after_float(true);
-    tokenizer_.set_require_space_after_number(false);
     next();
   }
 

@@ -139,6 +139,7 @@ TEST(TextReader, RefusesASecondValue) {
 }
 
 TEST(TextReader, ExplainsBrokenSyntax) {
+  EXPECT_EQ(problems("seed: 4steps: 513"), "t:1:8: Need space between number and identifier.");
   EXPECT_EQ(problems("model {\n layers: 3"), "t:2:11: the text ends inside model, expected }");
   EXPECT_EQ(problems("steps: 3 }"), "t:1:10: found \"}\", expected the name of a field");
   EXPECT_EQ(problems("steps 3"), "t:1:7: found \"3\", expected \":\" after steps");
