@@ -54,6 +54,11 @@ class Campaign {
     for (const std::string& sentence : violations) ADD_FAILURE() << what << ": " << sentence;
   }
   int64_t points() const { return points_; }
+  /// Points that were counted, and judged, elsewhere.
+  void points(int64_t count, int64_t violations) {
+    points_ = count;
+    violations_ = violations;
+  }
   void note(std::string text) { note_ = std::move(text); }
 
  private:
