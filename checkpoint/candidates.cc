@@ -59,6 +59,15 @@ std::optional<std::filesystem::path> newest_valid(const std::filesystem::path& c
   return std::nullopt;
 }
 
+// What `latest` says, or nothing: whatever is wrong with it, it is only a hint.
+std::string hint_in(const std::filesystem::path& checkpoints) {
+  try {
+    return decode_latest(Directory(checkpoints).read(kLatestName, kMaxHintBytes));
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 // A checkpoint that the user calls by its name. Without the incarnation it means the newest valid
 // one of the step; what is there and not valid is returned too, for its reader to say why.
 std::filesystem::path named_checkpoint(const std::filesystem::path& path) {
@@ -147,7 +156,7 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
   if (step_of_name(path.filename())) return named_checkpoint(path);
   if (std::filesystem::is_regular_file(path, ignored) && path.filename() == kLatestName) {
     const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
-    const std::string hint = decode_latest(Directory(parent).read(kLatestName, kMaxHintBytes));
+    const std::string hint = hint_in(parent);
     const std::filesystem::path named = parent / hint;
     if (step_of_name(hint) && examine_checkpoint(named).state == CandidateState::kValid)
       return named;

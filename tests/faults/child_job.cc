@@ -143,18 +143,32 @@ void ChildJob::send(int signal) const {
   if (!status_) kill(id_, signal);
 }
 
-bool ChildJob::wait_until_stopped() {
-  const auto deadline = Clock::now() + kPatience;
-  while (!status_ && Clock::now() < deadline) {
-    int status = 0;
-    if (waitpid(id_, &status, WUNTRACED | WNOHANG) == 0) {
-      listen(std::chrono::milliseconds(1));
-      continue;
-    }
-    if (WIFSTOPPED(status)) return true;
+void ChildJob::look() {
+  int status = 0;
+  if (status_ || waitpid(id_, &status, WUNTRACED | WNOHANG) != id_) return;
+  if (WIFSTOPPED(status)) {
+    stopped_ = true;
+  } else {
     status_ = status;
   }
-  return false;
+}
+
+bool ChildJob::has_stopped() {
+  look();
+  return stopped_;
+}
+
+bool ChildJob::has_ended() {
+  look();
+  return status_.has_value();
+}
+
+bool ChildJob::wait_until_stopped() {
+  const auto deadline = Clock::now() + kPatience;
+  while (!has_stopped() && !status_ && Clock::now() < deadline) {
+    listen(std::chrono::milliseconds(1));
+  }
+  return stopped_;
 }
 
 int ChildJob::wait() {

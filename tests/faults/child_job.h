@@ -45,6 +45,9 @@ class ChildJob {
   /// Waits for the next thing that it says; false when it has ended, or says nothing so long.
   bool listen(std::chrono::milliseconds patience);
   void send(int signal) const;
+  /// Whether it has stopped itself, or ended, by now.
+  bool has_stopped();
+  bool has_ended();
   /// Waits until it has stopped itself; false when it ends instead, or after a minute.
   bool wait_until_stopped();
   /// Reads all that it says until it ends, at most a minute, then kills it. Returns its status as
@@ -55,12 +58,14 @@ class ChildJob {
  private:
   void start(const std::function<int()>& body);
   void take(const std::string& line);
+  void look();
 
   pid_t id_ = -1;
   int pipe_ = -1;
   std::string partial_;
   Told told_;
-  std::optional<int> status_;
+  bool stopped_ = false;
+  std::optional<int> status_;  ///< when it has ended
 };
 
 /// The exit code of a child that ended by itself, or -1.

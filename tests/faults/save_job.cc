@@ -1,5 +1,7 @@
 #include "tests/faults/save_job.h"
 
+#include <array>
+
 #include "checkpoint/shared_save.h"
 #include "checkpoint/store.h"
 #include "checkpoint/verify.h"
@@ -31,20 +33,30 @@ void load(const CheckpointReader& reader, int rank, int ranks, int64_t rows) {
         " has the blob of another step");
 }
 
-// The newest checkpoint, on every rank: chosen by rank 0, read by all.
+// One checkpoint, on every rank; rank 0 throws when any of them cannot load it.
+void load_together(Communicator& world, const std::string& directory, int64_t rows) {
+  const std::optional<Failure> failure = first_failure(
+      world,
+      failure_of([&] { load(CheckpointReader(directory), world.rank(), world.size(), rows); }));
+  if (failure && world.rank() == 0) throw Error(failure->code, to_text(*failure, world));
+}
+
+// The newest checkpoint, on every rank, as training does: rank 0 chooses and all load, until one
+// of them could be loaded. Returns its step on rank 0.
 int64_t resume(Communicator& world, CheckpointStore* store, const SaveJob& job) {
-  std::string chosen;
+  std::optional<CheckpointId> id;
   if (store != nullptr) {
-    (void)store->restore([&](const CheckpointReader& reader) {
-      load(reader, 0, world.size(), job.rows);
-      chosen = reader.directory().string();
+    id = store->restore([&](const CheckpointReader& reader) {
+      load_together(world, broadcast_text(world, reader.directory().string(), 0), job.rows);
     });
+    broadcast_text(world, "", 0);  // no more to load
+  } else {
+    for (std::string directory = broadcast_text(world, "", 0); !directory.empty();
+         directory = broadcast_text(world, "", 0)) {
+      load_together(world, directory, job.rows);
+    }
   }
-  chosen = broadcast_text(world, chosen, 0);
-  if (chosen.empty()) return 0;
-  const CheckpointReader reader(chosen);
-  if (world.rank() > 0) load(reader, world.rank(), world.size(), job.rows);
-  return reader.facts().id.step;
+  return id ? id->step : 0;
 }
 
 }  // namespace
@@ -54,7 +66,9 @@ void save_steps(Communicator& world, const SaveJob& job,
   std::optional<CheckpointStore> store;
   if (world.rank() == 0) store.emplace(job.run, options_of(job));
   CheckpointStore* mine = store ? &*store : nullptr;
-  const int64_t first = resume(world, mine, job) + 1;
+  std::array<double, 1> newest{static_cast<double>(resume(world, mine, job))};
+  world.all_reduce_values(newest);
+  const int64_t first = static_cast<int64_t>(newest[0]) + 1;
   if (mine != nullptr) tell({Event::kResumed, first - 1, ""});
   for (int64_t step = first; job.steps == 0 || step < first + job.steps; ++step) {
     const SampleState state(step, world.rank(), world.size(), job.rows);
