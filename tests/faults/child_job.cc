@@ -9,6 +9,7 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <sstream>
 #include <thread>
 
@@ -69,6 +70,7 @@ ChildJob::ChildJob(const std::vector<std::string>& command) {
     std::vector<char*> arguments;
     for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
+    setenv(kPipeVariable, concat("/proc/", getpid(), "/fd/", kMessages).c_str(), 1);
     execvp(arguments[0], arguments.data());
     return 127;
   });

@@ -20,6 +20,9 @@ struct Told {
   std::string ended;  ///< the sentence of its error
 };
 
+/// The environment variable with the path of the pipe, for programs that are not started directly.
+constexpr const char* kPipeVariable = "TESSERA_FAULT_PIPE";
+
 /// One message as a line; the lines are short enough for a pipe to take each at once.
 std::string encode(const Message& message);
 Message decode(const std::string& line);
@@ -30,7 +33,7 @@ class ChildJob {
  public:
   /// `ranks` threads of one process run `job`.
   ChildJob(const SaveJob& job, int ranks);
-  /// A program that writes its lines to the file descriptor kMessages.
+  /// A program that writes its lines to the file descriptor kMessages, or to kPipeVariable.
   explicit ChildJob(const std::vector<std::string>& command);
   ~ChildJob();
   ChildJob(const ChildJob&) = delete;
