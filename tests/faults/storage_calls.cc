@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/types.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdarg>
@@ -16,16 +17,18 @@ std::atomic<StorageWatcher*>& watcher() {
   return installed;
 }
 
-// Makes the call, unless the watcher lets it fail.
+// Makes the call as the watcher allows: `make` gets the bytes that it may write.
 template <class Make>
-auto watched(const StorageCall& call, Make make) -> decltype(make()) {
+auto watched(const StorageCall& call, Make make) -> decltype(make(size_t{0})) {
   StorageWatcher* const seen_by = watcher();
-  if (seen_by == nullptr) return make();
-  if (const int error = seen_by->before(call)) {
-    errno = error;
+  if (seen_by == nullptr) return make(call.data.size());
+  const Verdict verdict = seen_by->before(call);
+  if (verdict.lose) return static_cast<decltype(make(0))>(call.data.size());
+  if (verdict.error != 0) {
+    errno = verdict.error;
     return -1;
   }
-  const auto result = make();
+  const auto result = make(std::min(call.data.size(), verdict.write_at_most));
   const int error = errno;
   seen_by->after(call, result);
   errno = error;
@@ -79,7 +82,7 @@ int __wrap_open(const char* path, int flags, ...) {
   const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(rest, mode_t) : 0;
   va_end(rest);
   return watched({.kind = CallKind::kOpen, .descriptor = AT_FDCWD, .path = path, .data = {}},
-                 [=] { return __real_open(path, flags, mode); });
+                 [=](size_t) { return __real_open(path, flags, mode); });
 }
 
 int __wrap_openat(int directory, const char* path, int flags, ...) {
@@ -92,18 +95,18 @@ int __wrap_openat(int directory, const char* path, int flags, ...) {
                   .path = path,
                   .creates = (flags & O_CREAT) != 0,
                   .data = {}},
-                 [=] { return __real_openat(directory, path, flags, mode); });
+                 [=](size_t) { return __real_openat(directory, path, flags, mode); });
 }
 
 int __wrap_mkdirat(int directory, const char* path, mode_t mode) {
   return watched(
       {.kind = CallKind::kMakeDirectory, .descriptor = directory, .path = path, .data = {}},
-      [=] { return __real_mkdirat(directory, path, mode); });
+      [=](size_t) { return __real_mkdirat(directory, path, mode); });
 }
 
 ssize_t __wrap_pread(int file, void* into, size_t bytes, off_t offset) {
   return watched({.kind = CallKind::kRead, .descriptor = file, .offset = offset, .data = {}},
-                 [=] { return __real_pread(file, into, bytes, offset); });
+                 [=](size_t) { return __real_pread(file, into, bytes, offset); });
 }
 
 ssize_t __wrap_pwrite(int file, const void* data, size_t bytes, off_t offset) {
@@ -111,22 +114,22 @@ ssize_t __wrap_pwrite(int file, const void* data, size_t bytes, off_t offset) {
                   .descriptor = file,
                   .offset = offset,
                   .data = {static_cast<const std::byte*>(data), bytes}},
-                 [=] { return __real_pwrite(file, data, bytes, offset); });
+                 [=](size_t allowed) { return __real_pwrite(file, data, allowed, offset); });
 }
 
 int __wrap_fdatasync(int file) {
   return watched({.kind = CallKind::kSync, .descriptor = file, .data = {}},
-                 [=] { return __real_fdatasync(file); });
+                 [=](size_t) { return __real_fdatasync(file); });
 }
 
 int __wrap_fsync(int file) {
   return watched({.kind = CallKind::kSync, .descriptor = file, .data = {}},
-                 [=] { return __real_fsync(file); });
+                 [=](size_t) { return __real_fsync(file); });
 }
 
 int __wrap_close(int file) {
   return watched({.kind = CallKind::kClose, .descriptor = file, .data = {}},
-                 [=] { return __real_close(file); });
+                 [=](size_t) { return __real_close(file); });
 }
 
 int __wrap_renameat(int directory, const char* path, int new_directory, const char* new_path) {
@@ -135,12 +138,12 @@ int __wrap_renameat(int directory, const char* path, int new_directory, const ch
                   .path = path,
                   .new_path = new_path,
                   .data = {}},
-                 [=] { return __real_renameat(directory, path, new_directory, new_path); });
+                 [=](size_t) { return __real_renameat(directory, path, new_directory, new_path); });
 }
 
 int __wrap_unlinkat(int directory, const char* path, int flags) {
   return watched({.kind = CallKind::kRemove, .descriptor = directory, .path = path, .data = {}},
-                 [=] { return __real_unlinkat(directory, path, flags); });
+                 [=](size_t) { return __real_unlinkat(directory, path, flags); });
 }
 }
 

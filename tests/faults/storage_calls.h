@@ -24,12 +24,18 @@ struct StorageCall {
   std::span<const std::byte> data;  ///< of kWrite
 };
 
-/// Sees every storage call of this program, on any thread, and may make it fail.
+/// What becomes of a call.
+struct Verdict {
+  int error = 0;                    ///< not 0: it fails with this errno, without being made
+  bool lose = false;                ///< of kWrite: succeeds without being made
+  size_t write_at_most = SIZE_MAX;  ///< of kWrite: bytes
+};
+
+/// Sees every storage call of this program, on any thread, and may change what becomes of it.
 class StorageWatcher {
  public:
   virtual ~StorageWatcher() = default;
-  /// Returns the errno with which the call shall fail without being made, or 0.
-  virtual int before(const StorageCall& call) = 0;
+  virtual Verdict before(const StorageCall& call) = 0;
   /// After a call that was made, with its result.
   virtual void after(const StorageCall&, int64_t) {}
 };

@@ -57,12 +57,12 @@ void mix(size_t& identity, size_t value) {
 
 }  // namespace
 
-int StorageRecord::before(const StorageCall& call) {
+Verdict StorageRecord::before(const StorageCall& call) {
   if (call.kind == CallKind::kRemove || call.kind == CallKind::kRename) {
     const std::lock_guard lock(mutex_);
     doomed_[{call.descriptor, call.path}] = inode_of(call.descriptor, call.path);
   }
-  return 0;
+  return {};
 }
 
 void StorageRecord::after(const StorageCall& call, int64_t result) {

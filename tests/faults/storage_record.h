@@ -36,7 +36,7 @@ class StorageRecord : public StorageWatcher {
   StorageRecord() { watch_storage(this); }
   ~StorageRecord() override { watch_storage(nullptr); }
 
-  int before(const StorageCall& call) override;
+  Verdict before(const StorageCall& call) override;
   void after(const StorageCall& call, int64_t result) override;
   /// Step `step` was acknowledged now.
   void acknowledge(int64_t step);
