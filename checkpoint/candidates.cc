@@ -6,7 +6,6 @@
 
 #include "checkpoint/layout.h"
 #include "checkpoint/manifest.h"
-#include "checkpoint/manifest.pb.h"
 #include "checkpoint/marker.h"
 #include "checkpoint/reader.h"
 #include "kernels/core/log.h"
@@ -18,14 +17,12 @@ namespace {
 constexpr int64_t kMaxHintBytes = 4096;
 
 // Whether an intact marker or manifest says that this program is too old, or too new.
-bool is_of_other_format(const Directory& directory) {
+bool is_unsupported(const Directory& directory) {
   try {
     const Marker marker = decode_marker(directory.read(kMarkerName, kMaxHintBytes), kMarkerName);
     if (marker.format_major != kFormatMajor) return true;
     const std::string bytes = directory.read(kManifestName, kMaxManifestBytes);
-    if (hash128(bytes_of(bytes)) != marker.manifest_hash) return false;
-    wire::Manifest manifest;
-    return manifest.ParseFromString(bytes) && unsupported(manifest).has_value();
+    return hash128(bytes_of(bytes)) == marker.manifest_hash && is_of_other_format(bytes);
   } catch (const Error&) {
     return false;
   }
@@ -124,9 +121,9 @@ Candidate examine_checkpoint(const std::filesystem::path& path) {
     }
   } catch (const Error& error) {
     const bool proven = error.code() == ExitCode::kBadData;
-    candidate.state = !proven                          ? CandidateState::kUnreadable
-                      : is_of_other_format(*directory) ? CandidateState::kUnsupported
-                                                       : CandidateState::kDamaged;
+    candidate.state = !proven                      ? CandidateState::kUnreadable
+                      : is_unsupported(*directory) ? CandidateState::kUnsupported
+                                                   : CandidateState::kDamaged;
     candidate.reason = error.what();
   }
   return candidate;

@@ -34,15 +34,31 @@ Message parse(std::string_view bytes, const std::string& name) {
   const auto size = static_cast<int64_t>(bytes.size());
   require(size <= kMaxManifestBytes, name, " has ", size, " bytes, expected at most ",
           kMaxManifestBytes);
-  const int64_t bound = parsed_size_bound(bytes, *Message::descriptor());
+  const int64_t bound = parsed_size_bound(bytes, *Message::descriptor(), kMaxParsedBytes);
   require(bound >= 0, name, " is damaged: it is no well-formed message");
-  require(bound + size <= kMaxParsedBytes, name, " would take ", bound,
+  require(bound + size <= kMaxParsedBytes, name, " would take at least ", bound,
           " bytes of memory, expected at most ", kMaxParsedBytes);
   const google::protobuf::LogSilencer quiet;  // what is wrong is said in our own words
   Message message;
   require(message.ParseFromArray(bytes.data(), static_cast<int>(size)), name,
           " is damaged: it is no ", Message::descriptor()->name(), " message");
   return message;
+}
+
+// Why this program cannot read the manifest though it is intact, or nothing.
+std::optional<std::string> unsupported(const wire::Manifest& manifest) {
+  if (manifest.format_major() != kFormatMajor) {
+    return concat("was written by ", manifest.writer_version().substr(0, 80), " in format ",
+                  manifest.format_major(), ".", manifest.format_minor(), ", this program reads ",
+                  kFormatMajor, ".x");
+  }
+  if (manifest.required_features_size() > 0) {
+    return concat("was written by ", manifest.writer_version().substr(0, 80),
+                  " and needs feature \"", manifest.required_features(0).substr(0, 80),
+                  "\", which this program (format ", kFormatMajor, ".", kFormatMinor,
+                  ") does not know");
+  }
+  return std::nullopt;
 }
 
 bool is_hash(const std::string& text) {
@@ -79,6 +95,14 @@ void check_facts(const wire::Manifest& manifest, const std::string& name) {
   require(manifest.mesh_size() <= 16 && manifest.determinism_flags_size() <= 1024, name, ": ",
           manifest.mesh_size(), " mesh axes and ", manifest.determinism_flags_size(),
           " determinism flags, expected at most 16 and 1024");
+  const auto check_text = [&](const char* field, const std::string& text) {
+    require(text.size() <= kMaxNameBytes, name, ": ", field, " has ", text.size(),
+            " bytes, expected at most ", kMaxNameBytes);
+  };
+  check_text("writer_version", manifest.writer_version());
+  check_text("git_hash", manifest.git_hash());
+  check_text("config_hash", manifest.config_hash());
+  for (const std::string& flag : manifest.determinism_flags()) check_text("a flag", flag);
   for (const wire::MeshAxis& axis : manifest.mesh()) {
     require(axis.size() >= 1 && axis.name().size() <= kMaxNameBytes, name, ": mesh axis ",
             axis.name().substr(0, 80), " has size ", axis.size());
@@ -203,19 +227,12 @@ void check_tiling(const wire::Manifest& manifest, const std::string& name, Segme
 
 }  // namespace
 
-std::optional<std::string> unsupported(const wire::Manifest& manifest) {
-  if (manifest.format_major() != kFormatMajor) {
-    return concat("was written by ", manifest.writer_version().substr(0, 80), " in format ",
-                  manifest.format_major(), ".", manifest.format_minor(), ", this program reads ",
-                  kFormatMajor, ".x");
+bool is_of_other_format(std::string_view bytes) {
+  try {
+    return unsupported(parse<wire::Manifest>(bytes, "")).has_value();
+  } catch (const Error&) {
+    return false;
   }
-  if (manifest.required_features_size() > 0) {
-    return concat("was written by ", manifest.writer_version().substr(0, 80),
-                  " and needs feature \"", manifest.required_features(0).substr(0, 80),
-                  "\", which this program (format ", kFormatMajor, ".", kFormatMinor,
-                  ") does not know");
-  }
-  return std::nullopt;
 }
 
 wire::Manifest parse_manifest(std::string_view bytes, const std::string& name) {

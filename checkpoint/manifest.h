@@ -23,8 +23,9 @@ constexpr size_t kMaxNameBytes = 4096;
 /// can read and whose tensors and blobs fill its files: every element of every tensor in exactly
 /// one slice, every slice in its file, no two in the same place, no gap but alignment.
 wire::Manifest parse_manifest(std::string_view bytes, const std::string& name);
-/// Why this program cannot read the manifest though it is intact, or nothing.
-std::optional<std::string> unsupported(const wire::Manifest& manifest);
+/// Whether `bytes` are a manifest that is intact, but that only another program can read: of
+/// another major version, or with features that this one does not know.
+bool is_of_other_format(std::string_view bytes);
 
 /// A part as it stands on disk: the message and the CRC-32C of it as 4 bytes, little-endian.
 std::string encode_part(const wire::Part& part);

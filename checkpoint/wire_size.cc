@@ -41,13 +41,13 @@ struct Cursor {
 };
 
 // What a length-delimited field takes, or -1.
-int64_t bound_of(std::string_view body, const FieldDescriptor* field) {
+int64_t bound_of(std::string_view body, const FieldDescriptor* field, int64_t enough) {
   const auto length = static_cast<int64_t>(body.size());
   const int64_t text = kUnknownFieldBytes + kStringBytes + length;
   if (field == nullptr) return text;
   if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) return text;
   if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-    const int64_t inner = parsed_size_bound(body, *field->message_type());
+    const int64_t inner = parsed_size_bound(body, *field->message_type(), enough);
     return inner < 0 ? -1 : kMessageBytes + inner;
   }
   const bool fixed = field->type() == FieldDescriptor::TYPE_FIXED32;
@@ -56,10 +56,10 @@ int64_t bound_of(std::string_view body, const FieldDescriptor* field) {
 
 }  // namespace
 
-int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
+int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type, int64_t enough) {
   int64_t total = 0;
   Cursor cursor{bytes};
-  while (!cursor.rest.empty()) {
+  while (!cursor.rest.empty() && total <= enough) {
     const std::optional<uint64_t> tag = cursor.varint();
     if (!tag || *tag >> 3 == 0 || *tag > std::numeric_limits<uint32_t>::max()) return -1;
     bool complete = false;
@@ -74,7 +74,7 @@ int64_t parsed_size_bound(std::string_view bytes, const Descriptor& type) {
       case 2:
         if (const std::optional<uint64_t> length = cursor.varint()) {
           if (const std::optional<std::string_view> body = cursor.take(*length)) {
-            cost = bound_of(*body, type.FindFieldByNumber(static_cast<int>(*tag >> 3)));
+            cost = bound_of(*body, type.FindFieldByNumber(static_cast<int>(*tag >> 3)), enough);
             complete = cost >= 0;
           }
         }
