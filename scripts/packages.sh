@@ -12,6 +12,7 @@ packages=(
   libsentencepiece-dev sentencepiece
   nlohmann-json3-dev libpng-dev libxxhash-dev
   libgtest-dev
+  e2fsprogs xfsprogs
   python3 python3-numpy
 )
 
