@@ -1,9 +1,11 @@
 #include <chrono>
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <optional>
 #include <thread>
 
+#include "checkpoint/fail_points.h"
 #include "kernels/core/log.h"
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
@@ -72,7 +74,14 @@ struct Beginning {
   std::function<TrainConfig()> load;
   ResumeFrom from;
   JobEnvironment job;
+  FailPoints faults;
 };
+
+// Faults that a test asks for (checkpoint/fail_points.h); none otherwise.
+FailPoints faults_of_environment() {
+  const char* text = std::getenv("TESSERA_FAILPOINT");
+  return FailPoints(text == nullptr ? "" : text);
+}
 
 // The exit code.
 int train_in_job(const Beginning& begin, const StopSignal& stop) {
@@ -97,7 +106,8 @@ int train_in_job(const Beginning& begin, const StopSignal& stop) {
       }
       return static_cast<int>(failure->code);
     }
-    return exit_code(run_training(config, begin.from, world, stop));
+    return exit_code(
+        run_training(config, begin.from, world, stop, begin.faults.observer(world.rank())));
   } catch (const Error& error) {
     end_job(mpi, world.rank(), without_rank(error.what()), error.code());
   } catch (const std::exception& error) {
@@ -109,7 +119,7 @@ int train_alone(const Beginning& begin, const StopSignal& stop) {
   SelfCommunicator world;
   TrainConfig config = begin.load();
   resolve_mesh(config, world.size());
-  return exit_code(run_training(config, begin.from, world, stop));
+  return exit_code(run_training(config, begin.from, world, stop, begin.faults.observer(0)));
 }
 
 }  // namespace
@@ -126,7 +136,8 @@ int run_train(const std::vector<std::string>& arguments) {
   const Beginning begin{
       .load = [&] { return load_train_config((*values)["config"].as<std::string>(), overrides); },
       .from = resume_from((*values)["resume"].as<std::string>()),
-      .job = job_environment()};
+      .job = job_environment(),
+      .faults = faults_of_environment()};
   if ((*values)["dry-run"].as<bool>()) {
     TrainConfig config = begin.load();
     resolve_mesh(config, described_ranks(config));

@@ -68,6 +68,31 @@ stop_and_go_on() {
   tessera checkpoint verify stopped
 }
 
+# Ranks that die, fail or wait in the middle of a save: nothing acknowledged is lost, and in the end the
+# state is that of the calm run.
+faults_in_saves() {
+  small_data >/dev/null
+  local more=(--set steps=40 --set sparsity.dense_steps=20 --set checkpoint.every=6
+    --set checkpoint.background=false)  # no save is left out
+  local run=(mpirun -np 2 tessera train configs/tiny.textproto --set runtime.precision=F32
+    --set batch.micro_sequences=1 "${more[@]}")
+  "${run[@]}" --set 'run_dir="calm"' 2>calm.log || { cat calm.log; fail "the calm run failed"; }
+  local fault code
+  for fault in ckpt.tensor_written:kill@rank1#30 ckpt.marker_renamed:kill@rank0 \
+    ckpt.trash_renamed:kill@rank0 ckpt.after_the_vote:kill@rank1; do
+    code=0
+    TESSERA_FAILPOINT=$fault "${run[@]}" --set 'run_dir="hurt"' 2>>hurt.log || code=$?
+    [[ $code != 0 ]] || fail "$fault did not end the job"
+  done
+  TESSERA_FAILPOINT=ckpt.shard_written:error@rank1 "${run[@]}" --set 'run_dir="hurt"' 2>>hurt.log ||
+    { cat hurt.log; fail "the job does not go on"; }
+  grep -q "is not saved, training goes on: rank 1: fail point" hurt.log || fail "no failure is told"
+  tessera checkpoint diff calm hurt || fail "the run that was hurt differs from the calm one"
+  code=0
+  TESSERA_FAILPOINT=ckpt.none:kill tiny never 2>/dev/null || code=$?
+  [[ $code == 2 ]] || fail "a fail point that there is not gave exit code $code, expected 2"
+}
+
 # Four ranks that cannot begin: rank 0 says why, once, and all end with code 2 within seconds.
 #   expect_refusal SENTENCE [OPTION...]
 expect_refusal() {
