@@ -104,6 +104,14 @@ std::optional<Failure> load_chosen(const Resuming& run, const std::string& direc
   return failure;
 }
 
+StoreOptions store_options(const TrainConfig& config, const StageObserver& on_stage) {
+  StoreOptions options;
+  options.retention = {.keep_last = config.checkpoint().keep_last(),
+                       .keep_every = config.checkpoint().keep_every()};
+  options.on_stage = on_stage;
+  return options;
+}
+
 // Rank 0 chooses a checkpoint, and every rank loads its own part of it. What only another rank
 // finds damaged makes rank 0 choose again.
 void choose_and_load(const ResumeFrom& from, CheckpointStore& checkpoints, const Resuming& run) {
@@ -181,11 +189,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
     also_log_to(run_directory / "log.txt");
-    StoreOptions options;
-    options.retention = {.keep_last = config.checkpoint().keep_last(),
-                         .keep_every = config.checkpoint().keep_every()};
-    options.on_stage = on_stage;
-    checkpoints.emplace(run_directory, std::move(options));
+    checkpoints.emplace(run_directory, store_options(config, on_stage));
     log_line(concat("ranks ", world.size(), ", threads per rank ", stream.threads().threads(), ", ",
                     name_of(value_dtype(config)), "\n", to_text(memory)));
   }

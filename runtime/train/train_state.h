@@ -67,9 +67,9 @@ struct StateContents {
 };
 StateContents describe_state(const ProcessMesh& mesh, TrainState& state, const TrainConfig& config);
 
-/// Fills `state` on every rank so that the run goes on as if it had never stopped, whatever mesh has
-/// saved it. Tensors as load_together(), the rest from rank 0. Collective: when a rank fails, every
-/// rank throws. Returns the bytes that this rank has read.
+/// Fills `state` on every rank so that the run goes on as if it had never stopped, whatever mesh
+/// has saved it. Tensors as load_together(), the rest from rank 0. Collective: when a rank fails,
+/// every rank throws. Returns the bytes that this rank has read.
 int64_t load_state(const CheckpointReader& reader, const ProcessMesh& mesh, Stream& stream,
                    const TrainConfig& config, TrainState& state);
 
