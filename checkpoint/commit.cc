@@ -12,6 +12,7 @@
 #include "checkpoint/manifest.pb.h"
 #include "checkpoint/marker.h"
 #include "checkpoint/wire_types.h"
+#include "kernels/core/log.h"
 
 namespace tessera {
 
@@ -149,7 +150,12 @@ CommitFacts commit(const Directory& checkpoints, const Directory& checkpoint,
   checkpoints.sync();
   check_fence(checkpoints, request.fence);
   on_stage("committed");
-  checkpoints.replace(kLatestName, encode_latest(request.name));
+  try {
+    checkpoints.replace(kLatestName, encode_latest(request.name));
+  } catch (const Error& error) {
+    // Only a hint: the checkpoint is there.
+    log_line(concat("warning: ", kLatestName, " does not name ", request.name, ": ", error.what()));
+  }
   on_stage("latest renamed");
   CommitFacts facts;
   for (const wire::Part& part : parts) {

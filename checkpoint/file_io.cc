@@ -254,6 +254,14 @@ void Directory::remove(const std::string& name) const {
   if (errno != ENOENT) fail("remove", path_ / name);
 }
 
+bool Directory::rename_to_free(const std::string& from, const std::string& to) const {
+  if (renameat(descriptor_, from.c_str(), descriptor_, to.c_str()) == 0) return true;
+  if (errno != ENOTEMPTY && errno != EEXIST) {
+    fail("rename", concat((path_ / from).string(), " to ", to));
+  }
+  return false;
+}
+
 void Directory::remove_empty_directory(const std::string& name) const {
   if (unlinkat(descriptor_, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return;
   if (errno != ENOTEMPTY && errno != EEXIST) fail("remove", path_ / name);

@@ -77,6 +77,9 @@ class Directory {
   /// A new file that holds `content`, durable once this directory is synced.
   void write_new(const std::string& name, std::string_view content) const;
   void rename(const std::string& from, const std::string& to) const;
+  /// Renames a directory; false, and nothing is done, when `to` is a directory that holds
+  /// something.
+  bool rename_to_free(const std::string& from, const std::string& to) const;
   /// Removes a file, or a directory with all it holds; does not follow symbolic links.
   void remove(const std::string& name) const;
   /// Removes a directory that is empty; leaves any other alone.

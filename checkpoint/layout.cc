@@ -9,6 +9,8 @@ namespace tessera {
 
 namespace {
 
+constexpr std::string_view kNewPrefix = ".new-";
+
 std::string digits(int64_t number, size_t width) {
   const std::string text = std::to_string(number);
   return std::string(text.size() < width ? width - text.size() : 0, '0') + text;
@@ -41,6 +43,15 @@ std::optional<int64_t> step_of_name(const std::string& name) {
     return std::nullopt;
   }
   return step;
+}
+
+std::string new_name(int64_t epoch) {
+  return concat(kNewPrefix, epoch_name(epoch));
+}
+
+std::optional<int64_t> epoch_of_new_name(const std::string& name) {
+  if (!name.starts_with(kNewPrefix)) return std::nullopt;
+  return epoch_of_name(name.substr(kNewPrefix.size()));
 }
 
 std::string epoch_name(int64_t epoch) {

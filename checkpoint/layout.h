@@ -26,6 +26,10 @@ std::string checkpoint_name(int64_t step, int64_t epoch);
 /// The step of a directory with one of these names; empty for any other name.
 std::optional<int64_t> step_of_name(const std::string& name);
 
+/// ".new-e000007": the directory of a save of this incarnation until it has its name.
+std::string new_name(int64_t epoch);
+std::optional<int64_t> epoch_of_new_name(const std::string& name);
+
 /// "e000007".
 std::string epoch_name(int64_t epoch);
 std::optional<int64_t> epoch_of_name(const std::string& name);

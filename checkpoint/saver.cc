@@ -213,7 +213,7 @@ void CheckpointSaver::write_own_part(const SaveTicket& ticket, Outcome& outcome)
   outcome.failure = failure_of([&] {
     FileIdentity identity = ticket.identity;
     identity.writer = ranks_.rank();
-    write_part(Directory(ticket.directory), identity, contents_, options_.on_stage);
+    write_part(open_checkpoint(ticket), identity, contents_, options_.on_stage);
   });
 }
 

@@ -27,19 +27,31 @@ Fence next_incarnation(const Directory& checkpoints, const std::string& note) {
   for (const Candidate& candidate : list_checkpoints(checkpoints.path())) {
     if (candidate.state != CandidateState::kValid || candidate.id.epoch <= newest_epoch) continue;
     newest_epoch = candidate.id.epoch;
-    run_uuid = CheckpointReader(candidate.path).facts().run_uuid;
+    try {
+      run_uuid = CheckpointReader(candidate.path).facts().run_uuid;
+    } catch (const Error&) {
+      // An older job that does not know of us yet has just deleted it.
+    }
   }
   return raise_fence(checkpoints, newest_epoch, run_uuid, note);
 }
 
+bool is_cut_off(const Directory& checkpoints, const std::string& name) {
+  return step_of_name(name) &&
+         examine_checkpoint(checkpoints.path() / name).state == CandidateState::kUncommitted;
+}
+
 // Renamed away before they are unlinked, as everything that is deleted.
-void clear_leftovers(const Directory& checkpoints) {
+void clear_leftovers(const Directory& checkpoints, int64_t epoch) {
   for (const std::string& name : checkpoints.entries()) {
-    if (!step_of_name(name)) continue;
-    const Candidate candidate = examine_checkpoint(checkpoints.path() / name);
-    if (candidate.state != CandidateState::kUncommitted) continue;
-    log_once(concat("clearing away ", name, ": an earlier save of it was cut off"));
-    move_checkpoint(checkpoints, name, kTrashName);
+    const std::optional<int64_t> unnamed = epoch_of_new_name(name);
+    if (!(unnamed && *unnamed < epoch) && !is_cut_off(checkpoints, name)) continue;
+    try {
+      move_checkpoint(checkpoints, name, kTrashName);
+      log_once(concat("clearing away ", name, ": an earlier save of it was cut off"));
+    } catch (const Error&) {
+      if (checkpoints.contains(name)) throw;  // else its own job has given it up
+    }
   }
   empty_trash(checkpoints);
 }
@@ -54,11 +66,13 @@ void check_space(const Directory& checkpoints, int64_t bytes, int64_t reserve) {
   }
 }
 
-// A new directory for the step. A name is never used by two incarnations at a time: who makes the
-// directory owns it, and works in it through its open descriptor whatever becomes of the name.
-std::string make_checkpoint_directory(const Directory& checkpoints, int64_t step, int64_t epoch) {
+// Gives the directory `made` a name of the step: the plain one when it is free, else one with the
+// incarnation. Renaming does not replace a directory that holds something, and all of ours do from
+// before they have a name.
+std::string claim_name(const Directory& checkpoints, const std::string& made, int64_t step,
+                       int64_t epoch) {
   for (const std::string& name : {checkpoint_name(step), checkpoint_name(step, epoch)}) {
-    if (checkpoints.make_directory(name)) return name;
+    if (checkpoints.rename_to_free(made, name)) return name;
   }
   throw Error(ExitCode::kTryAgain, concat(checkpoints.path().string(), "/",
                                           checkpoint_name(step, epoch), " exists already"));
@@ -89,6 +103,16 @@ std::optional<std::string> damage_of(const std::filesystem::path& checkpoint) {
 
 }  // namespace
 
+Directory open_checkpoint(const SaveTicket& ticket) {
+  Directory directory(ticket.directory);
+  if (!directory.contains(concat(kPartsName, "/", epoch_name(ticket.identity.epoch)))) {
+    throw Error(ExitCode::kTryAgain,
+                concat(ticket.directory.string(), " is not that of incarnation ",
+                       ticket.identity.epoch, " any more: a newer one has started"));
+  }
+  return directory;
+}
+
 CheckpointStore::CheckpointStore(const std::filesystem::path& run_directory, StoreOptions options)
     : directory_(prepared(run_directory)), options_(std::move(options)) {
   CHECK(options_.retention.keep_last >= 1, "checkpoint.keep_last is ", options_.retention.keep_last,
@@ -96,7 +120,7 @@ CheckpointStore::CheckpointStore(const std::filesystem::path& run_directory, Sto
   const Directory checkpoints(directory_);
   fence_ = next_incarnation(checkpoints, options_.note);
   // After the fence: what an older incarnation commits from now on it does not acknowledge.
-  clear_leftovers(checkpoints);
+  clear_leftovers(checkpoints, fence_.epoch);
 }
 
 void CheckpointStore::stage(const char* name) const {
@@ -111,6 +135,22 @@ void CheckpointStore::quarantine(const Candidate& candidate) {
 
 std::optional<CheckpointId> CheckpointStore::restore(
     const std::function<void(const CheckpointReader&)>& load) {
+  const Directory checkpoints(directory_);
+  while (true) {
+    const std::vector<std::string> before = checkpoints.entries();
+    try {
+      return restore_newest(load);
+    } catch (const Error&) {
+      if (is_replaced()) check_fence(checkpoints, fence_);  // throws
+      // An older job that does not know of us yet deletes what its retention lets go. It ends at
+      // its next commit, so this does too.
+      if (checkpoints.entries() == before) throw;
+    }
+  }
+}
+
+std::optional<CheckpointId> CheckpointStore::restore_newest(
+    const std::function<void(const CheckpointReader&)>& load) {
   bool found_any = false;
   for (Candidate& candidate : list()) {
     if (candidate.state == CandidateState::kUncommitted) continue;
@@ -119,9 +159,10 @@ std::optional<CheckpointId> CheckpointStore::restore(
       throw Error(ExitCode::kBadData, candidate.reason);
     }
     if (candidate.state == CandidateState::kUnreadable) {
-      log_once(concat("warning: passing over ", candidate.path.filename().string(), ": ",
-                      candidate.reason));
-      continue;
+      // It may be the newest: to go on from an older one would abandon what was acknowledged.
+      throw Error(ExitCode::kTryAgain,
+                  concat(candidate.path.string(), " cannot be read: ", candidate.reason,
+                         ": run again, or move it away to go on from an older checkpoint"));
     }
     if (candidate.state == CandidateState::kValid) {
       try {
@@ -178,7 +219,8 @@ std::optional<SaveTicket> CheckpointStore::begin(int64_t step, int64_t bytes) {
     open_directory(step);
   } catch (const Error& error) {
     // A broken contract is the caller's, a lost fence ends the run; all else is the storage's.
-    if (error.code() == ExitCode::kError || is_replaced()) throw;
+    if (error.code() == ExitCode::kError) throw;
+    if (is_replaced()) check_fence(Directory(directory_), fence_);  // throws
     open_.report.failure = without_rank(error.what());
     return std::nullopt;
   }
@@ -191,16 +233,22 @@ void CheckpointStore::open_directory(int64_t step) {
   const Directory& checkpoints = open_.checkpoints;
   check_fence(checkpoints, fence_);
   check_space(checkpoints, open_.report.bytes, options_.reserve_bytes);
-  open_.name = make_checkpoint_directory(checkpoints, step, fence_.epoch);
-  open_.report.path = directory_ / open_.name;
-  open_.directory = checkpoints.subdirectory(open_.name);
+  // It is opened under a name that no other incarnation uses. Under that of a checkpoint a newer
+  // one may clear it away and make its own at any moment, which must not be taken for ours.
+  open_.name = new_name(fence_.epoch);
+  if (checkpoints.contains(open_.name)) checkpoints.remove(open_.name);  // of a save that failed
+  checkpoints.make_directory(open_.name);
   try {
+    open_.directory = checkpoints.subdirectory(open_.name);
     open_.directory.make_directory(kDataName);
     open_.directory.make_directory(kPartsName);
+    open_.directory.make_directory(concat(kPartsName, "/", epoch_name(fence_.epoch)));
+    open_.name = claim_name(checkpoints, open_.name, step, fence_.epoch);
   } catch (const Error&) {
     discard(checkpoints, open_.directory, open_.name);
     throw;
   }
+  open_.report.path = directory_ / open_.name;
   open_.begun = true;
   stage("directory made");
 }

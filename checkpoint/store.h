@@ -48,6 +48,10 @@ struct SaveTicket {
   FileIdentity identity;            ///< of writer 0's file; others put their rank in
 };
 
+/// The directory of a save, for another writer than that of rank 0. Throws kTryAgain when the
+/// name is a newer incarnation's meanwhile.
+Directory open_checkpoint(const SaveTicket& ticket);
+
 /// The checkpoints of a run, held by its rank 0 for writing. Making one starts a new incarnation
 /// of the run: it raises the fence, which stops an older incarnation that still runs from
 /// committing, and clears away what interrupted saves have left.
@@ -97,6 +101,8 @@ class CheckpointStore {
   };
 
   void stage(const char* name) const;
+  std::optional<CheckpointId> restore_newest(
+      const std::function<void(const CheckpointReader&)>& load);
   void quarantine(const Candidate& candidate);
   void open_directory(int64_t step);
   void commit_parts(OpenSave& save, const CheckpointContents& contents, int writers) const;

@@ -131,7 +131,7 @@ TEST(CrashStates, WithoutAnyKindOfSyncSomethingIsLost) {
   EXPECT_GT(without([&](ino_t file) { return names[file] == "COMMITTED.tmp"; }), 0);
   EXPECT_GT(without([&](ino_t file) { return names[file] == "d"; }), 0);
   EXPECT_GT(without([&](ino_t file) { return names[file] == "checkpoints"; }), 0);
-  EXPECT_GT(without([&](ino_t file) { return names[file].starts_with("step-"); }), 0);
+  EXPECT_GT(without([&](ino_t file) { return names[file].starts_with(".new-"); }), 0);
   EXPECT_GT(without([&](ino_t file) { return directories.contains(file); }), 0);
 }
 

@@ -71,7 +71,8 @@ TEST(MpiFaults, ARankThatIsKilledLeavesTheNewestAcknowledgedCheckpoint) {
     EXPECT_TRUE(exit_code(status) == 128 + SIGKILL || (at_a_stage && exit_code(status) == 0))
         << point << ": mpirun ended with " << exit_code(status) << " " << child.told().ended;
     const std::vector<int64_t>& committed = child.told().committed;
-    ASSERT_FALSE(committed.empty()) << child.told().ended;
+    // A stage may come twice within the first save.
+    ASSERT_TRUE(at_a_stage || !committed.empty()) << child.told().ended;
     acknowledged.insert(acknowledged.end(), committed.begin(), committed.end());
     const std::vector<std::string> wrong = violations(job, acknowledged, newest);
     campaign.point(wrong, concat(ranks, " ranks ", point));

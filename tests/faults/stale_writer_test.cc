@@ -31,7 +31,7 @@ bool has_saved(const Told& told) {
 std::string random_stop(std::mt19937_64& random) {
   std::string stage = kSaveStages[static_cast<size_t>(pick(random, 0, kSaveStages.size() - 1))];
   std::replace(stage.begin(), stage.end(), ' ', '_');
-  return concat("ckpt.", stage, ":stop#2");
+  return concat("ckpt.", stage, ":stop@rank0#2");
 }
 
 // An older job that runs, or has stopped itself in the middle of its second save, meets a newer one
