@@ -118,6 +118,10 @@ void BlockWriter::append(std::span<const std::byte> data) {
     hash_.update(piece);
     file_.write_at(piece, position_);
     position_ += std::ssize(piece);
+    if (position_ - begun_ >= kSyncBytes) {
+      file_.begin_sync(begun_, position_ - begun_);
+      begun_ = position_;
+    }
     in_block_ = (in_block_ + std::ssize(piece)) % kBlockBytes;
     data = data.subspan(piece.size());
   }

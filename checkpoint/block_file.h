@@ -74,8 +74,12 @@ class BlockWriter {
 
  private:
   File file_;
+  /// The storage works on so many bytes while the next are hashed.
+  static constexpr int64_t kSyncBytes = int64_t{8} << 20;
+
   int64_t end_;
   int64_t position_ = 0;
+  int64_t begun_ = 0;  ///< the storage was told to begin with what is before
   int64_t in_block_ = 0;
   Hash128 hash_;
   FileSummary summary_;

@@ -115,6 +115,12 @@ void File::read_at(std::span<std::byte> into, int64_t offset) const {
   }
 }
 
+void File::begin_sync(int64_t offset, int64_t bytes) {
+  if (sync_file_range(descriptor_, offset, bytes, SYNC_FILE_RANGE_WRITE) == 0) return;
+  // Some file systems do not know it. A failed write must be told, sync() may not see it again.
+  if (errno != ENOSYS && errno != EINVAL && errno != ESPIPE) fail("write", name_);
+}
+
 void File::sync() {
   if (fdatasync(descriptor_) != 0) fail("sync", name_);
 }
