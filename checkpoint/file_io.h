@@ -36,7 +36,7 @@ class File {
   void write_at(std::span<const std::byte> data, int64_t offset);
   /// Fills `into` from `offset`. Throws when the file ends before.
   void read_at(std::span<std::byte> into, int64_t offset) const;
-  /// Lets the storage begin with these bytes while more are prepared; sync() is needed all the same.
+  /// Lets the storage begin with these bytes while more are prepared. sync() is needed as well.
   void begin_sync(int64_t offset, int64_t bytes);
   /// To stable storage. After a failure the content is unknown: write it to a new file.
   void sync();
