@@ -10,6 +10,8 @@ namespace tessera {
 
 /// tessera train: the rank program.
 int run_train(const std::vector<std::string>& arguments);
+/// tessera launch: mpirun, and restarts.
+int run_launch(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.

@@ -1,3 +1,5 @@
+#include "launcher/commands/train.h"
+
 #include <chrono>
 #include <cstdlib>
 #include <functional>
@@ -122,22 +124,28 @@ int train_alone(const Beginning& begin, const StopSignal& stop) {
   return exit_code(run_training(config, begin.from, world, stop, begin.faults.observer(0)));
 }
 
+TrainConfig load(const boost::program_options::variables_map& values) {
+  std::vector<std::string> overrides;
+  if (values.count("set")) overrides = values["set"].as<std::vector<std::string>>();
+  if (values.count("steps")) overrides.push_back(concat("steps=", values["steps"].as<int64_t>()));
+  return load_train_config(values["config"].as<std::string>(), overrides);
+}
+
 }  // namespace
+
+std::unique_ptr<TrainConfig> config_of_train(const std::vector<std::string>& arguments) {
+  const auto values = parse_arguments(command_line(), arguments);
+  return values ? std::make_unique<TrainConfig>(load(*values)) : nullptr;
+}
 
 int run_train(const std::vector<std::string>& arguments) {
   const CommandLine line = command_line();
   const auto values = parse_arguments(line, arguments);
   if (!values) return static_cast<int>(ExitCode::kFinished);
-  std::vector<std::string> overrides;
-  if (values->count("set")) overrides = (*values)["set"].as<std::vector<std::string>>();
-  if (values->count("steps")) {
-    overrides.push_back(concat("steps=", (*values)["steps"].as<int64_t>()));
-  }
-  const Beginning begin{
-      .load = [&] { return load_train_config((*values)["config"].as<std::string>(), overrides); },
-      .from = resume_from((*values)["resume"].as<std::string>()),
-      .job = job_environment(),
-      .faults = faults_of_environment()};
+  const Beginning begin{.load = [&] { return load(*values); },
+                        .from = resume_from((*values)["resume"].as<std::string>()),
+                        .job = job_environment(),
+                        .faults = faults_of_environment()};
   if ((*values)["dry-run"].as<bool>()) {
     TrainConfig config = begin.load();
     resolve_mesh(config, described_ranks(config));

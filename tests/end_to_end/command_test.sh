@@ -93,6 +93,34 @@ faults_in_saves() {
   [[ $code == 2 ]] || fail "a fail point that there is not gave exit code $code, expected 2"
 }
 
+# The launcher starts a job again that dies, stops it when asked, and gives up on one that makes no progress.
+launch() {
+  small_data >/dev/null
+  local more=(--set runtime.precision=F32 --set batch.micro_sequences=1 --set steps=40
+    --set sparsity.dense_steps=20 --set checkpoint.every=10 --set checkpoint.background=false)
+  local job=(tessera launch --ranks 2 --retries 5 -- train configs/tiny.textproto "${more[@]}")
+  "${job[@]}" --set 'run_dir="calm"' 2>calm.log || { cat calm.log; fail "the calm job failed"; }
+  # Every life dies in its second save, and so makes one save of progress, but for the last.
+  TESSERA_FAILPOINT=ckpt.shard_synced:kill@rank1#2 "${job[@]}" --set 'run_dir="hurt"' 2>hurt.log ||
+    { cat hurt.log; fail "the job was not brought to its end"; }
+  [[ $(grep -c "; restart " hurt.log) -ge 2 ]] || fail "the job did not die"
+  tessera checkpoint diff calm hurt || fail "the job that died differs from the calm one"
+  local code=0
+  TESSERA_FAILPOINT=ckpt.shard_synced:kill@rank0 "${job[@]}" --set 'run_dir="stuck"' 2>stuck.log || code=$?
+  [[ $code == 93 ]] || { cat stuck.log; fail "a job without progress ended with $code, expected 93"; }
+  "${job[@]}" --set 'run_dir="stopped"' --set steps=100000 --set sparsity.dense_steps=50000 2>stopped.log &
+  local launcher=$!
+  for _ in $(seq 600); do
+    [[ $(wc -l 2>/dev/null <stopped/metrics.jsonl || echo 0) -ge 5 ]] && break
+    sleep 0.1
+  done
+  kill -TERM "$launcher"
+  code=0
+  wait "$launcher" || code=$?
+  [[ $code == 75 ]] || { cat stopped.log; fail "a job that was stopped ended with $code, expected 75"; }
+  tessera checkpoint verify stopped
+}
+
 # Four ranks that cannot begin: rank 0 says why, once, and all end with code 2 within seconds.
 #   expect_refusal SENTENCE [OPTION...]
 expect_refusal() {
