@@ -124,7 +124,7 @@ TEST(CheckpointSaver, TheDigestOfTheNextStepIsSummedAndKept) {
       saver.set_next_step_digest(kShare + static_cast<uint64_t>(world.rank()));
       const SaveReport report = steps_follow ? steps_until_saved(world, saver) : *saver.finish();
       if (world.rank() != 0) continue;
-      const auto& digest = CheckpointReader(report.path).facts().next_step_digest;
+      const auto digest = CheckpointReader(report.path).facts().next_step_digest;
       ASSERT_TRUE(digest);
       EXPECT_EQ(*digest, 4 * kShare + 6);  // mod 2^64
     }
