@@ -32,12 +32,12 @@ std::vector<TensorGroup> none() {
 }
 
 TEST(SharedLoad, AnyNumberOfRanksReadsWhatAnyOtherHasSaved) {
-  for (const int64_t rows : {37, 30'000}) {  // a part of a block, and several of them
+  for (const int64_t rows : {37, 25'000}) {  // a part of a block, and several of them
     for (const int writers : {1, 3}) {
       const TemporaryDirectory run;
       save_by(writers, run.path(), rows);
       const CheckpointReader reader(find_checkpoint(run.path()));
-      for (const int readers : {1, 2, 5, 8}) {
+      for (const int readers : rows > 1000 ? std::vector{1, 4} : std::vector{1, 2, 5, 8}) {
         std::atomic<int64_t> bytes = 0;
         run_ranks(readers, [&](Communicator& world) {
           Stream stream(Device{}, 1);
@@ -55,11 +55,11 @@ TEST(SharedLoad, AnyNumberOfRanksReadsWhatAnyOtherHasSaved) {
 // What all hold, and what is cut against the grain, costs the file system no more.
 TEST(SharedLoad, EveryBlockIsReadOnceWhateverIsReplicated) {
   const TemporaryDirectory run;
-  constexpr int64_t kRows = 30'000;
+  constexpr int64_t kRows = 25'000;
   save_by(2, run.path(), kRows);
   const CheckpointReader reader(find_checkpoint(run.path()));
   std::atomic<int64_t> bytes = 0;
-  run_ranks(6, [&](Communicator& world) {
+  run_ranks(3, [&](Communicator& world) {
     Stream stream(Device{}, 1);
     SampleState whole(0, 0, 1, kRows);
     const auto owned = world.rank() == 0 ? whole.groups() : none();
@@ -71,7 +71,7 @@ TEST(SharedLoad, EveryBlockIsReadOnceWhateverIsReplicated) {
 
 TEST(SharedLoad, DamageThatOneRankMeetsIsToldOnAll) {
   const TemporaryDirectory run;
-  constexpr int64_t kRows = 30'000;
+  constexpr int64_t kRows = 25'000;
   save_by(2, run.path(), kRows);
   const std::filesystem::path checkpoint = find_checkpoint(run.path());
   const CheckpointReader reader(checkpoint);
@@ -81,7 +81,7 @@ TEST(SharedLoad, DamageThatOneRankMeetsIsToldOnAll) {
     shard.seekp(4096 + 1'500'000);
     shard.put('\x77');
   }
-  run_ranks(4, [&](Communicator& world) {
+  run_ranks(3, [&](Communicator& world) {
     Stream stream(Device{}, 1);
     SampleState found(0, world.rank(), world.size(), kRows);
     try {

@@ -36,7 +36,7 @@ TEST(Snapshot, KeepsWhatTheStateWas) {
     ThreadPool pool(threads);
     Snapshot snapshot;
     // Longer than a piece of a thread, then shorter, in the same memory.
-    for (const int64_t rows : {100'000, 37}) {
+    for (const int64_t rows : {50'000, 37}) {
       SampleState state(5, 1, 2, rows);
       const CheckpointContents copy = snapshot.take(pool, state.contents());
       expect_copy_of(state, copy);
