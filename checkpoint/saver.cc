@@ -5,6 +5,7 @@
 #include <sstream>
 #include <utility>
 
+#include "checkpoint/state_digest.h"
 #include "parallel/agreement.h"
 
 namespace tessera {
@@ -17,24 +18,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kWorking = 0;   // ranks whose thread has not ended
 constexpr size_t kFailed = 1;    // ranks that could not do their part
 constexpr size_t kReplaced = 2;  // 1 when a newer incarnation has taken over
-constexpr size_t kDigest = 3;    // and three more: 16 bits each, lowest first
-
-using DigestParts = std::array<double, 4>;
-
-// Sums of parts are exact for any number of ranks below 2^37.
-DigestParts parts_of(uint64_t share) {
-  DigestParts parts{};
-  for (size_t i = 0; i < parts.size(); ++i) {
-    parts[i] = static_cast<double>((share >> (16 * i)) & 0xFFFF);
-  }
-  return parts;
-}
-
-uint64_t digest_of(std::span<const double, 4> sums) {
-  uint64_t digest = 0;
-  for (size_t i = 0; i < sums.size(); ++i) digest += static_cast<uint64_t>(sums[i]) << (16 * i);
-  return digest;
-}
+constexpr size_t kDigest = 3;    // and three more: its parts
 
 // What rank 0 says when there is nothing to write: a ticket is neither.
 constexpr const char* kNotBegun = "";

@@ -47,6 +47,9 @@ class CheckpointSaver {
   int64_t step() const;
   int64_t skipped() const { return skipped_; }
 
+  /// Adds what the caller has spent on this save besides to the report's stall.
+  void charge(double seconds) { stall_ += seconds; }
+
   /// The digest of the state one step later, this rank's share of a sum over the ranks. It becomes
   /// part of the checkpoint when every rank says it before its second advance() of the save.
   void set_next_step_digest(uint64_t share);

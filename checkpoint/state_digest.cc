@@ -19,8 +19,6 @@ struct Piece {
   uint64_t sum;
 };
 
-constexpr size_t kParts = 4;  // of 16 bits: sums of them are exact for any number of ranks
-
 }  // namespace
 
 std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTensor> tensors) {
@@ -53,15 +51,28 @@ uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors)
   return total;
 }
 
-void sum_digests(Communicator& ranks, std::span<uint64_t> digests) {
-  std::vector<double> parts(kParts * digests.size());
+DigestParts parts_of(uint64_t digest) {
+  DigestParts parts{};
   for (size_t i = 0; i < parts.size(); ++i) {
-    parts[i] = static_cast<double>((digests[i / kParts] >> (16 * (i % kParts))) & 0xFFFF);
+    parts[i] = static_cast<double>((digest >> (16 * i)) & 0xFFFF);
+  }
+  return parts;
+}
+
+uint64_t digest_of(std::span<const double, 4> sums) {
+  uint64_t digest = 0;
+  for (size_t i = 0; i < sums.size(); ++i) digest += static_cast<uint64_t>(sums[i]) << (16 * i);
+  return digest;
+}
+
+void sum_digests(Communicator& ranks, std::span<uint64_t> digests) {
+  std::vector<double> parts;
+  for (const uint64_t digest : digests) {
+    for (const double part : parts_of(digest)) parts.push_back(part);
   }
   ranks.all_reduce_values(parts);
-  std::fill(digests.begin(), digests.end(), 0);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    digests[i / kParts] += static_cast<uint64_t>(parts[i]) << (16 * (i % kParts));
+  for (size_t i = 0; i < digests.size(); ++i) {
+    digests[i] = digest_of(std::span(parts).subspan(4 * i).first<4>());
   }
 }
 

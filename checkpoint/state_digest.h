@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,6 +22,13 @@ std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTe
 /// Returns the share of `tensors`: shares of ranks that together hold every element once add up
 /// to S.
 uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors);
+
+/// A number in four parts of 16 bits, lowest first: their sums are exact, so that a digest can
+/// travel among other values of an all_reduce_values().
+using DigestParts = std::array<double, 4>;
+DigestParts parts_of(uint64_t digest);
+/// The sum of digests mod 2^64, of the sums of their parts.
+uint64_t digest_of(std::span<const double, 4> sums);
 
 /// Each number becomes its sum over all ranks mod 2^64. Collective.
 void sum_digests(Communicator& ranks, std::span<uint64_t> digests);

@@ -66,6 +66,19 @@ void check_space(const Directory& checkpoints, int64_t bytes, int64_t reserve) {
   }
 }
 
+// A new directory, opened under a name that no other incarnation uses. Under that of a checkpoint a
+// newer one may clear it away and make its own at any moment, which must not be taken for ours.
+Directory make_unnamed(const Directory& checkpoints, const std::string& name) {
+  if (checkpoints.contains(name)) checkpoints.remove(name);  // of a save that failed
+  checkpoints.make_directory(name);
+  try {
+    return checkpoints.subdirectory(name);
+  } catch (const Error&) {
+    checkpoints.remove_empty_directory(name);
+    throw;
+  }
+}
+
 // Gives the directory `made` a name of the step: the plain one when it is free, else one with the
 // incarnation. Renaming does not replace a directory that holds something, and all of ours do from
 // before they have a name.
@@ -233,13 +246,9 @@ void CheckpointStore::open_directory(int64_t step) {
   const Directory& checkpoints = open_.checkpoints;
   check_fence(checkpoints, fence_);
   check_space(checkpoints, open_.report.bytes, options_.reserve_bytes);
-  // It is opened under a name that no other incarnation uses. Under that of a checkpoint a newer
-  // one may clear it away and make its own at any moment, which must not be taken for ours.
   open_.name = new_name(fence_.epoch);
-  if (checkpoints.contains(open_.name)) checkpoints.remove(open_.name);  // of a save that failed
-  checkpoints.make_directory(open_.name);
+  open_.directory = make_unnamed(checkpoints, open_.name);
   try {
-    open_.directory = checkpoints.subdirectory(open_.name);
     open_.directory.make_directory(kDataName);
     open_.directory.make_directory(kPartsName);
     open_.directory.make_directory(concat(kPartsName, "/", epoch_name(fence_.epoch)));

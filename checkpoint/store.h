@@ -66,7 +66,8 @@ class CheckpointStore {
   /// Calls `load` with the newest checkpoint that is valid. When `load` throws and the checkpoint
   /// turns out to be damaged, or one was damaged from the start, it is moved to .bad, the log says
   /// why in one line, and the next older one is tried. Errors that are not damage (another model,
-  /// a newer format) are thrown and move nothing.
+  /// a newer format, storage that does not answer) are thrown and move nothing: it never goes back
+  /// past a checkpoint that it cannot prove to be damaged.
   /// Empty when the run has never committed a checkpoint; throws kNoCheckpoint when there were
   /// some and none is valid, rather than start from scratch.
   std::optional<CheckpointId> restore(const std::function<void(const CheckpointReader&)>& load);

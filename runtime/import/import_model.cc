@@ -119,8 +119,7 @@ SaveReport save(CheckpointStore& store, ImportedState& state) {
         state.fill(piece);
         FileIdentity identity = ticket->identity;
         identity.writer = piece;
-        write_part(Directory(ticket->directory), identity, state.contents(piece),
-                   [](const char*) {});
+        write_part(open_checkpoint(*ticket), identity, state.contents(piece), [](const char*) {});
       }
     });
   }

@@ -1,7 +1,8 @@
 #include "runtime/train/run_saver.h"
 
-#include <array>
+#include <chrono>
 #include <cmath>
+#include <functional>
 #include <iomanip>
 #include <sstream>
 #include <utility>
@@ -17,6 +18,12 @@ namespace {
 
 bool is_multiple(int64_t step, int64_t every) {
   return every > 0 && step % every == 0;
+}
+
+double seconds_of(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 std::string milliseconds(double seconds) {
@@ -62,16 +69,19 @@ void RunSaver::after_step(const SaveVotes& sums, bool due) {
   if (saver_.busy()) {
     const int64_t saving = saver_.step();
     note(saver_.advance(sums), saving);
-    if (saver_.busy() && saving + 1 == step()) saver_.set_next_step_digest(share_of_digest());
+    if (saver_.busy() && saving + 1 == step()) {
+      saver_.charge(seconds_of([&] { saver_.set_next_step_digest(share_of_digest()); }));
+    }
   }
   prove_resume();
+  double checked = 0;
   if (due || is_multiple(step(), parts_.config.checkpoint().check_replicas())) {
-    check_replicas_now();
+    checked = check_replicas_now();
   }
-  if (due) begin_save();
+  if (due) begin_save(checked);
 }
 
-void RunSaver::begin_save() {
+void RunSaver::begin_save(double spent) {
   // What is to stay for ever is worth waiting for.
   if (is_multiple(step(), parts_.config.checkpoint().keep_every())) wait();
   if (saver_.busy()) {
@@ -79,7 +89,9 @@ void RunSaver::begin_save() {
                     " is still being written; checkpoint.every is too short for this storage"));
   }
   const StateContents state = describe_state(parts_.mesh, parts_.state, parts_.config);
-  if (saver_.start(parts_.stream.threads(), state.contents) && !background()) wait();
+  if (!saver_.start(parts_.stream.threads(), state.contents)) return;
+  saver_.charge(spent);
+  if (!background()) wait();
 }
 
 void RunSaver::wait() {
@@ -91,9 +103,10 @@ void RunSaver::wait() {
 void RunSaver::finish() {
   wait();
   if (saved_step_ == step()) return;
-  check_replicas_now();
+  const double checked = check_replicas_now();
   const StateContents state = describe_state(parts_.mesh, parts_.state, parts_.config);
   saver_.start(parts_.stream.threads(), state.contents);
+  saver_.charge(checked);
   const SaveReport report = *saver_.finish();
   if (!report.committed) {
     throw Error(ExitCode::kTryAgain,
@@ -104,10 +117,13 @@ void RunSaver::finish() {
   note(report, step());
 }
 
-void RunSaver::check_replicas_now() const {
-  parts_.exchange.finish_gathers();
-  check_replicas(parts_.stream, parts_.mesh, parts_.state.store,
-                 to_text(parts_.state.progress) + parts_.state.guard.state());
+// Returns the seconds that it took.
+double RunSaver::check_replicas_now() const {
+  return seconds_of([&] {
+    parts_.exchange.finish_gathers();
+    check_replicas(parts_.stream, parts_.mesh, parts_.state.store,
+                   to_text(parts_.state.progress) + parts_.state.guard.state());
+  });
 }
 
 uint64_t RunSaver::share_of_digest() const {

@@ -43,10 +43,10 @@ class RunSaver {
  private:
   bool background() const { return saves_in_background(parts_.config); }
   int64_t step() const { return parts_.state.progress.step; }
-  void begin_save();
+  void begin_save(double spent);
   void wait();
   void note(const std::optional<SaveReport>& report, int64_t step);
-  void check_replicas_now() const;
+  double check_replicas_now() const;
   void prove_resume();
   uint64_t share_of_digest() const;
 

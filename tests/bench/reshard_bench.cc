@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/shared_save.h"
 #include "model/transformer.h"
 #include "parallel/mesh.pb.h"
 #include "parallel/thread_communicator.h"
@@ -11,6 +10,7 @@
 #include "runtime/config/train.pb.h"
 #include "runtime/train/model_options.h"
 #include "runtime/train/train_state.h"
+#include "tests/checkpoint/save_together.h"
 
 // What the ranks of a mesh read of a checkpoint that another mesh has saved: what all of them need,
 // what each would read for itself, and what they read together. Ranks are threads. reshard_bench
@@ -52,7 +52,7 @@ void save(const TrainConfig& config, const MeshShape& shape, CheckpointStore& st
     one.optimizer.take_values(stream);
     const StateContents mine = describe_state(one.mesh, one.state, config);
     const SaveReport report =
-        save_together(world, world.rank() == 0 ? &store : nullptr, mine.contents);
+        support::save_together(world, world.rank() == 0 ? &store : nullptr, mine.contents);
     CHECK(report.committed, report.failure);
   });
 }

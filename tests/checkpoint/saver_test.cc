@@ -6,9 +6,13 @@
 #include <fstream>
 #include <thread>
 
+#include "checkpoint/candidates.h"
+#include "checkpoint/compare.h"
 #include "checkpoint/verify.h"
 #include "parallel/thread_communicator.h"
 #include "tests/checkpoint/sample_run.h"
+#include "tests/checkpoint/save_together.h"
+#include "tests/support/compare.h"
 
 // Saves while "training" goes on: steps that only sum up the votes.
 
@@ -18,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using support::quick_options;
 using support::SampleState;
+using support::save_together;
 using support::TemporaryDirectory;
 
 /// One step boundary.
@@ -161,7 +166,7 @@ TEST(CheckpointSaver, AFailureIsToldAndTheNextSaveWorks) {
 }
 
 TEST(CheckpointSaver, ANewerIncarnationStopsAllRanksAtAStep) {
-  for (const std::string moment : {"directory made", "shard written", "fence checked"}) {
+  for (const std::string moment : {"before", "directory made", "shard written", "fence checked"}) {
     const TemporaryDirectory run;
     std::optional<CheckpointStore> new_job;
     StoreOptions options = quick_options();
@@ -169,6 +174,7 @@ TEST(CheckpointSaver, ANewerIncarnationStopsAllRanksAtAStep) {
       if (stage == moment && !new_job) new_job.emplace(run.path(), quick_options());
     };
     CheckpointStore old_job(run.path(), options);
+    if (moment == "before") new_job.emplace(run.path(), quick_options());
     with_savers(3, old_job, {}, [&](Communicator& world, CheckpointSaver& saver) {
       ThreadPool threads(1);
       saver.start(threads, SampleState(10, world.rank(), world.size()).contents());
@@ -214,6 +220,106 @@ TEST(CheckpointSaver, SaysWhenAWeightIsNotFinite) {
   EXPECT_TRUE(store.save(wrong.contents()).committed);
   EXPECT_TRUE(CheckpointReader(run.path() / "checkpoints/step-00000010").facts().finite);
   EXPECT_FALSE(CheckpointReader(run.path() / "checkpoints/step-00000020").facts().finite);
+}
+
+/// One save of SampleState(step) by `ranks` ranks, each with its own block of every tensor.
+SaveReport save_with(int ranks, int64_t step, CheckpointStore& store) {
+  SaveReport report;
+  run_ranks(ranks, [&](Communicator& world) {
+    const bool first = world.rank() == 0;
+    const SampleState state(step, world.rank(), world.size());
+    const SaveReport mine = save_together(world, first ? &store : nullptr, state.contents());
+    if (first) report = mine;
+    world.barrier();
+    EXPECT_EQ(mine.committed, report.committed) << "on rank " << world.rank();
+  });
+  return report;
+}
+
+TEST(CheckpointSaver, AnyNumberOfRanksSavesTheSameState) {
+  const TemporaryDirectory one;
+  CheckpointStore alone(one.path(), quick_options());
+  const SaveReport expected = alone.save(SampleState(10).contents());
+  ASSERT_TRUE(expected.committed) << expected.failure;
+  for (const int ranks : {1, 2, 3, 7}) {
+    const TemporaryDirectory run;
+    CheckpointStore store(run.path(), quick_options());
+    const SaveReport report = save_with(ranks, 10, store);
+    ASSERT_TRUE(report.committed) << report.failure;
+    EXPECT_EQ(report.path, run.path() / "checkpoints/step-00000010");
+    const CheckpointReader reader(report.path);
+    verify_checkpoint(reader);
+    EXPECT_TRUE(compare_checkpoints(reader, CheckpointReader(expected.path)).empty()) << ranks;
+    EXPECT_EQ(reader.blob_names(), (std::vector<std::string>{kConfigBlob, "cursor", "empty"}));
+    EXPECT_EQ(Directory(report.path / "d").entries().size(), static_cast<size_t>(ranks));
+    EXPECT_GE(report.bytes, reader.bytes() - (1 << 16));
+    // A step is saved once.
+    EXPECT_TRUE(save_with(ranks, 10, store).committed);
+    EXPECT_EQ(store.list().size(), 1u);
+  }
+}
+
+TEST(CheckpointSaver, SaysWhichRankFailedAndWhyAndTheNextSaveWorks) {
+  const TemporaryDirectory run;
+  StoreOptions options = quick_options();
+  bool in_the_way = true;
+  options.on_stage = [&](const std::string& stage) {
+    if (stage != "directory made" || !in_the_way) return;
+    // Rank 2 never writes over a file.
+    std::ofstream(run.path() / "checkpoints/step-00000020/d/e000001-r00002-0.shard") << "mine";
+  };
+  CheckpointStore store(run.path(), options);
+  const SaveReport failed = save_with(4, 20, store);
+  EXPECT_FALSE(failed.committed);
+  EXPECT_TRUE(failed.failure.starts_with("rank 2: ")) << failed.failure;
+  EXPECT_NE(failed.failure.find("e000001-r00002-0.shard"), std::string::npos) << failed.failure;
+  EXPECT_FALSE(fs::exists(run.path() / "checkpoints/step-00000020")) << "its space is given back";
+  in_the_way = false;
+  const SaveReport report = save_with(4, 20, store);
+  ASSERT_TRUE(report.committed) << report.failure;
+  verify_checkpoint(CheckpointReader(report.path));
+}
+
+TEST(CheckpointSaver, WhatCannotBeginFailsOnAllRanks) {
+  const TemporaryDirectory run;
+  StoreOptions options = quick_options();
+  options.reserve_bytes = int64_t{1} << 60;
+  CheckpointStore store(run.path(), options);
+  const SaveReport report = save_with(3, 10, store);
+  EXPECT_FALSE(report.committed);
+  EXPECT_NE(report.failure.find("bytes free, expected"), std::string::npos) << report.failure;
+}
+
+// Boxes as an optimizer state has them: ranges of a row-major block, in several boxes.
+TEST(CheckpointSaver, ATensorMayBeInSeveralBoxesOfOneRank) {
+  const Shape shape{5, 4, 3};
+  const support::Tensor all = support::random_tensor(DType::kF32, shape, 3);
+  const TemporaryDirectory run;
+  CheckpointStore store(run.path(), quick_options());
+  run_ranks(3, [&](Communicator& world) {
+    const std::vector<int64_t> cuts{0, 17, 44, 60};
+    const auto r = static_cast<size_t>(world.rank());
+    std::vector<NamedTensor> mine;
+    int64_t at = cuts[r];
+    for (const Box& box : boxes_of_range(whole_box(shape), cuts[r], cuts[r + 1])) {
+      const int64_t elements = box.extents.elements();
+      mine.emplace_back("x", shape, box,
+                        all.view().reshape({60}).rows(at, elements).reshape(box.extents));
+      at += elements;
+    }
+    CheckpointContents contents;
+    contents.step = 1;
+    contents.groups = {{TensorKind::kParameter, mine}};
+    const SaveReport report = save_together(world, r == 0 ? &store : nullptr, contents);
+    EXPECT_TRUE(report.committed) << report.failure;
+    // Every rank reads what another one wrote.
+    const support::Tensor copy(DType::kF32, shape);
+    const NamedTensor target("x", Shard::replicated(shape), copy);
+    const CheckpointReader reader(find_checkpoint(run.path()));
+    reader.read(TensorKind::kParameter, {&target, 1});
+    support::expect_same_bits(copy, all, "x");
+    EXPECT_EQ(reader.tensors().size(), 1u);
+  });
 }
 
 TEST(CheckpointSaver, RankZeroAloneHasTheStore) {

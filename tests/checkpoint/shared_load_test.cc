@@ -6,15 +6,16 @@
 #include <fstream>
 
 #include "checkpoint/candidates.h"
-#include "checkpoint/shared_save.h"
 #include "parallel/thread_communicator.h"
 #include "tests/checkpoint/sample_run.h"
+#include "tests/checkpoint/save_together.h"
 
 namespace tessera {
 namespace {
 
 using support::quick_options;
 using support::SampleState;
+using support::save_together;
 using support::TemporaryDirectory;
 
 /// A run whose step 10 was saved by `ranks` ranks.

@@ -83,3 +83,11 @@ def logits(tokens, weights, config):
     tied = config["tie_word_embeddings"]
     head = weights["model.embed_tokens.weight" if tied else "lm_head.weight"]
     return norm(x, weights["model.norm.weight"], epsilon) @ head.T
+
+
+def expect_logits(name, what, tokens, weights, config, found):
+    """Fails when logits of ours are not those of the float64 model, within 1e-5 of the largest."""
+    expected = np.stack([logits(row, weights, config) for row in tokens])
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    print(f"{name}: {what}, error {error:.1e} of the largest logit")
+    assert error <= 1e-5, name

@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "checkpoint/compare.h"
-#include "checkpoint/shared_save.h"
 #include "parallel/mesh.pb.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "runtime/train/model_options.h"
 #include "runtime/train/run_training.h"
 #include "runtime/train/train_state.h"
+#include "tests/checkpoint/save_together.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
 #include "tests/runtime/patterned_documents.h"

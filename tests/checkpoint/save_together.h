@@ -1,0 +1,17 @@
+#pragma once
+
+#include "checkpoint/saver.h"
+
+namespace tessera::support {
+
+/// A save by all ranks that is over, one way or the other, when it returns. `store` is rank 0's,
+/// nullptr elsewhere.
+inline SaveReport save_together(Communicator& ranks, CheckpointStore* store,
+                                const CheckpointContents& contents) {
+  CheckpointSaver saver(ranks, store, {.background = false});
+  ThreadPool own_thread(1);
+  saver.start(own_thread, contents);
+  return *saver.finish();
+}
+
+}  // namespace tessera::support
