@@ -74,6 +74,7 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"model/single_rank.h", "three members"},
     {"model/sparsity_plan.h", "a struct"},
     {"model/step_context.h", "a struct"},
+    {"parallel/flight_map.h", "structs; flight_recorder_test is about them"},
     // Layers: every gradient, bit and byte in transformer_test, every number in
     // end_to_end/reference_model.py, which is an independent model in float64.
     {"model/attention_layer.h", "transformer_test and score_reference_test are about it"},
