@@ -105,6 +105,7 @@ bool due(int64_t every, int64_t step) {
 TrainingEnd train(Training& t) {
   const int64_t save_every = t.config.checkpoint().every();
   const int64_t validate_every = t.config.runtime().validate_every();
+  CollectiveLog& log = t.mesh.world().log();
   bool stop = false;
   while (!stop && t.state.progress.step < t.config.steps()) {
     StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
@@ -118,11 +119,14 @@ TrainingEnd train(Training& t) {
           t.batch.evaluate(*t.validation, t.config.runtime().validate_batches(), plan);
     }
     for (const auto& hook : t.state.hooks) hook->observe(report);
+    log.set_phase(Phase::kCheckpoint);
     t.saver.after_step(result.saving, !last && !stop && due(save_every, plan.step));
+    log.set_phase(Phase::kBetweenSteps);
   }
-  t.mesh.world().log().set_phase(Phase::kCheckpoint);
+  log.set_phase(Phase::kCheckpoint);
   t.saver.finish();
   t.exchange.finish_gathers();
+  log.set_phase(Phase::kEnd);
   return t.state.progress.step < t.config.steps() ? TrainingEnd::kStopped : TrainingEnd::kFinished;
 }
 
