@@ -184,4 +184,55 @@ assert last < first / 2, (first, last)
 PYTHON
 }
 
+# The process of rank RANK of the job with this run directory.
+rank_process() {
+  local process
+  for process in $(pgrep -x tessera); do
+    tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1" &&
+      tr '\0' ' ' <"/proc/$process/cmdline" | grep -qF "$work/$2" && echo "$process" && return
+  done
+  fail "there is no process of rank $1"
+}
+
+# A rank that is stopped is named, with its host and the exchange that the others wait in, the job ends
+# with 75, and its next life brings the run to its end. A rank that leaves out an exchange is shown
+# beside those that did not.
+hangs() {
+  small_data >/dev/null
+  local run=(mpirun -np 4 tessera train configs/tiny.textproto --set mesh.tensor=2
+    --set checkpoint.every=5 --set watch.stopped=2 --set "run_dir=\"$work/run\"")
+  "${run[@]}" --set steps=100000 2>job.log &
+  local job=$! code=0
+  for _ in $(seq 600); do
+    [[ -e run/checkpoints/latest ]] && break
+    sleep 0.1
+  done
+  kill -STOP "$(rank_process 2 run)"
+  wait "$job" || code=$?
+  [[ $code == 75 ]] || { cat job.log; fail "a job with a stopped rank ended with $code, expected 75"; }
+  cat run/flight/hang.txt
+  grep -qE "^HANG step [0-9]+ phase .*: rank 2 \($(hostname)\) (did not enter|entered, and does not)" \
+    run/flight/hang.txt || fail "the rank is not named"
+  grep -qF 'process state T (stopped)' run/flight/hang.txt || fail "its state is not named"
+  local rank
+  for rank in 0 1 2 3; do
+    python3 -m json.tool "run/flight/rank-0000$rank.json" >/dev/null || fail "no dump of rank $rank"
+  done
+  grep -q PMPI run/flight/stacks-00000.txt || fail "there is no stack of a rank that waits"
+  tessera flight run | grep -qE '^(rank 2|ranks .*2.*): .*T \(stopped\)' || fail "tessera flight run"
+  tessera flight run --rank 2 --exchanges 3 | grep -qF 'no stacks: ' || fail "tessera flight --rank 2"
+  local steps
+  steps=$(($(tessera checkpoint list run | grep -oE 'step-[0-9]+' | head -1 | sed 's/step-0*//') + 10))
+  "${run[@]}" --set "steps=$steps" 2>again.log || { cat again.log; fail "the run did not go on"; }
+  [[ ! -e run/flight && -e run/flight.previous/hang.txt ]] || fail "what the hang left was not kept"
+
+  code=0
+  TESSERA_FAILPOINT=comm.exchange:skip@rank3#300 "${run[@]}" --set steps=100000 \
+    --set watch.setup=10 --set watch.step=5 2>skip.log || code=$?
+  grep -F -A3 HANG skip.log || { cat skip.log; fail "nothing was said of a skipped exchange"; }
+  [[ $code != 0 ]] || fail "a job whose ranks parted ended with 0"
+  grep -qE 'HANG .* call different exchanges as #[0-9]+: .* at .*:[0-9]+ .* at .*:[0-9]+' skip.log ||
+    fail "the two calls are not shown"
+}
+
 "$3"
