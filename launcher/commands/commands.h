@@ -14,6 +14,8 @@ int run_train(const std::vector<std::string>& arguments);
 int run_launch(const std::vector<std::string>& arguments);
 /// tessera flight: why a run hung or crashed.
 int run_flight(const std::vector<std::string>& arguments);
+/// tessera submit: a job for Slurm.
+int run_submit(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.
