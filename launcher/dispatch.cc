@@ -24,6 +24,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"launch", "run a job of several ranks, and start it again when it dies", run_launch},
     {"plan", "find the best mesh for a configuration and a number of ranks", run_plan},
     {"data", "make token shards from text", run_data},
+    {"doctor", "look at MPI, Slurm, GPUs, networks, limits and storage", run_doctor},
     {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},
     {"generate", "continue a text with a trained model", run_generate},
     {"score", "logits, losses and gradients of given tokens", run_score},
