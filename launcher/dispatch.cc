@@ -26,6 +26,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"submit", "give a job to Slurm that goes on until the run is finished", run_submit},
     {"plan", "find the best mesh for a configuration and a number of ranks", run_plan},
     {"data", "make token shards from text", run_data},
+    {"doctor", "look at MPI, Slurm, GPUs, networks, limits and storage", run_doctor},
     {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},
     {"generate", "continue a text with a trained model", run_generate},
     {"score", "logits, losses and gradients of given tokens", run_score},

@@ -24,6 +24,8 @@ int run_generate(const std::vector<std::string>& arguments);
 int run_score(const std::vector<std::string>& arguments);
 /// tessera checkpoint list, inspect, verify, diff, export: look at checkpoints.
 int run_checkpoint(const std::vector<std::string>& arguments);
+/// tessera doctor: what training needs of this host and of others.
+int run_doctor(const std::vector<std::string>& arguments);
 /// tessera data prepare: text to tokens.
 int run_data(const std::vector<std::string>& arguments);
 
