@@ -11,6 +11,7 @@ namespace tessera {
 struct ChildEnd {
   int exit_code = 0;     ///< 128 + the signal when one killed it
   bool stopped = false;  ///< this process was asked to stop while it ran, or before
+  bool started = true;   ///< false: there was no child, because it could not have run
   double seconds = 0;
 };
 

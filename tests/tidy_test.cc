@@ -57,7 +57,8 @@ const std::vector<Door> kDoors{
 /// Headers of the operating system, besides those of the standard library, which have no dot.
 const std::regex kSystemHeader{
     "(sys|arpa|net|netinet|linux)/.*"
-    "|(dirent|dlfcn|execinfo|fcntl|immintrin|netdb|nmmintrin|poll|pthread|sched|signal|spawn"
+    "|(dirent|dlfcn|execinfo|fcntl|ifaddrs|immintrin|netdb|nmmintrin|poll|pthread|sched|signal|"
+    "spawn"
     "|stdlib|termios|unistd)\\.h"};
 
 /// Headers without a test of the same name, and why.
