@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -10,13 +11,14 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <sstream>
 
 #include "checkpoint/file_hash.h"
 #include "kernels/core/error.h"
 #include "launcher/commands/train.h"
-#include "launcher/cpu_topology.h"
 #include "launcher/left_over_ranks.h"
 #include "launcher/network_interfaces.h"
 #include "launcher/version.h"
@@ -68,7 +70,65 @@ std::string write_error(const std::filesystem::path& directory, const std::strin
   return unlink(file.c_str()) == 0 ? "" : std::strerror(errno);
 }
 
+int number(const HostFacts& facts, const std::string& name) {
+  const auto found = facts.find(name);
+  return found == facts.end() ? 1 : std::max(1, std::atoi(found->second.c_str()));
+}
+
+// Interface to network, of those that have an address.
+std::map<std::string, std::string> networks(const HostFacts& facts) {
+  std::map<std::string, std::string> found;
+  const auto fact = facts.find("interfaces");
+  std::istringstream words(fact == facts.end() ? "" : fact->second);
+  for (std::string word; words >> word;) {
+    const size_t equal = word.find('=');
+    if (equal == std::string::npos) continue;
+    const std::string network = network_of(word.substr(equal + 1));
+    if (!network.empty()) found[word.substr(0, equal)] = network;
+  }
+  return found;
+}
+
 }  // namespace
+
+CpuTopology common_cpus(const std::vector<HostFacts>& hosts) {
+  std::optional<CpuTopology> common;
+  for (const HostFacts& facts : hosts) {
+    const CpuTopology cpus{.cores = number(facts, "cores"),
+                           .numa_domains = number(facts, "numa_domains"),
+                           .cores_of_a_domain = number(facts, "cores_of_a_domain")};
+    if (!common || *common == cpus) {
+      common = cpus;
+    } else {
+      const int cores = std::min(common->cores, cpus.cores);
+      common = CpuTopology{.cores = cores, .numa_domains = 1, .cores_of_a_domain = cores};
+    }
+  }
+  return common.value_or(CpuTopology{});
+}
+
+std::string common_network(const std::vector<HostFacts>& hosts, const HostFacts& own,
+                           const std::string& interface) {
+  std::set<std::string> found;
+  for (const HostFacts& facts : hosts) found.insert(networks(facts)[interface]);
+  for (const auto& [name, network] : networks(own)) {
+    if (found.size() == 1 && found.contains(network)) return network;
+  }
+  return "";
+}
+
+std::string common_interfaces(const std::vector<HostFacts>& hosts) {
+  std::string text;
+  if (hosts.empty()) return text;
+  for (const auto& [name, network] : networks(hosts.front())) {
+    const bool common = std::all_of(hosts.begin(), hosts.end(), [&](const HostFacts& facts) {
+      return networks(facts)[name] == network;
+    });
+    if (!common || network.starts_with("127.")) continue;
+    text += concat(text.empty() ? "" : ", ", name, " (", network, ")");
+  }
+  return text;
+}
 
 std::string marker_name(const std::string& launch) {
   return ".launch-" + launch;

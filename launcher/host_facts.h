@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "launcher/cpu_topology.h"
+
 namespace tessera {
 
 /// What a host says about itself before ranks are started there: name of a fact to its value, one
@@ -14,7 +16,7 @@ namespace tessera {
 ///   mpi                 name and version of the MPI library
 ///   orted               where the daemon of Open MPI lies, or "none"
 ///   cores, numa_domains, cores_of_a_domain   cpu_topology()
-///   interfaces          "lo=127.0.0.1 eth0=10.0.0.1 eth1=": those that are up, with address
+///   interfaces          "lo=127.0.0.1/8 eth0=10.0.0.1/24 eth1=": those that are up, and address
 ///   config              XXH3-128 of the resolved configuration
 ///   config_error        instead of it: why it cannot be read, and then nothing follows
 ///   data                XXH3-128 of the description of the data set, or "none"
@@ -37,6 +39,17 @@ void tell_host_facts(const HostQuestion& question,
 std::string fact_line(const std::string& name, const std::string& value);
 /// The facts among lines of output; others, such as greetings of a login shell, are passed over.
 HostFacts parse_facts(const std::string& output);
+
+/// The cores that each of these hosts has. Where hosts differ, NUMA domains are left alone.
+CpuTopology common_cpus(const std::vector<HostFacts>& hosts);
+
+/// The network, as "10.0.0.0/24", that `interface` of all `hosts` is in, and some interface of
+/// `own` host, too; empty when there is none.
+std::string common_network(const std::vector<HostFacts>& hosts, const HostFacts& own,
+                           const std::string& interface);
+
+/// "eth0 (10.0.0.0/24)", ...: interfaces that have the same name and network on all `hosts`.
+std::string common_interfaces(const std::vector<HostFacts>& hosts);
 
 /// The file in the run directory that the launcher makes, and every host has to see.
 std::string marker_name(const std::string& launch);

@@ -1,7 +1,6 @@
 #include "launcher/job_hosts.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "kernels/core/error.h"
@@ -14,28 +13,6 @@ namespace tessera {
 namespace {
 
 constexpr double kPause = 3;  // seconds before a host that does not answer is asked again
-
-int number(const HostFacts& facts, const std::string& name) {
-  const auto found = facts.find(name);
-  return found == facts.end() ? 1 : std::max(1, std::atoi(found->second.c_str()));
-}
-
-// What every one of these hosts has. Where they differ, domains are left alone.
-CpuTopology common_cpus(const std::vector<HostFacts>& hosts) {
-  std::optional<CpuTopology> common;
-  for (const HostFacts& facts : hosts) {
-    const CpuTopology cpus{.cores = number(facts, "cores"),
-                           .numa_domains = number(facts, "numa_domains"),
-                           .cores_of_a_domain = number(facts, "cores_of_a_domain")};
-    if (!common || *common == cpus) {
-      common = cpus;
-    } else {
-      const int cores = std::min(common->cores, cpus.cores);
-      common = CpuTopology{.cores = cores, .numa_domains = 1, .cores_of_a_domain = cores};
-    }
-  }
-  return common.value_or(CpuTopology{});
-}
 
 std::string joined(const std::vector<std::string>& lines) {
   std::string text;
@@ -88,14 +65,12 @@ std::vector<HostSlots> JobHosts::usable(bool unfit_may_mend) {
 std::optional<LifePlan> JobHosts::plan(const std::vector<HostSlots>& usable) {
   std::optional<LifePlan> plan = plan_life(config_, job_, usable);
   if (!plan) return {};
-  std::vector<HostFacts> facts;
   for (size_t i = 0; i < hosts_.size(); ++i) {
     const auto same = [&](const HostSlots& host) { return host.name == hosts_[i].name; };
     if (std::any_of(plan->hosts.begin(), plan->hosts.end(), same)) {
-      facts.push_back(answers_[i].facts);
+      plan->facts.push_back(answers_[i].facts);
     }
   }
-  plan->cpus = common_cpus(facts);
   return plan;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "launcher/host_facts.h"
 #include "launcher/mpirun.h"
 #include "parallel/process_mesh.h"
 
@@ -22,8 +23,8 @@ struct JobSize {
 struct LifePlan {
   std::vector<HostSlots> hosts;  ///< each with the ranks that it takes
   int ranks = 0;
-  std::optional<MeshShape> mesh;  ///< instead of the configuration's
-  CpuTopology cpus = {};          ///< that each of the hosts has
+  std::optional<MeshShape> mesh;      ///< instead of the configuration's
+  std::vector<HostFacts> facts = {};  ///< of those hosts, when they were asked
 };
 
 /// The next life on the hosts that can be used now. As many ranks as asked for keep the mesh of the

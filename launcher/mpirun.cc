@@ -58,7 +58,7 @@ std::vector<std::string> several_hosts(const MpirunOptions& options) {
   std::string ssh;
   for (const std::string& word : ssh_options()) ssh += concat(ssh.empty() ? "" : " ", word);
   std::vector<std::string> words{"--host", to_text(options.hosts), "--mca", "plm_rsh_args", ssh};
-  for (const auto& [name, seconds] : {std::pair("time", 5), {"intvl", 5}, {"probes", 3}}) {
+  for (const auto& [name, seconds] : {std::pair("time", 5), {"intvl", 2}, {"probes", 4}}) {
     words.insert(words.end(), {"--mca", concat("oob_tcp_keepalive_", name), concat(seconds)});
   }
   for (const std::string& variable : options.environment) {
@@ -96,6 +96,7 @@ std::string to_text(const std::vector<HostSlots>& hosts) {
 
 std::vector<std::string> mpirun_command(const MpirunOptions& options,
                                         const std::vector<std::string>& program) {
+  // Without -q it has a page to say about every rank that ends with another code than 0.
   std::vector<std::string> words{"mpirun", "-q", "-np", std::to_string(options.ranks)};
   if (options.root) words.emplace_back("--allow-run-as-root");
   if (!options.hosts.empty()) {
@@ -103,11 +104,12 @@ std::vector<std::string> mpirun_command(const MpirunOptions& options,
     words.insert(words.end(), more.begin(), more.end());
   }
   if (!options.interface.empty()) {
-    for (const char* user : {"btl_tcp_if_include", "oob_tcp_if_include"}) {
-      words.insert(words.end(), {"--mca", user, options.interface});
-    }
-    // With "=" it is the name, without it the beginning of one.
-    words.insert(words.end(), {"-x", concat("NCCL_SOCKET_IFNAME==", options.interface)});
+    // NCCL takes a name for the beginning of one, but for this "=".
+    words.insert(words.end(), {"--mca", "btl_tcp_if_include", options.interface, "-x",
+                               concat("NCCL_SOCKET_IFNAME==", options.interface)});
+  }
+  if (!options.network.empty()) {
+    words.insert(words.end(), {"--mca", "oob_tcp_if_include", options.network});
   }
   const std::string map = mapping(options.cpus, ranks_of_a_host(options));
   if (options.bind && !map.empty()) {

@@ -27,7 +27,8 @@ struct MpirunOptions {
   CpuTopology cpus = {};              ///< of the host that has least
   bool bind = true;                   ///< each rank to cores of its own, where there are enough
   bool root = false;                  ///< we are root, which mpirun wants to be told
-  std::string interface = {};         ///< network interface of every host; empty: Open MPI chooses
+  std::string interface = {};         ///< of every host, for messages; empty: Open MPI chooses
+  std::string network = {};           ///< "10.0.0.0/24", for its daemons; empty: Open MPI chooses
   /// NAME or NAME=VALUE: variables that ranks on other hosts get too.
   std::vector<std::string> environment = {};
 };
@@ -35,8 +36,7 @@ struct MpirunOptions {
 /// The words of the command. Ranks fill one host after the other, in the order given: the tensor
 /// axis, which is innermost, stays within a host, and expert groups are neighbours. Where there are
 /// enough cores, each rank has its own, all in one NUMA domain unless it has several of them to
-/// itself. A host that is cut off is noticed by mpirun, and by its daemon there, within half a
-/// minute.
+/// itself. A host that is cut off is noticed by mpirun, and by its daemon there, within 15 s.
 std::vector<std::string> mpirun_command(const MpirunOptions& options,
                                         const std::vector<std::string>& program);
 

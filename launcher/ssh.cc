@@ -27,7 +27,7 @@ std::string shell_line(const std::vector<std::string>& words) {
 }
 
 std::vector<std::string> ssh_options() {
-  return {"-o", "BatchMode=yes",         "-o", "ConnectTimeout=10",
+  return {"-o", "BatchMode=yes",         "-o", "ConnectTimeout=5",
           "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"};
 }
 

@@ -10,6 +10,7 @@
 
 #include "checkpoint/candidates.h"
 #include "kernels/core/error.h"
+#include "kernels/core/log.h"
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/train.h"
@@ -17,6 +18,7 @@
 #include "launcher/left_over_ranks.h"
 #include "launcher/mpirun.h"
 #include "launcher/placement.h"
+#include "launcher/rank_probe.h"
 #include "launcher/ssh.h"
 #include "launcher/supervisor.h"
 #include "runtime/config/config.h"
@@ -194,43 +196,87 @@ int launch_here(const Launch& launch, const TrainConfig& config) {
                    launch.policy);
 }
 
-int launch_on_hosts(Launch launch, const TrainConfig& config) {
-  ChildRunner runner;
-  const HostQuestion question{.launch = new_name(), .train = launch.train};
-  HostExpectation expected{.own = {},
-                           .program = launch.program,
-                           .directory = std::filesystem::current_path().string(),
-                           .run_directory = config.run_dir(),
-                           .data = config.data().path(),
-                           .interface = launch.mpirun.interface};
-  launch.mpirun.environment = passed_environment(question.launch, launch.mpirun.interface);
-  const auto wait = [&](double seconds) { return runner.wait(seconds); };
-  const auto ask = [&](const std::vector<HostSlots>& hosts) {
-    const Marker marker(config.run_dir(), question.launch);
-    expected.own.clear();
-    tell_host_facts(question, [&](const std::string& name, const std::string& value) {
-      expected.own[name] = value;
+/// The lives of a job on several hosts.
+class HostLaunch {
+ public:
+  HostLaunch(const Launch& launch, const TrainConfig& config)
+      : launch_(launch),
+        config_(config),
+        question_{.launch = new_name(), .train = launch.train},
+        expected_{.own = {},
+                  .program = launch.program,
+                  .directory = std::filesystem::current_path().string(),
+                  .run_directory = config.run_dir(),
+                  .data = config.data().path(),
+                  .interface = launch.mpirun.interface},
+        hosts_(
+            config, launch.mpirun.hosts,
+            {.ranks = launch.mpirun.ranks, .least_hosts = launch.least_hosts},
+            [this](const std::vector<HostSlots>& hosts) { return ask(hosts); },
+            [this](double seconds) { return runner_.wait(seconds); }) {
+    launch_.mpirun.environment = passed_environment(question_.launch, launch.mpirun.interface);
+  }
+
+  /// The exit code. Throws when the job cannot start at all.
+  int run() {
+    std::optional<LifePlan> life = hosts_.first();
+    const std::string trouble = prepare(*life);
+    if (!trouble.empty()) throw Error(ExitCode::kUsage, trouble);
+    const auto live = [&] {
+      const ChildEnd end = life ? runner_.run(command_of(launch_, life->mesh)) : run_again();
+      life.reset();
+      return end;
+    };
+    return supervise({.run = live,
+                      .newest = [this] { return newest_of(config_.run_dir()); },
+                      .wait = [this](double seconds) { return runner_.wait(seconds); }},
+                     launch_.policy);
+  }
+
+ private:
+  std::vector<HostAnswer> ask(const std::vector<HostSlots>& hosts) {
+    const Marker marker(config_.run_dir(), question_.launch);
+    expected_.own.clear();
+    tell_host_facts(question_, [this](const std::string& name, const std::string& value) {
+      expected_.own[name] = value;
     });
-    return ask_hosts(hosts, question, expected);
-  };
-  JobHosts hosts(config, launch.mpirun.hosts,
-                 {.ranks = launch.mpirun.ranks, .least_hosts = launch.least_hosts}, ask, wait);
-  std::optional<LifePlan> life = hosts.first();
-  const auto run = [&]() -> ChildEnd {
-    if (!life) life = hosts.next();
-    if (!runner.wait(0.01)) return {.exit_code = 75, .stopped = true, .started = false};
-    if (!life) return {.exit_code = 75, .started = false};
-    launch.mpirun.ranks = life->ranks;
-    launch.mpirun.hosts = life->hosts;
-    launch.mpirun.cpus = life->cpus;
-    const ChildEnd end = runner.run(command_of(launch, life->mesh));
-    life.reset();
-    return end;
-  };
-  return supervise(
-      {.run = run, .newest = [&] { return newest_of(config.run_dir()); }, .wait = wait},
-      launch.policy);
-}
+    return ask_hosts(hosts, question_, expected_);
+  }
+
+  // Returns why it cannot start, or nothing.
+  std::string prepare(const LifePlan& life) {
+    MpirunOptions& options = launch_.mpirun;
+    options.ranks = life.ranks;
+    options.hosts = life.hosts;
+    options.cpus = common_cpus(life.facts);
+    if (!options.interface.empty()) {
+      options.network = common_network(life.facts, expected_.own, options.interface);
+    }
+    const std::string trouble = probe_ranks(options, launch_.program);
+    if (trouble.empty()) return "";
+    const std::string common = common_interfaces(life.facts);
+    return concat("the job cannot start on ", to_text(options.hosts), ": ", trouble,
+                  "; expected every rank to reach every other one; name the network between hosts ",
+                  "with --interface", common.empty() ? "" : ": " + common);
+  }
+
+  ChildEnd run_again() {
+    const std::optional<LifePlan> life = hosts_.next();
+    const std::string trouble = life ? prepare(*life) : "";
+    if (!trouble.empty()) log_line(trouble);
+    const bool go_on = runner_.wait(0.01);  // hears what was asked meanwhile
+    if (go_on && life && trouble.empty()) return runner_.run(command_of(launch_, life->mesh));
+    return {
+        .exit_code = static_cast<int>(ExitCode::kTryAgain), .stopped = !go_on, .started = false};
+  }
+
+  ChildRunner runner_;  // before anything that starts threads
+  Launch launch_;
+  const TrainConfig& config_;
+  HostQuestion question_;
+  HostExpectation expected_;
+  JobHosts hosts_;
+};
 
 }  // namespace
 
@@ -250,7 +296,7 @@ int run_launch(const std::vector<std::string>& arguments) {
     return static_cast<int>(ExitCode::kFinished);
   }
   return launch.mpirun.hosts.empty() ? launch_here(launch, *config)
-                                     : launch_on_hosts(launch, *config);
+                                     : HostLaunch(launch, *config).run();
 }
 
 }  // namespace tessera
