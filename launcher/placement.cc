@@ -83,13 +83,14 @@ std::vector<std::string> placement_warnings(const std::vector<HostSlots>& filled
   }
   const int block = shape.expert * shape.sequence * tensor;
   if (const int scattered = scattered_groups(filled, block); shape.expert > 1 && scattered > 0) {
-    warnings.push_back(concat(
-        scattered, " of ", ranks / block, " expert groups are on more hosts than they need: ",
-        first_cut(filled, block), "; ", block > largest ? "let mesh.expert x mesh.sequence x " : "",
-        block > largest ? concat("mesh.tensor = ", block, " be a multiple of a host's slots")
-                        : concat("give each host a multiple of mesh.expert x mesh.sequence x "
-                                 "mesh.tensor = ",
-                                 block, " slots")));
+    const std::string sizes = concat("mesh.expert x mesh.sequence x mesh.tensor = ", block);
+    const std::string found =
+        concat(scattered, " of ", ranks / block, " expert groups are on more hosts than they need");
+    warnings.push_back(
+        block <= largest
+            ? concat(found, ": ", first_cut(filled, block), "; give each host a multiple of ",
+                     sizes, " slots")
+            : concat(found, "; give all hosts the same number of slots, which divides ", sizes));
   }
   return warnings;
 }
