@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "kernels/core/error.h"
 #include "kernels/core/log.h"
 #include "launcher/start_process.h"
 
@@ -24,6 +25,14 @@ sigset_t watched() {
 }
 
 }  // namespace
+
+bool ChildEnd::may_go_on() const {
+  for (const ExitCode code :
+       {ExitCode::kFinished, ExitCode::kUsage, ExitCode::kBadData, ExitCode::kNoCheckpoint}) {
+    if (exit_code == static_cast<int>(code)) return false;
+  }
+  return true;
+}
 
 ChildRunner::ChildRunner() {
   const sigset_t set = watched();

@@ -14,12 +14,6 @@ constexpr int code_of(ExitCode code) {
   return static_cast<int>(code);
 }
 
-// What would be the same in the next life.
-bool is_lasting(int code) {
-  return code == code_of(ExitCode::kUsage) || code == code_of(ExitCode::kBadData) ||
-         code == code_of(ExitCode::kNoCheckpoint);
-}
-
 std::string describe(const ChildEnd& end, const CheckpointId& newest) {
   if (!end.started) return "the job could not start";
   return concat("the job ended with exit code ", end.exit_code, " after ", std::lround(end.seconds),
@@ -36,9 +30,7 @@ int supervise(const SupervisedJob& job, const RestartPolicy& policy) {
   double wait = policy.first_wait;
   for (int restarts = 0;; ++restarts) {
     const ChildEnd end = job.run();
-    if (end.exit_code == code_of(ExitCode::kFinished) || is_lasting(end.exit_code)) {
-      return end.exit_code;
-    }
+    if (!end.may_go_on()) return end.exit_code;
     const CheckpointId now = job.newest();
     if (end.started) barren = now > newest ? 0 : barren + 1;
     newest = std::max(newest, now);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <random>
 #include <sstream>
+#include <utility>
 
 #include "checkpoint/candidates.h"
 #include "kernels/core/error.h"
@@ -219,15 +220,11 @@ class HostLaunch {
 
   /// The exit code. Throws when the job cannot start at all.
   int run() {
-    std::optional<LifePlan> life = hosts_.first();
-    const std::string trouble = prepare(*life);
+    life_ = hosts_.first();
+    const std::string trouble = prepare(*life_);
     if (!trouble.empty()) throw Error(ExitCode::kUsage, trouble);
-    const auto live = [&] {
-      const ChildEnd end = life ? runner_.run(command_of(launch_, life->mesh)) : run_again();
-      life.reset();
-      return end;
-    };
-    return supervise({.run = live,
+    bool first = true;
+    return supervise({.run = [&] { return std::exchange(first, false) ? live() : live_again(); },
                       .newest = [this] { return newest_of(config_.run_dir()); },
                       .wait = [this](double seconds) { return runner_.wait(seconds); }},
                      launch_.policy);
@@ -260,12 +257,26 @@ class HostLaunch {
                   "with --interface", common.empty() ? "" : ": " + common);
   }
 
-  ChildEnd run_again() {
-    const std::optional<LifePlan> life = hosts_.next();
-    const std::string trouble = life ? prepare(*life) : "";
-    if (!trouble.empty()) log_line(trouble);
+  // A life that ends badly may have lost a host: they are asked at once, and so the log names it.
+  ChildEnd live() {
+    const ChildEnd end = runner_.run(command_of(launch_, life_->mesh));
+    life_.reset();
+    if (!end.stopped && end.may_go_on()) {
+      log_line(concat("mpirun ended with exit code ", end.exit_code, "; asking the hosts"));
+      life_ = hosts_.next();
+    }
+    return end;
+  }
+
+  ChildEnd live_again() {
+    if (!life_) life_ = hosts_.next();
+    std::string trouble = life_ ? prepare(*life_) : "";
+    if (!trouble.empty()) {
+      log_line(trouble);
+      life_.reset();
+    }
     const bool go_on = runner_.wait(0.01);  // hears what was asked meanwhile
-    if (go_on && life && trouble.empty()) return runner_.run(command_of(launch_, life->mesh));
+    if (go_on && life_) return live();
     return {
         .exit_code = static_cast<int>(ExitCode::kTryAgain), .stopped = !go_on, .started = false};
   }
@@ -276,6 +287,7 @@ class HostLaunch {
   HostQuestion question_;
   HostExpectation expected_;
   JobHosts hosts_;
+  std::optional<LifePlan> life_;  ///< the next one, when it is known
 };
 
 }  // namespace
