@@ -12,7 +12,7 @@ namespace tessera {
 
 namespace {
 
-constexpr double kPause = 3;  // seconds before a host that does not answer is asked again
+constexpr double kPause = 2;  // seconds before a host that does not answer is asked again
 
 std::string joined(const std::vector<std::string>& lines) {
   std::string text;

@@ -95,17 +95,11 @@ struct Launch {
 };
 
 // What would make every rank refuse: told before any is started.
-void check(const Launch& launch, TrainConfig config) {
-  resolve_mesh(config, launch.mpirun.ranks);
-  if (launch.mpirun.hosts.empty()) {
-    if (launch.least_hosts > 0) misuse("launch", "--min-hosts needs --hosts");
-    if (!launch.mpirun.interface.empty()) misuse("launch", "--interface needs --hosts");
-    return;
-  }
-  const int slots = slots_of(launch.mpirun.hosts);
-  if (launch.mpirun.ranks > slots) {
-    misuse("launch",
-           concat("--ranks is ", launch.mpirun.ranks, ", but --hosts have ", slots, " slots"));
+void check(const MpirunOptions& options, TrainConfig config) {
+  resolve_mesh(config, options.ranks);
+  const int slots = slots_of(options.hosts);
+  if (!options.hosts.empty() && options.ranks > slots) {
+    misuse("launch", concat("--ranks is ", options.ranks, ", but --hosts have ", slots, " slots"));
   }
 }
 
@@ -116,17 +110,21 @@ Launch read_launch(const Values& values, const TrainConfig& config,
   launch.policy.retries = number(values, "retries", 0, kMostRetries);
   MpirunOptions& options = launch.mpirun;
   if (values.count("hosts")) options.hosts = parse_hosts(values["hosts"].as<std::string>());
+  for (const char* name : {"min-hosts", "interface"}) {
+    if (values.count(name) && options.hosts.empty()) {
+      misuse("launch", concat("--", name, " is about several hosts, but --hosts is missing"));
+    }
+  }
   options.ranks = values.count("ranks")    ? number(values, "ranks", 1, kMostRanks)
                   : !options.hosts.empty() ? slots_of(options.hosts)
                                            : described_ranks(config);
   const int hosts = static_cast<int>(options.hosts.size());
-  launch.least_hosts =
-      values.count("min-hosts") ? number(values, "min-hosts", 1, std::max(1, hosts)) : hosts;
+  launch.least_hosts = values.count("min-hosts") ? number(values, "min-hosts", 1, hosts) : hosts;
   if (values.count("interface")) options.interface = values["interface"].as<std::string>();
   options.cpus = cpu_topology();
   options.bind = !values["no-binding"].as<bool>();
   options.root = geteuid() == 0;
-  check(launch, config);
+  check(options, config);
   return launch;
 }
 
