@@ -15,7 +15,7 @@ namespace {
 
 struct Command {
   const char* name;
-  const char* job;
+  const char* job;  ///< empty: it is for other commands to run, and the help leaves it out
   int (*run)(const std::vector<std::string>& arguments);
 };
 
@@ -29,6 +29,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"doctor", "look at MPI, Slurm, GPUs, networks, limits and storage", run_doctor},
     {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},
     {"generate", "continue a text with a trained model", run_generate},
+    {"host-check", "", run_host_check},
     {"score", "logits, losses and gradients of given tokens", run_score},
 });
 
@@ -36,6 +37,7 @@ void print_help() {
   std::cout << "usage: tessera COMMAND ...\n\n"
                "Trains, checks and serves language models with sparse attention and experts.\n\n";
   for (const Command& command : kCommands) {
+    if (*command.job == '\0') continue;
     std::string name = command.name;
     name.resize(12, ' ');
     std::cout << "  " << name << command.job << "\n";
@@ -64,7 +66,7 @@ int dispatch(const std::vector<std::string>& arguments) {
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
     if (name == command.name) return command.run({arguments.begin() + 1, arguments.end()});
-    names.push_back(command.name);
+    if (*command.job != '\0') names.push_back(command.name);
   }
   misuse("", concat("there is no command ", in_quotes(name), did_you_mean(name, names)));
 }

@@ -16,6 +16,8 @@ int run_launch(const std::vector<std::string>& arguments);
 int run_flight(const std::vector<std::string>& arguments);
 /// tessera submit: a job for Slurm.
 int run_submit(const std::vector<std::string>& arguments);
+/// tessera host-check: what tessera launch asks of a host.
+int run_host_check(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.
