@@ -35,7 +35,9 @@ CommandLine command_line() {
       "  mpirun -np 2 tessera train configs/quickstart.textproto "
       "--set optimizer.learning_rate=1e-3\n"
       "will it fit? checks shapes and counts bytes, trains nothing\n"
-      "  tessera train configs/gpt2-124m-shape.textproto --dry-run\n";
+      "  tessera train configs/gpt2-124m-shape.textproto --dry-run\n"
+      "where does the time of a step go?\n"
+      "  mpirun -np 2 tessera train configs/quickstart.textproto --trace=101:105\n";
   line.options.add_options()  //
       ("config", options::value<std::string>()->value_name("FILE"),
        "text-format configuration (docs/configuration.md)")  //
@@ -44,7 +46,11 @@ CommandLine command_line() {
       ("steps", options::value<int64_t>()->value_name("N"), "short for --set steps=N")  //
       ("resume", options::value<std::string>()->default_value("auto")->value_name("FROM"),
        "auto: the newest valid checkpoint, if any; none: the start; or a checkpoint directory")  //
-      ("dry-run", options::bool_switch(), "check everything that needs no training, and stop")   //
+      ("trace", options::value<std::string>()->implicit_value("")->value_name("STEPS"),
+       "write a timeline to RUN/trace/ (docs/trace.md): --trace=FIRST:LAST, these steps of the "
+       "run; "
+       "--trace=N, the first N of this start; --trace, its steps 11 to 20")                     //
+      ("dry-run", options::bool_switch(), "check everything that needs no training, and stop")  //
       ("help", options::bool_switch(), "show this text");
   line.positional = {"config"};
   return line;
@@ -77,6 +83,7 @@ struct Beginning {
   ResumeFrom from;
   JobEnvironment job;
   FailPoints faults;
+  TraceSteps traced;
 };
 
 // Faults that a test asks for (checkpoint/fail_points.h); none otherwise.
@@ -108,8 +115,8 @@ int train_in_job(const Beginning& begin, const StopSignal& stop) {
       }
       return static_cast<int>(failure->code);
     }
-    return exit_code(
-        run_training(config, begin.from, world, stop, begin.faults.observer(world.rank())));
+    return exit_code(run_training(config, begin.from, world, stop,
+                                  begin.faults.observer(world.rank()), begin.traced));
   } catch (const Error& error) {
     end_job(mpi, world.rank(), without_rank(error.what()), error.code());
   } catch (const std::exception& error) {
@@ -121,7 +128,14 @@ int train_alone(const Beginning& begin, const StopSignal& stop) {
   SelfCommunicator world;
   TrainConfig config = begin.load();
   resolve_mesh(config, world.size());
-  return exit_code(run_training(config, begin.from, world, stop, begin.faults.observer(0)));
+  return exit_code(
+      run_training(config, begin.from, world, stop, begin.faults.observer(0), begin.traced));
+}
+
+TraceSteps traced_steps(const boost::program_options::variables_map& values) {
+  if (values.count("trace") == 0) return {};
+  const std::string& text = values["trace"].as<std::string>();
+  return text.empty() ? kUsualTrace : parse_trace_steps(text);
 }
 
 TrainConfig load(const boost::program_options::variables_map& values) {
@@ -145,7 +159,8 @@ int run_train(const std::vector<std::string>& arguments) {
   const Beginning begin{.load = [&] { return load(*values); },
                         .from = resume_from((*values)["resume"].as<std::string>()),
                         .job = job_environment(),
-                        .faults = faults_of_environment()};
+                        .faults = faults_of_environment(),
+                        .traced = traced_steps(*values)};
   if ((*values)["dry-run"].as<bool>()) {
     TrainConfig config = begin.load();
     resolve_mesh(config, described_ranks(config));

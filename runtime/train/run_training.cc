@@ -170,8 +170,11 @@ std::string dry_run(const TrainConfig& config) {
 }
 
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
-                         const StopSignal& stop, const StageObserver& on_stage) {
+                         const StopSignal& stop, const StageObserver& on_stage,
+                         const TraceSteps& traced) {
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
+  RunTrace trace(mesh, config.run_dir(), traced);
+  const StageObserver stages = trace.watch(on_stage);
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
@@ -189,7 +192,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
     also_log_to(run_directory / "log.txt");
-    checkpoints.emplace(run_directory, store_options(config, on_stage));
+    checkpoints.emplace(run_directory, store_options(config, stages));
     log_line(concat("ranks ", world.size(), ", threads per rank ", stream.threads().threads(), ", ",
                     name_of(value_dtype(config)), "\n", to_text(memory)));
   }
@@ -222,7 +225,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                   .exchange = exchange,
                   .state = state,
                   .checkpoints = checkpoints ? &*checkpoints : nullptr,
-                  .on_stage = on_stage});
+                  .on_stage = stages});
   Training training{.config = config,
                     .mesh = mesh,
                     .stream = stream,
@@ -233,6 +236,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                     .data = data,
                     .validation = validation ? &*validation : nullptr,
                     .saver = saver,
+                    .trace = trace,
                     .stop = stop};
   return train(training);
 }

@@ -107,6 +107,7 @@ TrainingEnd train(Training& t) {
   const int64_t validate_every = t.config.runtime().validate_every();
   bool stop = false;
   while (!stop && t.state.progress.step < t.config.steps()) {
+    t.trace.before_step(t.state.progress.step + 1);
     StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
     for (const auto& hook : t.state.hooks) hook->plan(plan);
     StepResult result = run_step(t, plan);
@@ -123,6 +124,7 @@ TrainingEnd train(Training& t) {
   t.mesh.world().log().set_phase(Phase::kCheckpoint);
   t.saver.finish();
   t.exchange.finish_gathers();
+  t.trace.finish();
   return t.state.progress.step < t.config.steps() ? TrainingEnd::kStopped : TrainingEnd::kFinished;
 }
 
