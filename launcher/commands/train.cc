@@ -1,5 +1,7 @@
 #include "launcher/commands/train.h"
 
+#include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <functional>
@@ -132,6 +134,18 @@ int train_alone(const Beginning& begin, const StopSignal& stop) {
       run_training(config, begin.from, world, stop, begin.faults.observer(0), begin.traced));
 }
 
+// --trace may stand without a value, and then anywhere: Boost would take what follows for one.
+std::vector<std::string> bare_trace_last(std::vector<std::string> arguments) {
+  for (size_t i = 0; i + 1 < arguments.size(); ++i) {
+    const std::string& next = arguments[i + 1];
+    if (arguments[i] != "--trace" || (!next.empty() && std::isdigit(next[0]) != 0)) continue;
+    std::rotate(arguments.begin() + static_cast<std::ptrdiff_t>(i),
+                arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1, arguments.end());
+    break;
+  }
+  return arguments;
+}
+
 TraceSteps traced_steps(const boost::program_options::variables_map& values) {
   if (values.count("trace") == 0) return {};
   const std::string& text = values["trace"].as<std::string>();
@@ -148,13 +162,13 @@ TrainConfig load(const boost::program_options::variables_map& values) {
 }  // namespace
 
 std::unique_ptr<TrainConfig> config_of_train(const std::vector<std::string>& arguments) {
-  const auto values = parse_arguments(command_line(), arguments);
+  const auto values = parse_arguments(command_line(), bare_trace_last(arguments));
   return values ? std::make_unique<TrainConfig>(load(*values)) : nullptr;
 }
 
 int run_train(const std::vector<std::string>& arguments) {
   const CommandLine line = command_line();
-  const auto values = parse_arguments(line, arguments);
+  const auto values = parse_arguments(line, bare_trace_last(arguments));
   if (!values) return static_cast<int>(ExitCode::kFinished);
   const Beginning begin{.load = [&] { return load(*values); },
                         .from = resume_from((*values)["resume"].as<std::string>()),

@@ -15,6 +15,7 @@
 
 #include "kernels/core/log.h"
 #include "parallel/agreement.h"
+#include "parallel/nvtx_ranges.h"
 
 namespace tessera {
 
@@ -80,7 +81,8 @@ RunTrace::RunTrace(const ProcessMesh& mesh, fs::path run_directory, const TraceS
       run_directory_(std::move(run_directory)),
       steps_(steps),
       largest_page_(largest_page),
-      state_(steps.any() ? State::kWaiting : State::kOver) {}
+      state_(steps.any() ? State::kWaiting : State::kOver),
+      nvtx_(make_nvtx_ranges(mesh.world().log().recorder())) {}
 
 RunTrace::~RunTrace() {
   if (state_ != State::kTracing) return;
@@ -113,7 +115,9 @@ void RunTrace::before_step(int64_t step) {
 void RunTrace::finish() {
   if (state_ == State::kTracing) end();
   if (state_ == State::kWaiting) {
-    log_once(concat("warning: nothing was traced: the run has ended before step ", steps_.first));
+    log_once(placed_ ? concat("warning: nothing was traced: this start has ended before step ",
+                              steps_.first)
+                     : "warning: nothing was traced: the run had no step to do");
   }
   state_ = State::kOver;
 }
@@ -247,8 +251,9 @@ void RunTrace::tell_end(const std::vector<Part>& parts) const {
     all.drift = std::max(all.drift, parts[rank].drift);
   }
   const int64_t last = std::min(steps_.last, next_step_);
-  std::string facts = concat("traced steps ", steps_.first, " to ", last, " on ", ranks.size(),
-                             " of ", parts.size(), " ranks, ", mebibytes(all.bytes));
+  std::string facts = concat("traced steps ", steps_.first, " to ", last, ", ");
+  if (parts.size() > 1) facts += concat(ranks.size(), " of ", parts.size(), " ranks, ");
+  facts += mebibytes(all.bytes);
   if (offset_.clocks > 1) {
     facts += concat("; the clocks of ", offset_.clocks, " hosts agree within ",
                     microseconds(offset_.worst_error), " us and drifted by ",

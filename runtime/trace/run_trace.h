@@ -33,7 +33,8 @@ TraceSteps parse_trace_steps(const std::string& text);
 
 /// Traces some steps of a run: a part by every rank in RUN/trace/, joined by rank 0 to one file
 /// when they fit in a page (docs/trace.md). Trouble with its files is told once, and ends the trace
-/// of that rank, never the run. All ranks call before_step and finish at the same points.
+/// of that rank, never the run. Profilers of NVIDIA see every step (nvtx_ranges.h). All ranks call
+/// before_step and finish at the same points.
 class RunTrace {
  public:
   /// What viewers in a browser still open.
@@ -84,6 +85,7 @@ class RunTrace {
   State state_;
   bool placed_ = false;
   int64_t next_step_ = 0;
+  std::unique_ptr<FlightObserver> nvtx_;  ///< in every step, whether it is traced or not
   ClockOffset offset_;
   StageTrack stages_;
   std::unique_ptr<Timeline> timeline_;

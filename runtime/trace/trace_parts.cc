@@ -8,11 +8,11 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <span>
 #include <system_error>
+
+#include "runtime/data/file.h"
 
 namespace tessera {
 
@@ -46,16 +46,6 @@ std::optional<int> rank_of(const std::string& name) {
   const auto [last, trouble] = std::from_chars(begin, end, rank);
   if (trouble != std::errc() || last != end || rank < 0) return std::nullopt;
   return rank;
-}
-
-std::string read(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(in), {});
-  if (!in.is_open() || in.bad()) {
-    throw Error(ExitCode::kUsage, concat("cannot read ", path.string(),
-                                         ", the part of a rank; --ranks names those to join"));
-  }
-  return text;
 }
 
 /// The events of a part, without what is around them.
@@ -116,7 +106,7 @@ JoinedTrace join_trace(const fs::path& folder, const std::vector<int>& ranks,
     write(file, concat("{\"displayTimeUnit\":\"ms\",\"otherData\":", about, ",\"traceEvents\":[\n"),
           joined.bytes);
     for (const int rank : ranks) {
-      const std::string text = read(trace_part(folder, rank));
+      const std::string text = read_file(trace_part(folder, rank), ExitCode::kUsage);
       const std::string_view events = events_of(text);
       if (events.empty()) continue;
       if (joined.ranks > 0) write(file, ",\n", joined.bytes);

@@ -70,6 +70,16 @@ DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
           .seed = config.seed()};
 }
 
+/// A split of the data set and what cuts it into samples.
+struct Split {
+  Split(const TrainConfig& config, const char* name, bool shuffle)
+      : tokens(config.data().path(), name, config.model().vocabulary()),
+        loader(tokens, loader_options(config, shuffle)) {}
+
+  TokenDataset tokens;
+  DataLoader loader;
+};
+
 /// Where the parts of a run that resumes are.
 struct Resuming {
   const ProcessMesh& mesh;
@@ -178,13 +188,10 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
-  const TokenDataset train_tokens(config.data().path(), kTrainSplit, config.model().vocabulary());
-  const DataLoader data(train_tokens, loader_options(config, /*shuffle=*/true));
-  std::optional<TokenDataset> validation_tokens;
-  std::optional<DataLoader> validation;
+  const Split data(config, kTrainSplit, /*shuffle=*/true);
+  std::optional<Split> validation;
   if (config.runtime().validate_every() > 0) {
-    validation_tokens.emplace(config.data().path(), kValidationSplit, config.model().vocabulary());
-    validation.emplace(*validation_tokens, loader_options(config, /*shuffle=*/false));
+    validation.emplace(config, kValidationSplit, /*shuffle=*/false);
   }
   const MemoryPlan memory = plan_memory(config, world.rank());
 
@@ -233,8 +240,8 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                     .batch = batch,
                     .state = state,
                     .exchange = exchange,
-                    .data = data,
-                    .validation = validation ? &*validation : nullptr,
+                    .data = data.loader,
+                    .validation = validation ? &validation->loader : nullptr,
                     .saver = saver,
                     .trace = trace,
                     .stop = stop};
