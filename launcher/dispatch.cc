@@ -24,6 +24,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"launch", "run a job of several ranks, and start it again when it dies", run_launch},
     {"flight", "explain why a run hung or crashed", run_flight},
     {"submit", "give a job to Slurm that goes on until the run is finished", run_submit},
+    {"trace", "join the timelines of ranks to one for a browser", run_trace},
     {"plan", "find the best mesh for a configuration and a number of ranks", run_plan},
     {"data", "make token shards from text", run_data},
     {"doctor", "look at MPI, Slurm, GPUs, networks, limits and storage", run_doctor},

@@ -18,6 +18,8 @@ int run_flight(const std::vector<std::string>& arguments);
 int run_submit(const std::vector<std::string>& arguments);
 /// tessera host-check: what tessera launch asks of a host.
 int run_host_check(const std::vector<std::string>& arguments);
+/// tessera trace: joins what train --trace has written.
+int run_trace(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.
