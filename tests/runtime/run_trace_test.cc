@@ -24,7 +24,7 @@ class RunTraceTest : public support::TrainingFixture {
     config.mutable_mesh()->set_tensor(ranks);
     const StopSignal stop;
     run_ranks(ranks, [&](Communicator& world) {
-      EXPECT_EQ(run_training(config, {}, world, stop, {}, steps), TrainingEnd::kFinished);
+      EXPECT_EQ(run_training(config, {}, world, stop, {.traced = steps}), TrainingEnd::kFinished);
     });
   }
   fs::path page(const std::string& run, const std::string& steps) const {
@@ -195,7 +195,7 @@ TEST_F(RunTraceTest, StepsThatAreDoneAreNotTraced) {
   const auto trace_rest = [&](const std::string& rest, const TraceSteps& steps) {
     const StopSignal stop;
     SelfCommunicator world;
-    EXPECT_EQ(run_training(config(rest), from("run", "00000005"), world, stop, {}, steps),
+    EXPECT_EQ(run_training(config(rest), from("run", "00000005"), world, stop, {.traced = steps}),
               TrainingEnd::kFinished);
   };
   trace_rest("done", {.first = 2, .last = 5});
