@@ -212,12 +212,14 @@ HostAnswer judge_ssh(const HostSlots& host, const CapturedCommand& said,
                             "; expected the same file as here; copy it there, or run it from a ",
                             "shared file system");
   }
-  if (said.exit_code != 0 && facts.empty() && has(said.output, "tessera ")) {
+  const size_t version = said.output.find("tessera ");
+  if (said.exit_code != 0 && facts.empty() && version != std::string::npos) {
     // It says its version, but does not know the question.
-    std::string version = said.output.substr(said.output.find("tessera "));
-    facts["version"] = version.substr(0, version.find('\n'));
-    facts["binary"] = "unknown";
-    return judge_facts(host, facts, expected);
+    facts["version"] = said.output.substr(version, said.output.find('\n', version) - version);
+    if (facts["version"] != fact(expected.own, "version")) {
+      facts["binary"] = "unknown";
+      return judge_facts(host, facts, expected);
+    }
   }
   if (said.exit_code != 0) {
     return judgement.refuse(HostState::kUnfit, expected.program, " does not run there: ", words,
@@ -227,8 +229,8 @@ HostAnswer judge_ssh(const HostSlots& host, const CapturedCommand& said,
 }
 
 std::string host_script(const HostExpectation& expected, const HostQuestion& question) {
-  std::vector<std::string> words{expected.program, "host-check", "--launch",
-                                 question.launch,  "--",         "train"};
+  std::vector<std::string> words{expected.program, "host-check",    "--launch", question.launch,
+                                 "--marker",       question.marker, "--",       "train"};
   words.insert(words.end(), question.train.begin(), question.train.end());
   std::string libraries;
   if (const char* path = std::getenv("LD_LIBRARY_PATH"); path != nullptr && *path != '\0') {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -62,8 +63,10 @@ std::string interfaces() {
 }
 
 // Empty when a file can be made in `directory`, else why not.
-std::string write_error(const std::filesystem::path& directory, const std::string& launch) {
-  const std::string file = (directory / concat(marker_name(launch), ".", getpid())).string();
+std::string write_error(const std::filesystem::path& directory, const std::string& marker) {
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  const std::string file = (directory / concat(marker, ".", host.data())).string();
   const int opened = open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (opened < 0) return std::strerror(errno);
   close(opened);
@@ -130,10 +133,6 @@ std::string common_interfaces(const std::vector<HostFacts>& hosts) {
   return text;
 }
 
-std::string marker_name(const std::string& launch) {
-  return ".launch-" + launch;
-}
-
 void tell_host_facts(const HostQuestion& question,
                      const std::function<void(const std::string&, const std::string&)>& tell) {
   tell("version", version_text());
@@ -161,10 +160,10 @@ void tell_host_facts(const HostQuestion& question,
   tell("data", data.empty() ? "none" : hash_of(data));
   const std::filesystem::path run_directory = config->run_dir();
   std::error_code none;
-  const bool seen = std::filesystem::exists(run_directory / marker_name(question.launch), none);
+  const bool seen = std::filesystem::exists(run_directory / question.marker, none);
   tell("marker", seen ? "seen" : "unseen");
   if (!seen) return;
-  const std::string error = write_error(run_directory, question.launch);
+  const std::string error = write_error(run_directory, question.marker);
   if (!error.empty()) tell("run_dir_error", error);
 }
 

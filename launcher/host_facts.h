@@ -20,14 +20,17 @@ namespace tessera {
 ///   config              XXH3-128 of the resolved configuration
 ///   config_error        instead of it: why it cannot be read, and then nothing follows
 ///   data                XXH3-128 of the description of the data set, or "none"
-///   marker              "seen" when the marker of the launch is in the run directory, or "unseen"
+///   marker              "seen" when the marker is in the run directory, or "unseen"
 ///   run_dir_error       why the run directory cannot be written; only where it cannot
 ///   ended, remaining    ranks of an earlier life of the launch (launcher/left_over_ranks.h)
 using HostFacts = std::map<std::string, std::string>;
 
 /// What is asked.
 struct HostQuestion {
-  std::string launch;              ///< the name of the launch, of letters and digits
+  std::string launch;  ///< the name of the launch
+  /// The file in the run directory that the launcher has made. Its name is another one each time,
+  /// or else a file system could remember that it was not there.
+  std::string marker;
   std::vector<std::string> train;  ///< arguments of tessera train
 };
 
@@ -50,8 +53,5 @@ std::string common_network(const std::vector<HostFacts>& hosts, const HostFacts&
 
 /// "eth0 (10.0.0.0/24)", ...: interfaces that have the same name and network on all `hosts`.
 std::string common_interfaces(const std::vector<HostFacts>& hosts);
-
-/// The file in the run directory that the launcher makes, and every host has to see.
-std::string marker_name(const std::string& launch);
 
 }  // namespace tessera

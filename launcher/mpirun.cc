@@ -57,7 +57,9 @@ std::string mapping(const CpuTopology& cpus, int ranks) {
 std::vector<std::string> several_hosts(const MpirunOptions& options) {
   std::string ssh;
   for (const std::string& word : ssh_options()) ssh += concat(ssh.empty() ? "" : " ", word);
-  std::vector<std::string> words{"--host", to_text(options.hosts), "--mca", "plm_rsh_args", ssh};
+  // All connections from here, as they were checked, and none from host to host.
+  std::vector<std::string> words{"--host", to_text(options.hosts),  "--mca", "plm_rsh_args", ssh,
+                                 "--mca",  "plm_rsh_no_tree_spawn", "1"};
   for (const auto& [name, seconds] : {std::pair("time", 5), {"intvl", 2}, {"probes", 4}}) {
     words.insert(words.end(), {"--mca", concat("oob_tcp_keepalive_", name), concat(seconds)});
   }

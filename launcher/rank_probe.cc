@@ -1,6 +1,5 @@
 #include "launcher/rank_probe.h"
 
-#include <regex>
 #include <sstream>
 #include <vector>
 
@@ -15,18 +14,36 @@ namespace {
 constexpr CaptureLimits kPatience{.seconds = 60, .grace = 5};
 constexpr size_t kMostSaid = 600;  // characters of mpirun's pages
 
+// The first pair that Open MPI's TCP transport could not connect, of lines such as
+//   [...] from n2 to: n1 Unable to connect to the peer 10.77.1.1 on port 1025: Network is
+//   unreachable
+// Empty when there is no such line.
+std::string unreached(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t begin = line.find("from ");
+    if (begin == std::string::npos) continue;
+    std::istringstream words(line.substr(begin));
+    std::string from, to, address, skipped, why;
+    words >> skipped >> from >> skipped >> to;
+    for (const char* expected : {"Unable", "to", "connect", "to", "the", "peer"}) {
+      words >> skipped;
+      if (skipped != expected) words.setstate(std::ios::failbit);
+    }
+    words >> address >> skipped >> skipped >> skipped >> std::ws;  // on port 1025:
+    if (std::getline(words, why)) {
+      return concat("host ", from, " cannot reach host ", to, " at ", address, " (", why, ")");
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string explain_mpirun(const CapturedCommand& said) {
   if (said.ok()) return "";
-  // Of Open MPI's TCP transport, about every pair that should have been.
-  const std::regex no_way(
-      R"(from (\S+) to: (\S+) Unable to connect to the peer (\S+) on port \d+: ([^\n]*))");
-  std::smatch pair;
-  if (std::regex_search(said.errors, pair, no_way)) {
-    return concat("host ", pair.str(1), " cannot reach host ", pair.str(2), " at ", pair.str(3),
-                  " (", pair.str(4), ")");
-  }
+  const std::string pair = unreached(said.errors);
+  if (!pair.empty()) return pair;
   if (said.timed_out) return concat("ranks do not get through to each other: ", said.trouble);
   std::string line;
   std::istringstream words(said.errors);

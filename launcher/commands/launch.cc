@@ -158,8 +158,8 @@ std::vector<std::string> command_of(const Launch& launch, const std::optional<Me
 // The file that every host has to see, while they are asked.
 class Marker {
  public:
-  Marker(const std::filesystem::path& run_directory, const std::string& launch)
-      : file_(run_directory / marker_name(launch)) {
+  Marker(const std::filesystem::path& run_directory, const std::string& name)
+      : file_(run_directory / name) {
     std::error_code error;
     std::filesystem::create_directories(run_directory, error);
     std::ofstream out(file_);
@@ -201,7 +201,7 @@ class HostLaunch {
   HostLaunch(const Launch& launch, const TrainConfig& config)
       : launch_(launch),
         config_(config),
-        question_{.launch = new_name(), .train = launch.train},
+        question_{.launch = new_name(), .marker = {}, .train = launch.train},
         expected_{.own = {},
                   .program = launch.program,
                   .directory = std::filesystem::current_path().string(),
@@ -230,7 +230,8 @@ class HostLaunch {
 
  private:
   std::vector<HostAnswer> ask(const std::vector<HostSlots>& hosts) {
-    const Marker marker(config_.run_dir(), question_.launch);
+    question_.marker = concat(".launch-", new_name());
+    const Marker marker(config_.run_dir(), question_.marker);
     expected_.own.clear();
     tell_host_facts(question_, [this](const std::string& name, const std::string& value) {
       expected_.own[name] = value;

@@ -144,8 +144,23 @@ TEST(HostCheck, AProgramThatDoesNotRunIsToldApart) {
   EXPECT_NE(old.why.find("/opt/tessera there is tessera 0, file unknown; expected tessera 1"),
             std::string::npos)
       << old.why;
+  // The same version, which is in trouble there.
+  const HostAnswer trouble = after_ssh(2, "something is amiss", "tessera 1\n");
+  EXPECT_NE(trouble.why.find("/opt/tessera does not run there: something is amiss"),
+            std::string::npos)
+      << trouble.why;
   EXPECT_NE(after_ssh(2, "tessera was built for processors with AVX-512").why.find("does not run"),
             std::string::npos);
+}
+
+TEST(HostCheck, TheScriptAsksInTheDirectoryOfTheRanks) {
+  const std::string script =
+      host_script(expectation(), {.launch = "1", .marker = ".m", .train = {"a b.textproto"}});
+  EXPECT_NE(script.find("cd /jobs || exit 121; "), std::string::npos) << script;
+  EXPECT_TRUE(
+      script.ends_with("/opt/tessera --version && exec /opt/tessera host-check --launch 1 "
+                       "--marker .m -- train 'a b.textproto'"))
+      << script;
 }
 
 TEST(HostCheck, FactsTravelAsLines) {
