@@ -51,8 +51,8 @@ struct TraceStage {
 /// left out.
 class Timeline final : public FlightObserver {
  public:
-  static constexpr size_t kSpans = 1 << 16;
-  static constexpr size_t kExchanges = 1 << 15;
+  static constexpr size_t kSpans = 1 << 17;
+  static constexpr size_t kExchanges = 1 << 16;
 
   /// What has ended, since it was cleared.
   struct Events {

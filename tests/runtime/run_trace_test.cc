@@ -98,7 +98,7 @@ TEST_F(RunTraceTest, ShowsWhatEveryRankDid) {
       EXPECT_LE(sums[i], steps[i]["dur"].get<double>() + 0.1);
       EXPECT_GT(sums[i], 0);
     }
-    EXPECT_EQ(spans(all, rank, "trace").size(), 4u);
+    EXPECT_EQ(spans(all, rank, "trace").size(), 3u);
     EXPECT_FALSE(spans(all, rank, "layer").empty());
     const auto saves = spans(all, rank, "checkpoint");
     EXPECT_TRUE(std::any_of(saves.begin(), saves.end(),
