@@ -13,6 +13,7 @@ packages=(
   nlohmann-json3-dev libpng-dev libxxhash-dev
   libgtest-dev
   e2fsprogs xfsprogs
+  slurm-wlm munge iproute2 openssh-server openssh-client
   python3 python3-numpy
 )
 
