@@ -22,6 +22,7 @@ struct Command {
 constexpr std::array kCommands = std::to_array<Command>({
     {"train", "train a model, alone or as one rank of a job", run_train},
     {"launch", "run a job of several ranks, and start it again when it dies", run_launch},
+    {"submit", "give a job to Slurm that goes on until the run is finished", run_submit},
     {"plan", "find the best mesh for a configuration and a number of ranks", run_plan},
     {"data", "make token shards from text", run_data},
     {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},

@@ -12,6 +12,8 @@ namespace tessera {
 int run_train(const std::vector<std::string>& arguments);
 /// tessera launch: mpirun, and restarts.
 int run_launch(const std::vector<std::string>& arguments);
+/// tessera submit: a job for Slurm.
+int run_submit(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.

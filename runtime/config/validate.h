@@ -1,16 +1,12 @@
 #pragma once
 
-#include <string>
 #include <vector>
+
+#include "runtime/config/problems.h"
 
 namespace tessera {
 
 class TrainConfig;
-
-struct FieldProblem {
-  std::string field;  ///< full name: "model.kv_heads"
-  std::string what;   ///< `is 3, expected ...`: the rest of the sentence, with the way out
-};
 
 /// Everything that is wrong with a resolved configuration, whatever the number of ranks: the range
 /// of each field, then what fields say together. Empty: nothing.

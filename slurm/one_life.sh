@@ -1,0 +1,6 @@
+chosen_nodes=
+begin_life
+start_ranks &
+ranks_process=$!
+await_ranks
+end_life
