@@ -98,7 +98,7 @@ void check_texts(const JobConfig& job, Problems& problems) {
   if (job.has_account()) check_text(problems, "account", job.account(), kName, kNameExpected);
   if (job.has_qos()) check_text(problems, "qos", job.qos(), kName, kNameExpected);
   if (job.has_constraint()) {
-    check_text(problems, "constraint", job.constraint(), "[][A-Za-z0-9._&|,*()-]+",
+    check_text(problems, "constraint", job.constraint(), R"re([\[\]A-Za-z0-9._&|,*()-]+)re",
                "names of features with & | , * ( ) [ ] between them, without blanks");
   }
   if (job.has_network()) {

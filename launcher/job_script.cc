@@ -93,7 +93,6 @@ std::string settings(const JobConfig& job, const JobRun& run) {
   std::vector<std::string> tessera(job.container().begin(), job.container().end());
   tessera.push_back(run.program.string());
   line(concat("name=", shell_word(job.name())));
-  line(concat("log_dir=", shell_word(job.log_dir())));
   line(concat("run_dir=", shell_word(run.run_dir.string())));
   line(shell_array("tessera", tessera));
   line(shell_array("train_options", run.train_options));

@@ -6,10 +6,13 @@
 #include <string_view>
 
 #include "kernels/core/error.h"
+#include "launcher/captured_command.h"
 
 namespace tessera {
 
 namespace {
+
+constexpr double kPatience = 120;  // seconds; Slurm's own is 10 for a message
 
 struct Advice {
   std::string_view reason;  // part of it
@@ -75,23 +78,32 @@ std::string way_out(const std::string& reason) {
                              "sbatch --test-only tries it";
 }
 
-std::string run_sbatch(const std::vector<std::string>& options, const std::string& script) {
+std::string run_sbatch(const std::vector<std::string>& options) {
   std::vector<std::string> command{"sbatch"};
   command.insert(command.end(), options.begin(), options.end());
-  Captured end;
-  try {
-    end = run_captured(command, script);
-  } catch (const Error& error) {
-    throw Error(ExitCode::kUsage, concat(error.what(),
-                                         "; submit from a login node of the cluster "
-                                         "with Slurm in PATH, or print the script with --dry-run"));
+  const CapturedCommand end = capture_command(command, {.seconds = kPatience});
+  if (end.ok()) return end.output + end.errors;
+  if (end.exit_code == 127) {
+    throw Error(ExitCode::kUsage,
+                concat(end.trouble,
+                       " Submit where the cluster is used from, with Slurm in PATH, or "
+                       "print the script with --dry-run"));
   }
-  if (end.exit_code == 0) return end.output + end.error;
-  const std::string reason = sbatch_reason(end.error);
+  if (end.timed_out) throw Error(ExitCode::kTryAgain, concat(end.trouble, "; ask again later"));
+  const std::string reason = sbatch_reason(end.errors);
   const Advice* advice = advice_for(reason);
   const bool temporary = advice != nullptr && advice->temporary;
   throw Error(temporary ? ExitCode::kTryAgain : ExitCode::kUsage,
               concat("sbatch refuses the job: ", reason, "; ", way_out(reason)));
+}
+
+std::string queued_jobs(const std::string& jobs) {
+  const CapturedCommand end = capture_command(
+      {"squeue", "--noheader", "--format=%i (%T)", "--jobs=" + jobs}, {.seconds = kPatience});
+  if (!end.ok()) return "";
+  std::string list = end.output.substr(0, end.output.find_last_not_of('\n') + 1);
+  for (size_t at = 0; (at = list.find('\n', at)) != std::string::npos;) list.replace(at, 1, ", ");
+  return list;
 }
 
 }  // namespace tessera

@@ -1,3 +1,4 @@
+this_job=$SLURM_JOB_ID
 chain=$SLURM_JOB_ID
 first_life() { ((${SLURM_RESTART_COUNT:-0} == 0)); }
 drop_successors() { :; }

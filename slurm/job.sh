@@ -9,7 +9,7 @@
 
 @settings@
 
-say() { echo "$(date +%T) job $SLURM_JOB_ID: $*"; }
+say() { echo "$(date +%T) job $this_job: $*"; }
 
 # The step of the newest checkpoint; "unknown" when nothing can be told.
 newest_step() {
@@ -19,14 +19,22 @@ newest_step() {
   echo "$step"
 }
 
-# --- What lives leave to the next: how many of them in a row have made no checkpoint, the step that
-# the last one began from, and the exit code once all is said and done.
+# --- What lives leave to the next: how many of them in a row have made no checkpoint, the step of the
+# newest one that was seen, and the exit code once all is said and done.
 load_state() {
-  barren=0 began_at=none ended=''
-  first_life || [[ ! -r $state ]] || read -r barren began_at ended <"$state"
+  barren=0 newest=none ended=''
+  first_life || [[ ! -r $state ]] || read -r barren newest ended <"$state"
 }
 
-save_state() { echo "$barren $began_at $ended" >"$state.new" && mv "$state.new" "$state"; }
+save_state() { echo "$barren $newest $ended" >"$state.new" && mv "$state.new" "$state"; }
+
+# Takes note of a checkpoint that was not there before; false when there is none.
+saw_new_checkpoint() {
+  local step
+  step=$(newest_step)
+  [[ $step != unknown && $step != "$newest" ]] || return 1
+  newest=$step barren=0
+}
 
 # Ends the job, and all that would follow it, with exit code $1.
 finish() {
@@ -38,31 +46,23 @@ finish() {
 
 # --- One life.
 begin_life() {
-  local step
-  step=$(newest_step)
-  [[ $step == "$began_at" ]] || barren=0
+  saw_new_checkpoint
   # A life that is cut off with its node cannot count itself, so each counts before it begins.
-  began_at=$step
   ((barren += 1))
   save_state
   ((barren <= lives_without_progress)) || give_up
-  say "$ranks ranks on $nodes nodes begin at step $step, exit codes of lives before: ${codes:-none}"
+  say "$ranks ranks on $nodes nodes go on from step $newest"
 }
 
 # Judges what the ranks ended with. Returns when the run should go on.
 end_life() {
-  local step
-  step=$(newest_step)
-  codes+="${codes:+ }$code"
-  say "the ranks ended with exit code $code; the newest checkpoint is of step $step"
+  if ! saw_new_checkpoint && [[ -n $told_to_stop ]]; then
+    ((barren -= 1)) # it was given no time
+  fi
+  say "the ranks ended with exit code $code; the newest checkpoint is of step $newest"
   case $code in
     0 | 2 | 65 | 66 | 93) finish "$code" ;;
   esac
-  if [[ $step != "$began_at" && $step != unknown ]]; then
-    barren=0 began_at=$step
-  elif [[ -n $told_to_stop ]]; then
-    ((barren -= 1)) # it was not its fault
-  fi
   save_state
   ((barren < lives_without_progress)) || give_up
 }
@@ -82,7 +82,7 @@ await_ranks() {
 time_is_up() { ((SECONDS + warning >= limit)); }
 
 # --- Signals. The shell outlives its ranks: they save, it judges.
-told_to_stop='' codes='' ranks_process=''
+told_to_stop='' ranks_process=''
 trap 'told_to_stop=yes' TERM
 trap : CONT
 
@@ -92,7 +92,7 @@ trap : CONT
 # --- How the run goes on in another job.
 @go_on@
 
-state=$log_dir/$name-$chain.state
+state=$run_dir/slurm/$name-$chain.state
 load_state
 if [[ -n $ended ]]; then
   say "the run has ended with exit code $ended: nothing to do"

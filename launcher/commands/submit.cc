@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <memory>
 
 #include "kernels/core/log.h"
 #include "launcher/arguments.h"
@@ -113,13 +114,30 @@ void make_directory(const fs::path& directory) {
                                        "; the job needs it, choose another run_dir or log_dir"));
 }
 
-fs::path keep_script(const JobConfig& job, const std::string& script) {
-  const fs::path file = fs::path(job.log_dir()) / (job.name() + ".sh");
+void write_file(const fs::path& file, const std::string& text) {
   std::ofstream out(file, std::ios::trunc);
-  out << script;
+  out << text;
   out.close();
   if (!out) throw Error(ExitCode::kError, concat("cannot write ", file.string()));
-  return file;
+}
+
+std::string test(const std::string& script) {
+  const fs::path file = fs::temp_directory_path() / concat("tessera_submit_", getpid(), ".sh");
+  write_file(file, script);
+  const auto removed = std::shared_ptr<void>(nullptr, [&](void*) { fs::remove(file); });
+  return run_sbatch({"--test-only", file.string()});
+}
+
+// Of two jobs that train one run each ends the other, again and again.
+void check_not_queued(const fs::path& note, const fs::path& run_dir) {
+  std::ifstream in(note);
+  std::string jobs;
+  in >> jobs;
+  if (jobs.empty() || jobs.find_first_not_of("0123456789,") != std::string::npos) return;
+  const std::string queued = queued_jobs(jobs);
+  if (queued.empty()) return;
+  throw Error(ExitCode::kUsage, concat(run_dir.string(), " is trained by job ", queued,
+                                       " already; wait for its end, or end it with scancel"));
 }
 
 // The number of the job, which sbatch prints, with ";CLUSTER" behind it where there are several.
@@ -128,20 +146,43 @@ std::string submit(const std::vector<std::string>& options) {
   return said.substr(0, said.find_first_not_of("0123456789"));
 }
 
-void submit_all(const JobConfig& job, const fs::path& script) {
+// The numbers of the jobs, the first one first. Of several, each is told which of how many it is,
+// and the first one's number.
+std::vector<std::string> submit_all(const JobConfig& job, const fs::path& script) {
   const int lives = job.go_on() == JobConfig::SINGLETON ? job.restarts() + 1 : 1;
-  std::string first;
-  // Of several, each is told which of how many it is, and the first one's number.
+  std::vector<std::string> jobs;
   for (int life = 1; life <= lives; ++life) {
     std::vector<std::string> words{"--parsable", script.string()};
     if (lives > 1) words.insert(words.end(), {std::to_string(life), std::to_string(lives)});
-    if (life > 1) words.push_back(first);
-    const std::string number = submit(words);
-    if (life == 1) first = number;
+    if (life > 1) words.push_back(jobs.front());
+    try {
+      jobs.push_back(submit(words));
+    } catch (const Error& error) {
+      if (jobs.empty()) throw;
+      log_line(
+          concat("warning: only ", jobs.size(), " of ", lives, " jobs are queued: ", error.what()));
+      break;
+    }
   }
-  std::cout << first << "\n";
-  log_line(concat("submitted job ", first, " as ", job.name(),
-                  lives > 1 ? concat(" and ", lives - 1, " that follow it") : std::string(),
+  return jobs;
+}
+
+// Everything that outlives a job is in RUN/slurm: its script, its number, what its lives leave.
+void submit_run(const JobConfig& job, const JobRun& run) {
+  const fs::path directory = run.run_dir / "slurm";
+  const fs::path note = directory / "jobs";
+  check_not_queued(note, run.run_dir);
+  make_directory(directory);
+  make_directory(job.log_dir());
+  const fs::path script = directory / (job.name() + ".sh");
+  write_file(script, job_script(job, run));
+  const std::vector<std::string> jobs = submit_all(job, script);
+  std::string list;
+  for (const std::string& one : jobs) list += (list.empty() ? "" : ",") + one;
+  write_file(note, list + "\n");
+  std::cout << jobs.front() << "\n";
+  log_line(concat("submitted job ", jobs.front(), " as ", job.name(),
+                  jobs.size() > 1 ? concat(" and ", jobs.size() - 1, " that follow it") : "",
                   "; it prints to ", job.log_dir(), ", its script is ", script.string()));
 }
 
@@ -164,15 +205,12 @@ int run_submit(const std::vector<std::string>& arguments) {
                    .run_dir = fs::absolute(config->run_dir()).lexically_normal(),
                    .root = geteuid() == 0};
   complete_job(job, run);
-  const std::string script = job_script(job, run);
   if ((*values)["dry-run"].as<bool>()) {
-    std::cout << script;
+    std::cout << job_script(job, run);
   } else if ((*values)["test"].as<bool>()) {
-    std::cout << run_sbatch({"--test-only"}, script);
+    std::cout << test(job_script(job, run));
   } else {
-    make_directory(run.run_dir);
-    make_directory(job.log_dir());
-    submit_all(job, keep_script(job, script));
+    submit_run(job, run);
   }
   return static_cast<int>(ExitCode::kFinished);
 }
