@@ -7,7 +7,9 @@ set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 if [[ ! ${CLUSTER:-} ]]; then
   [[ $# == 3 ]] || { echo "usage: cluster_test.sh TESSERA SOURCE_FOLDER CASE" >&2; exit 2; }
-  exec "$here/cluster.sh" run --nodes 4 -- "$(realpath "$0")" "$(realpath "$1")" "$(realpath "$2")" "$3"
+  cluster=(--nodes 4)
+  [[ $3 != plan_384 ]] || cluster=(--nodes 48 --tasks-per-node 96 --gpus 8 --only-configured)
+  exec "$here/cluster.sh" run "${cluster[@]}" -- "$(realpath "$0")" "$(realpath "$1")" "$(realpath "$2")" "$3"
 fi
 . "$here/commands.sh"
 . "$here/jobs.sh"
@@ -49,6 +51,15 @@ node_lost() {
   [[ $(job_field NodeList) == 'n[2-3]' ]] || fail "the job did not end on the remaining hosts"
 }
 
+# The same with a host to spare: Slurm does not start the job again, its script starts the ranks again.
+spare_host() {
+  submit 300 'spare_nodes: 1'
+  kill_node n2
+  expect_finished 180
+  [[ $(job_field Restarts) == "$lives" ]] || fail "Slurm has started the job again"
+  expect_log "nodes that do not answer: n2"
+}
+
 # slurmctld dies and comes back while the job runs: the job does not notice. slurmctld writes down what has
 # changed every 5 s; what it had not written yet is lost, and with it a job that has just been submitted.
 slurmctld_restarted() {
@@ -62,6 +73,18 @@ _written_down() {
   (($(stat --format %Y "$CLUSTER/state/job_state") > $(date --date "$(job_field StartTime)" +%s)))
 }
 
+# 384 ranks on 48 hosts of 8 GPUs: Slurm would start them at once; a ninth GPU it refuses.
+plan_384() {
+  plan() {  # plan GPUS
+    sed "s/^gpus_per_node:.*/gpus_per_node: $1/" "$source/slurm/moe-100b-384gpu.textproto" >job
+    tessera submit configs/moe-100b-384gpu.textproto --job job --test 2>&1 | tee plan.log
+  }
+  plan 8 || fail "48 hosts of 8 GPUs are refused"
+  grep -q 'n\[1-48\]' plan.log || fail "Slurm does not say on which hosts"
+  ! plan 9 || fail "nine GPUs on a host are planned"
+}
+
+source=$2
 prepare "$1" "$2"
-calm_run
+[[ $3 == plan_384 ]] || calm_run
 "$3"

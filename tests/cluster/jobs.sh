@@ -39,7 +39,8 @@ SCRIPT
   tessera data prepare --input text/*.h --output data/tiny &>prepare.log || fail "$(cat prepare.log)"
 }
 
-train_options=(--set runtime.precision=F32 --set batch.micro_sequences=1 --set steps=120
+steps=${CLUSTER_STEPS:-120}
+train_options=(--set runtime.precision=F32 --set batch.micro_sequences=1 --set "steps=$steps"
   --set sparsity.dense_steps=40 --set checkpoint.every=2 --set checkpoint.background=false)
 
 # calm_run: the run without a fault, in calm/.
