@@ -21,12 +21,13 @@ namespace tessera {
 namespace {
 
 constexpr std::string_view kFolder = "ckpt.";
+constexpr const char* kExchange = "comm.exchange";
 constexpr int kAnyRank = -1;
 constexpr int64_t kMaxDelay = 24 * 3600 * 1000;  // a day
 constexpr int64_t kMaxRank = 1'000'000;
 constexpr int64_t kMaxVisits = 1'000'000'000;
 
-enum class Action { kKill, kStop, kError, kDelay, kExit };
+enum class Action { kKill, kStop, kError, kDelay, kExit, kSkip };
 
 struct Point {
   std::string text;
@@ -54,8 +55,10 @@ std::string stage_of(const Point& point, std::string_view word) {
   std::string known;
   for (const char* stage : kSaveStages) {
     if (word_of(stage) == word) return stage;
-    known += concat(known.empty() ? "" : ", ", word_of(stage));
+    known += concat(word_of(stage), ", ");
   }
+  if (word == kExchange) return kExchange;
+  known += kExchange;
   refuse(point, word, "one of " + known);
 }
 
@@ -85,6 +88,8 @@ void set_action(std::string_view word, Point& point) {
     point.action = Action::kStop;
   } else if (word == "error") {
     point.action = Action::kError;
+  } else if (word == "skip" && point.stage == kExchange) {
+    point.action = Action::kSkip;
   } else if (word.starts_with(kDelayWord)) {
     point.action = Action::kDelay;
     number = number_in(word.substr(kDelayWord.size()), 0, kMaxDelay);
@@ -97,7 +102,7 @@ void set_action(std::string_view word, Point& point) {
   if (!number) {
     refuse(point, word,
            concat("kill, stop, error, delay=MILLISECONDS (0 to ", kMaxDelay,
-                  ") or exit=CODE (0 to 255)"));
+                  "), exit=CODE (0 to 255) or, of comm.exchange, skip"));
   }
   point.number = *number;
 }
@@ -148,6 +153,8 @@ void act(const Point& point, int rank) {
       break;
     case Action::kExit:
       _exit(static_cast<int>(point.number));
+    case Action::kSkip:
+      break;
   }
 }
 
@@ -171,7 +178,16 @@ FailPoints::FailPoints(const std::string& text) {
 }
 
 void FailPoints::reach(const char* stage, int rank) const {
-  if (!armed()) return;
+  act_at(stage, rank);
+}
+
+bool FailPoints::passes_exchange(int rank) const {
+  return act_at(kExchange, rank);
+}
+
+// False when one of the points was to skip.
+bool FailPoints::act_at(const char* stage, int rank) const {
+  if (!armed()) return true;
   std::vector<const Point*> now;
   {
     const std::lock_guard lock(points_->mutex);
@@ -182,7 +198,12 @@ void FailPoints::reach(const char* stage, int rank) const {
     }
   }
   // Without the lock: a rank that waits here must not keep the others.
-  for (const Point* point : now) act(*point, rank);
+  bool pass = true;
+  for (const Point* point : now) {
+    pass = pass && point->action != Action::kSkip;
+    act(*point, rank);
+  }
+  return pass;
 }
 
 std::function<void(const char* stage)> FailPoints::observer(int rank) const {

@@ -208,6 +208,7 @@ double Transformer::forward_backward(Run& run, const Batch& batch, float loss_sc
     if (whom) whom(parameter);
   };
   CollectiveLog& log = step.mesh.world().log();
+  log.set_phase(Phase::kForward);
   tell(run.need_values, first_parameters_[0]);
   TensorView x = embed(step, tokens.ids);
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -220,6 +221,7 @@ double Transformer::forward_backward(Run& run, const Batch& batch, float loss_sc
   log.set_layer(-1);
   tell(run.need_values, std::numeric_limits<int64_t>::max());
   head_->forward_backward(step, x, tokens.targets, loss_scale, losses, d);
+  log.set_phase(Phase::kBackward);
   tell(run.gradients_done, first_parameters_.back());
   for (size_t i = blocks_.size(); i-- > 0;) {
     log.set_layer(static_cast<int>(i));

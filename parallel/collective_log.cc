@@ -1,42 +1,33 @@
 #include "parallel/collective_log.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "kernels/core/error.h"
 
 namespace tessera {
 
-const char* name_of(Collective operation) {
-  static constexpr std::array<const char*, kCollectives> kNames{
-      "all_reduce", "all_gather",        "reduce_scatter", "all_to_all", "exchange_rows",
-      "broadcast",  "all_reduce_values", "barrier",        "split"};
-  return kNames[static_cast<size_t>(operation)];
-}
-
-CollectiveLog::CollectiveLog() : ring_(kCapacity) {}
-
 void CollectiveLog::set_place(int64_t step, int layer) {
-  const std::lock_guard lock(mutex_);
-  step_ = step;
-  layer_ = layer;
+  recorder_.set_step(step);
+  recorder_.set_layer(layer);
 }
 
 void CollectiveLog::set_layer(int layer) {
-  const std::lock_guard lock(mutex_);
-  layer_ = layer;
-}
-
-int64_t CollectiveLog::size() const {
-  const std::lock_guard lock(mutex_);
-  return size_;
+  recorder_.set_layer(layer);
 }
 
 CollectiveRecord CollectiveLog::record(int64_t index) const {
-  const std::lock_guard lock(mutex_);
-  const int64_t oldest = std::max<int64_t>(0, size_ - kCapacity);
-  CHECK(index >= oldest && index < size_, "collective_log: record is ", index, ", expected ",
-        oldest, " to ", size_ - 1);
-  return ring_[place(index)];
+  const int64_t oldest = std::max<int64_t>(0, size() - FlightMap::kRecords);
+  const std::optional<CollectiveRecord> found =
+      index >= oldest && index < size() ? read_record(map(), index) : std::nullopt;
+  CHECK(found.has_value(), "collective_log: record is ", index, ", expected ", oldest, " to ",
+        size() - 1);
+  return *found;
+}
+
+std::string CollectiveLog::name_of_group(const CollectiveRecord& record) const {
+  if (record.group < 0) return "?";
+  return map().groups[static_cast<size_t>(record.group)].name.data();
 }
 
 std::vector<std::string> CollectiveLog::communicators() const {
@@ -75,33 +66,27 @@ void CollectiveLog::add_scratch(int64_t bytes) {
   scratch_ += bytes;
 }
 
-int CollectiveLog::add(const std::string& communicator) {
+CollectiveLog::Group CollectiveLog::add(const std::string& communicator, int first, int rank,
+                                        int size) {
+  const int entry = recorder_.add_group(communicator, first, rank, size);
   const std::lock_guard lock(mutex_);
   for (size_t i = 0; i < sums_.size(); ++i) {
-    if (sums_[i].communicator == communicator) return static_cast<int>(i);
+    if (sums_[i].communicator == communicator) return {static_cast<int>(i), entry};
   }
   sums_.push_back({.communicator = communicator});
-  return static_cast<int>(sums_.size()) - 1;
+  return {static_cast<int>(sums_.size()) - 1, entry};
 }
 
-int64_t CollectiveLog::start(int communicator, CollectiveRecord record) {
+int64_t CollectiveLog::start(const Group& group, CollectiveRecord record) {
+  record.group = group.entry;
+  const int64_t index = recorder_.start(record);
   const std::lock_guard lock(mutex_);
-  Sums& sums = sums_[static_cast<size_t>(communicator)];
-  sums.communicator.copy(record.communicator.data(), record.communicator.size() - 1);
-  record.step = step_;
-  record.layer = layer_;
-  Traffic& traffic = sums.of[static_cast<size_t>(record.operation)];
+  Traffic& traffic =
+      sums_[static_cast<size_t>(group.sums)].of[static_cast<size_t>(record.operation)];
   ++traffic.calls;
   traffic.sent += record.sent;
   traffic.received += record.received;
-  ring_[place(size_)] = record;
-  return size_++;
-}
-
-void CollectiveLog::complete(int64_t index) {
-  const std::lock_guard lock(mutex_);
-  // A record that was overwritten meanwhile is gone.
-  if (index >= size_ - kCapacity) ring_[place(index)].completed = true;
+  return index;
 }
 
 }  // namespace tessera

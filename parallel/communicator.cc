@@ -8,6 +8,7 @@
 
 #include "kernels/core/log.h"
 #include "parallel/message_sizes.h"
+#include "parallel/subgroup.h"
 
 namespace tessera {
 
@@ -103,6 +104,12 @@ int64_t rows_of_others(std::span<const int64_t> rows, int rank) {
   return std::accumulate(rows.begin(), rows.end(), int64_t{0}) - rows[static_cast<size_t>(rank)];
 }
 
+template <class Call>
+Call at(const CallSite& where, Call call) {
+  call.where = where;
+  return call;
+}
+
 int64_t rows_of_others(std::span<const RowTransfer> transfers, int rank) {
   int64_t rows = 0;
   for (const RowTransfer& transfer : transfers) rows += transfer.peer == rank ? 0 : transfer.rows;
@@ -149,6 +156,7 @@ Pending::~Pending() {
 void Pending::wait() {
   if (!active()) return;
   Communicator& communicator = *std::exchange(communicator_, nullptr);
+  const ExchangeWait blocked(communicator.log(), record_);
   communicator.do_finish(ticket_);
   communicator.log().complete(record_);
 }
@@ -158,10 +166,13 @@ Communicator::Communicator(int rank, int size)
       size_(size),
       name_("world"),
       log_(std::make_shared<CollectiveLog>()),
-      log_place_(log_->add(name_)) {}
+      members_(static_cast<size_t>(size)),
+      log_group_(log_->add(name_, 0, rank, size)) {
+  std::iota(members_.begin(), members_.end(), 0);
+}
 
 Communicator::Communicator(int rank, int size, const Communicator& parent, const std::string& name)
-    : rank_(rank), size_(size), name_(name), log_(parent.log_), log_place_(log_->add(name)) {}
+    : rank_(rank), size_(size), name_(name), log_(parent.log_) {}
 
 void Communicator::copy_own_rows(const Call& call) const {
   const int64_t width = row_bytes(call.from);
@@ -175,19 +186,23 @@ void Communicator::copy_own_rows(const Call& call) const {
   });
 }
 
-int64_t Communicator::record(Collective operation, DType dtype, int64_t sent, int64_t received) {
+int64_t Communicator::record(const Entry& entry, int64_t sent, int64_t received) {
   CollectiveRecord record;
   record.number = calls_++;
+  record.elements = entry.elements;
   record.sent = sent;
   record.received = received;
-  record.operation = operation;
-  record.dtype = dtype;
-  return log_->start(log_place_, record);
+  record.operation = entry.operation;
+  record.dtype = entry.dtype;
+  record.line = static_cast<int32_t>(entry.where.line());
+  record.file = short_path(entry.where.file_name());
+  return log_->start(log_group_, record);
 }
 
 int64_t Communicator::record(const Call& call) {
   int64_t sent = 0;
   int64_t received = 0;
+  int64_t elements = call.from.elements();
   switch (call.operation) {
     case Collective::kAllReduce:
       sent = received =
@@ -202,20 +217,32 @@ int64_t Communicator::record(const Call& call) {
     case Collective::kAllToAll:
       sent = rows_of_others(call.send_rows, rank_) * row_bytes(call.from);
       received = rows_of_others(call.receive_rows, rank_) * row_bytes(call.to);
+      elements = call.from.shape().with(0, 1).elements();
       break;
     default:
       sent = rows_of_others(call.sends, rank_) * row_bytes(call.from);
       received = rows_of_others(call.receives, rank_) * row_bytes(call.to);
+      elements = call.from.shape().with(0, 1).elements();
   }
-  return record(call.operation, call.to.dtype(), sent, received);
+  return record({call.operation, call.to.dtype(), elements, call.where}, sent, received);
 }
 
 Pending Communicator::start(Stream& stream, Call call) {
+  if (!log_->proceed()) return {};
   call.number = calls_;
   const int64_t index = record(call);
   const bool alone = size_ == 1 && call.operation == Collective::kAllReduce;
   const bool planned = stream.on(DeviceKind::kPlan);
-  const int ticket = alone ? kDone : planned ? do_plan(call) : do_start(stream, call);
+  const auto begin = [&] {
+    return alone ? kDone : planned ? do_plan(call) : do_start(stream, call);
+  };
+  int ticket = kDone;
+  if (call.blocking) {
+    const ExchangeWait blocked(*log_, index);
+    ticket = begin();
+  } else {
+    ticket = begin();
+  }
   if (ticket != kDone) return Pending(*this, ticket, index);
   log_->complete(index);
   return {};
@@ -250,39 +277,45 @@ Communicator::Call Communicator::scatter_call(const Stream& stream, ConstTensorV
   return {.operation = Collective::kReduceScatter, .from = whole, .to = part};
 }
 
-void Communicator::all_reduce(Stream& stream, TensorView data, Reduction reduction) {
-  run(stream, reduce_call(stream, data, reduction));
+void Communicator::all_reduce(Stream& stream, TensorView data, Reduction reduction,
+                              CallSite where) {
+  run(stream, at(where, reduce_call(stream, data, reduction)));
 }
 
-Pending Communicator::start_all_reduce(Stream& stream, TensorView data, Reduction reduction) {
-  return start(stream, reduce_call(stream, data, reduction));
+Pending Communicator::start_all_reduce(Stream& stream, TensorView data, Reduction reduction,
+                                       CallSite where) {
+  return start(stream, at(where, reduce_call(stream, data, reduction)));
 }
 
-void Communicator::all_gather(Stream& stream, ConstTensorView part, TensorView whole) {
-  run(stream, gather_call(stream, part, whole));
+void Communicator::all_gather(Stream& stream, ConstTensorView part, TensorView whole,
+                              CallSite where) {
+  run(stream, at(where, gather_call(stream, part, whole)));
 }
 
-Pending Communicator::start_all_gather(Stream& stream, ConstTensorView part, TensorView whole) {
-  return start(stream, gather_call(stream, part, whole));
+Pending Communicator::start_all_gather(Stream& stream, ConstTensorView part, TensorView whole,
+                                       CallSite where) {
+  return start(stream, at(where, gather_call(stream, part, whole)));
 }
 
-void Communicator::reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) {
-  run(stream, scatter_call(stream, whole, part));
+void Communicator::reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part,
+                                  CallSite where) {
+  run(stream, at(where, scatter_call(stream, whole, part)));
 }
 
-Pending Communicator::start_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part) {
-  return start(stream, scatter_call(stream, whole, part));
+Pending Communicator::start_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part,
+                                           CallSite where) {
+  return start(stream, at(where, scatter_call(stream, whole, part)));
 }
 
 void Communicator::all_to_all(Stream& stream, ConstTensorView send,
                               std::span<const int64_t> send_rows, TensorView receive,
-                              std::span<const int64_t> receive_rows) {
-  start_all_to_all(stream, send, send_rows, receive, receive_rows).wait();
+                              std::span<const int64_t> receive_rows, CallSite where) {
+  start_all_to_all(stream, send, send_rows, receive, receive_rows, where).wait();
 }
 
 Pending Communicator::start_all_to_all(Stream& stream, ConstTensorView send,
                                        std::span<const int64_t> send_rows, TensorView receive,
-                                       std::span<const int64_t> receive_rows) {
+                                       std::span<const int64_t> receive_rows, CallSite where) {
   check_alike(stream, send, "send", receive, "receive", "all_to_all");
   check_rows(send_rows, send, size_, "send");
   check_rows(receive_rows, receive, size_, "receive");
@@ -293,18 +326,19 @@ Pending Communicator::start_all_to_all(Stream& stream, ConstTensorView send,
                         .from = send,
                         .to = receive,
                         .send_rows = send_rows,
-                        .receive_rows = receive_rows});
+                        .receive_rows = receive_rows,
+                        .where = where});
 }
 
 void Communicator::exchange_rows(Stream& stream, ConstTensorView from,
                                  std::span<const RowTransfer> sends, TensorView to,
-                                 std::span<const RowTransfer> receives) {
-  start_exchange_rows(stream, from, sends, to, receives).wait();
+                                 std::span<const RowTransfer> receives, CallSite where) {
+  start_exchange_rows(stream, from, sends, to, receives, where).wait();
 }
 
 Pending Communicator::start_exchange_rows(Stream& stream, ConstTensorView from,
                                           std::span<const RowTransfer> sends, TensorView to,
-                                          std::span<const RowTransfer> receives) {
+                                          std::span<const RowTransfer> receives, CallSite where) {
   check_alike(stream, from, "from", to, "to", "exchange_rows");
   check_transfers(sends, from, size_, "sends");
   check_transfers(receives, to, size_, "receives");
@@ -316,47 +350,61 @@ Pending Communicator::start_exchange_rows(Stream& stream, ConstTensorView from,
                         .from = from,
                         .to = to,
                         .sends = sends,
-                        .receives = receives});
+                        .receives = receives,
+                        .where = where});
 }
 
-void Communicator::broadcast(Stream& stream, TensorView data, int root) {
+void Communicator::broadcast(Stream& stream, TensorView data, int root, CallSite where) {
   check_place(stream, data, "broadcast", "data");
   CHECK(root >= 0 && root < size_, "broadcast: root is ", root, ", expected 0 to ", size_ - 1);
   // As if the root sent it to each: who passes it on is up to the implementation.
   const bool sender = rank_ == root;
-  const int64_t index = record(Collective::kBroadcast, data.dtype(),
+  if (!log_->proceed()) return;
+  const int64_t index = record({Collective::kBroadcast, data.dtype(), data.elements(), where},
                                sender ? data.bytes() * (size_ - 1) : 0, sender ? 0 : data.bytes());
+  const ExchangeWait blocked(*log_, index);
   if (!stream.on(DeviceKind::kPlan) && size_ > 1) do_broadcast(stream, data, root);
   log_->complete(index);
 }
 
-void Communicator::all_reduce_values(std::span<double> values) {
+void Communicator::all_reduce_values(std::span<double> values, CallSite where) {
   const int64_t bytes = static_cast<int64_t>(values.size_bytes()) * (size_ - 1);
-  const int64_t index = record(Collective::kAllReduceValues, DType::kU8, bytes, bytes);
+  if (!log_->proceed()) return;
+  const int64_t elements = static_cast<int64_t>(values.size());
+  const int64_t index =
+      record({Collective::kAllReduceValues, DType::kU8, elements, where}, bytes, bytes);
+  const ExchangeWait blocked(*log_, index);
   if (size_ > 1) do_all_reduce_values(values);
   log_->complete(index);
 }
 
 void Communicator::plan_values(int64_t values) {
   const int64_t bytes = values * static_cast<int64_t>(sizeof(double)) * (size_ - 1);
-  log_->complete(record(Collective::kAllReduceValues, DType::kU8, bytes, bytes));
+  log_->complete(record({Collective::kAllReduceValues, DType::kU8, values}, bytes, bytes));
   if (size_ > 1) do_plan_values(values);
 }
 
-void Communicator::barrier() {
-  const int64_t index = record(Collective::kBarrier, DType::kU8, 0, 0);
+void Communicator::barrier(CallSite where) {
+  if (!log_->proceed()) return;
+  const int64_t index = record({.operation = Collective::kBarrier, .where = where}, 0, 0);
+  const ExchangeWait blocked(*log_, index);
   if (size_ > 1) do_barrier();
   log_->complete(index);
 }
 
 std::unique_ptr<Communicator> Communicator::split(std::span<const int> colors,
-                                                  const std::string& name) {
+                                                  const std::string& name, CallSite where) {
   CHECK(static_cast<int64_t>(colors.size()) == size_, "split: colors has ", colors.size(),
         " entries, expected one for each of ", size_, " ranks");
   const auto lowest = std::min_element(colors.begin(), colors.end());
   CHECK(*lowest >= 0, "split: a color is ", *lowest, ", expected at least 0");
-  const int64_t index = record(Collective::kSplit, DType::kU8, 0, 0);
+  const int64_t index = record({.operation = Collective::kSplit, .where = where}, 0, 0);
+  const ExchangeWait blocked(*log_, index);
   std::unique_ptr<Communicator> group = do_split(colors, name);
+  for (const int member : Subgroup(colors, rank_).members) {
+    group->members_.push_back(members_[static_cast<size_t>(member)]);
+  }
+  group->log_group_ = log_->add(name, group->members_.front(), group->rank_, group->size_);
   log_->complete(index);
   return group;
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/core/tensor_view.h"
 #include "parallel/collective_log.h"
@@ -60,6 +61,8 @@ class [[nodiscard]] Pending {
 /// implementation, and blocking or not. A NaN on one rank is a NaN in the sum and in the maximum.
 /// Throws Error when a shape, dtype or count is wrong, or when another rank has failed.
 ///
+/// The log says where each exchange was called, `where`, which nobody has to pass.
+///
 /// start_x does the same as x, but returns at once; Pending::wait ends it. Several exchanges may be
 /// under way, on one communicator and on different ones, and others may be done in between. All
 /// ranks start them in the same order, and wait for them in the same order, which need not be that
@@ -79,54 +82,65 @@ class Communicator {
 
   /// data = reduction of `data` over all ranks, in place. f32, bf16 (summed in f32, rounded once),
   /// i32 or i64; the same shape on every rank.
-  void all_reduce(Stream& stream, TensorView data, Reduction reduction);
-  Pending start_all_reduce(Stream& stream, TensorView data, Reduction reduction);
+  void all_reduce(Stream& stream, TensorView data, Reduction reduction,
+                  CallSite where = CallSite::current());
+  Pending start_all_reduce(Stream& stream, TensorView data, Reduction reduction,
+                           CallSite where = CallSite::current());
 
   /// whole = `part` of rank 0, 1, ..., concatenated along the outermost axis; overwritten.
   /// Any dtype; whole is [size * p, ...] for a part [p, ...]. `part` may be its own place in whole,
   /// rows [rank * p, (rank + 1) * p); no other aliasing.
-  void all_gather(Stream& stream, ConstTensorView part, TensorView whole);
-  Pending start_all_gather(Stream& stream, ConstTensorView part, TensorView whole);
+  void all_gather(Stream& stream, ConstTensorView part, TensorView whole,
+                  CallSite where = CallSite::current());
+  Pending start_all_gather(Stream& stream, ConstTensorView part, TensorView whole,
+                           CallSite where = CallSite::current());
 
   /// part = rows [rank * p, (rank + 1) * p) of the sum of `whole` over all ranks; overwritten.
   /// Dtypes as all_reduce; whole is [size * p, ...] for a part [p, ...]. `part` may be these rows
   /// of `whole`, whose other rows stay as they are; no other aliasing.
-  void reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part);
-  Pending start_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part);
+  void reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part,
+                      CallSite where = CallSite::current());
+  Pending start_reduce_scatter(Stream& stream, ConstTensorView whole, TensorView part,
+                               CallSite where = CallSite::current());
 
   /// Sends `send_rows[r]` rows of `send` to rank r, and receives `receive_rows[r]` rows from it;
   /// both are packed in the order of the ranks. Any dtype; rows are indices of the outermost axis
   /// and may be none. Rows of `receive` beyond the sum of `receive_rows` are not touched.
   /// `receive_rows[r]` must be what rank r sends to this rank. No aliasing.
   void all_to_all(Stream& stream, ConstTensorView send, std::span<const int64_t> send_rows,
-                  TensorView receive, std::span<const int64_t> receive_rows);
+                  TensorView receive, std::span<const int64_t> receive_rows,
+                  CallSite where = CallSite::current());
   Pending start_all_to_all(Stream& stream, ConstTensorView send, std::span<const int64_t> send_rows,
-                           TensorView receive, std::span<const int64_t> receive_rows);
+                           TensorView receive, std::span<const int64_t> receive_rows,
+                           CallSite where = CallSite::current());
 
   /// Rows of `from` go to rows of `to` on other ranks and on this one, without packing. The i-th of
   /// the `sends` to rank r is the i-th of the `receives` of rank r that names this rank, and has as
   /// many rows; none is a number too. Any dtype. Rows may be sent several times, but received rows
   /// do not overlap; rows of `to` that nobody sends are not touched. No aliasing.
   void exchange_rows(Stream& stream, ConstTensorView from, std::span<const RowTransfer> sends,
-                     TensorView to, std::span<const RowTransfer> receives);
+                     TensorView to, std::span<const RowTransfer> receives,
+                     CallSite where = CallSite::current());
   Pending start_exchange_rows(Stream& stream, ConstTensorView from,
                               std::span<const RowTransfer> sends, TensorView to,
-                              std::span<const RowTransfer> receives);
+                              std::span<const RowTransfer> receives,
+                              CallSite where = CallSite::current());
 
   /// data = `data` of rank `root`. Any dtype.
-  void broadcast(Stream& stream, TensorView data, int root);
+  void broadcast(Stream& stream, TensorView data, int root, CallSite where = CallSite::current());
   /// Sums each host value over all ranks, in place: for losses, metrics and stop signals, in one
   /// short message. Does work on every device; use it outside plans.
-  void all_reduce_values(std::span<double> values);
+  void all_reduce_values(std::span<double> values, CallSite where = CallSite::current());
   /// On a plan, instead of all_reduce_values of `values` numbers: counts it.
   void plan_values(int64_t values);
   /// Blocks the host until every rank has called it.
-  void barrier();
+  void barrier(CallSite where = CallSite::current());
   /// New groups of the ranks with equal colors, ordered by their rank here. `colors` has one color
   /// for each rank of this group and is the same on every rank (so a plan, which has only one
   /// rank, can split too). `name` is for messages and for the log. This group must outlive the new
   /// ones.
-  std::unique_ptr<Communicator> split(std::span<const int> colors, const std::string& name);
+  std::unique_ptr<Communicator> split(std::span<const int> colors, const std::string& name,
+                                      CallSite where = CallSite::current());
 
  protected:
   /// An exchange that can be started: its arguments, checked. Fields that it has no use for are
@@ -140,6 +154,7 @@ class Communicator {
     std::span<const int64_t> receive_rows = {};
     std::span<const RowTransfer> sends = {};
     std::span<const RowTransfer> receives = {};
+    CallSite where = {};
     int64_t number = 0;     // of this exchange on this communicator
     bool blocking = false;  // whether the wait follows at once
   };
@@ -177,14 +192,22 @@ class Communicator {
   Call scatter_call(const Stream& stream, ConstTensorView whole, TensorView part) const;
   Pending start(Stream& stream, Call call);
   void run(Stream& stream, Call call);
-  int64_t record(Collective operation, DType dtype, int64_t sent, int64_t received);
+  /// What is recorded of an exchange, besides its bytes.
+  struct Entry {
+    Collective operation;
+    DType dtype = DType::kU8;
+    int64_t elements = 0;
+    CallSite where = {};
+  };
+  int64_t record(const Entry& entry, int64_t sent, int64_t received);
   int64_t record(const Call& call);
 
   int rank_;
   int size_;
   std::string name_;
   std::shared_ptr<CollectiveLog> log_;
-  int log_place_;
+  std::vector<int> members_;  ///< their ranks in the world
+  CollectiveLog::Group log_group_;
   int64_t calls_ = 0;
 };
 

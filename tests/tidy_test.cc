@@ -57,8 +57,8 @@ const std::vector<Door> kDoors{
 /// Headers of the operating system, besides those of the standard library, which have no dot.
 const std::regex kSystemHeader{
     "(sys|arpa|net|netinet|linux)/.*"
-    "|(dirent|dlfcn|execinfo|fcntl|immintrin|netdb|nmmintrin|poll|pthread|sched|signal|spawn"
-    "|stdlib|termios|unistd)\\.h"};
+    "|(dirent|dlfcn|execinfo|fcntl|ifaddrs|immintrin|netdb|nmmintrin|poll|pthread|sched|signal"
+    "|spawn|stdlib|termios|unistd)\\.h"};
 
 /// Headers without a test of the same name, and why.
 const std::map<std::string, std::string> kNoTestOfItsOwn{
@@ -74,6 +74,7 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"model/single_rank.h", "three members"},
     {"model/sparsity_plan.h", "a struct"},
     {"model/step_context.h", "a struct"},
+    {"parallel/flight_map.h", "structs; flight_recorder_test is about them"},
     // Layers: every gradient, bit and byte in transformer_test, every number in
     // end_to_end/reference_model.py, which is an independent model in float64.
     {"model/attention_layer.h", "transformer_test and score_reference_test are about it"},

@@ -63,10 +63,12 @@ ResumeFrom resume_from(const std::string& text) {
 
 // An error that one rank alone may have met: the others wait for it in some exchange. Rank 0 tells
 // it at once; the others a second later, because when all meet it one telling is enough.
-[[noreturn]] void end_job(MpiEnvironment& mpi, int rank, const std::string& message,
-                          ExitCode code) {
+[[noreturn]] void end_job(MpiEnvironment& mpi, RankWatch& watch, int rank,
+                          const std::string& message, ExitCode code) {
   if (rank > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
   log_line(message);
+  // Of an exchange that failed, the watchers may know why.
+  if (code == ExitCode::kError) watch.fail();
   mpi.abort(static_cast<int>(code));
 }
 
@@ -79,6 +81,12 @@ struct Beginning {
   FailPoints faults;
 };
 
+// Exchanges that a test wants left out (checkpoint/fail_points.h).
+void arm_exchanges(const FailPoints& faults, Communicator& world) {
+  if (!faults.armed()) return;
+  world.log().ask_before([&faults, rank = world.rank()] { return faults.passes_exchange(rank); });
+}
+
 // Faults that a test asks for (checkpoint/fail_points.h); none otherwise.
 FailPoints faults_of_environment() {
   const char* text = std::getenv("TESSERA_FAILPOINT");
@@ -86,7 +94,7 @@ FailPoints faults_of_environment() {
 }
 
 // The exit code.
-int train_in_job(const Beginning& begin, const StopSignal& stop) {
+int train_in_job(const Beginning& begin, const StopSignal& stop, RankWatch& watch) {
   MpiEnvironment mpi;
   Communicator& world = mpi.world();
   set_error_rank(world.rank(), world.size());
@@ -108,20 +116,21 @@ int train_in_job(const Beginning& begin, const StopSignal& stop) {
       }
       return static_cast<int>(failure->code);
     }
+    arm_exchanges(begin.faults, world);
     return exit_code(
-        run_training(config, begin.from, world, stop, begin.faults.observer(world.rank())));
+        run_training(config, begin.from, world, stop, begin.faults.observer(world.rank()), &watch));
   } catch (const Error& error) {
-    end_job(mpi, world.rank(), without_rank(error.what()), error.code());
+    end_job(mpi, watch, world.rank(), without_rank(error.what()), error.code());
   } catch (const std::exception& error) {
-    end_job(mpi, world.rank(), error.what(), ExitCode::kError);
+    end_job(mpi, watch, world.rank(), error.what(), ExitCode::kError);
   }
 }
 
-int train_alone(const Beginning& begin, const StopSignal& stop) {
+int train_alone(const Beginning& begin, const StopSignal& stop, RankWatch& watch) {
   SelfCommunicator world;
   TrainConfig config = begin.load();
   resolve_mesh(config, world.size());
-  return exit_code(run_training(config, begin.from, world, stop, begin.faults.observer(0)));
+  return exit_code(run_training(config, begin.from, world, stop, begin.faults.observer(0), &watch));
 }
 
 TrainConfig load(const boost::program_options::variables_map& values) {
@@ -152,8 +161,13 @@ int run_train(const std::vector<std::string>& arguments) {
     if (begin.job.rank == 0) std::cout << dry_run(config);
     return static_cast<int>(ExitCode::kFinished);
   }
+  RankWatch watch;
   const StopSignal stop(begin.job.rank, begin.job.ranks);
-  return begin.job.ranks > 1 ? train_in_job(begin, stop) : train_alone(begin, stop);
+  const int code =
+      begin.job.ranks > 1 ? train_in_job(begin, stop, watch) : train_alone(begin, stop, watch);
+  watch.end(code == static_cast<int>(ExitCode::kFinished) ||
+            code == static_cast<int>(ExitCode::kTryAgain));
+  return code;
 }
 
 }  // namespace tessera

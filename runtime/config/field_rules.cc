@@ -8,6 +8,7 @@ constexpr double kTokens = 16777216;      // 2^24: a vocabulary, a sequence
 constexpr double kWidth = 1048576;        // 2^20
 constexpr double kRanks = 65536;          // along one axis of the mesh
 constexpr double kSteps = 1000000000000;  // 10^12
+constexpr double kSeconds = 1e7;          // four months
 constexpr double kCoefficient = 1000;     // of a loss
 constexpr auto kAbove = FieldRule::Ends::kAboveLeast;
 constexpr auto kBelow = FieldRule::Ends::kBelowMost;
@@ -87,6 +88,16 @@ constexpr FieldRule kRules[] = {
     {"runtime.validate_every", 0, kSteps, 0},
     {"runtime.validate_batches", 1, kWidth, 8},
     {"runtime.peak_tflops", 0, 1e6, {}, kAbove},
+    {"watch.enabled", 0, 1, 1},
+    {"watch.setup", 1, kSeconds, 900},
+    {"watch.step", 1, kSeconds, 60},
+    {"watch.validation", 1, kSeconds, 300},
+    {"watch.checkpoint", 1, kSeconds, 300},
+    {"watch.between", 1, kSeconds, 90},
+    {"watch.stopped", 1, kSeconds, 20},
+    {"watch.silence", 2, kSeconds, 15},
+    {"watch.lease", 2, kSeconds, 20},
+    {"watch.report", 1, kSeconds, 30},
     {"steps", 1, kSteps},
 };
 

@@ -120,6 +120,7 @@ Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
 
 void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan) {
   const auto begin = std::chrono::steady_clock::now();
+  mesh_.world().log().set_phase(Phase::kData);
   load(loader, first);
   totals_ = {.data_seconds = seconds_since(begin)};
   double valid = 0;
@@ -179,6 +180,7 @@ ConstTensorView GlobalBatch::expert_counts() const {
 }
 
 double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan) {
+  mesh_.world().log().set_phase(Phase::kValidation);
   exchange_.finish_gathers();
   std::array<double, 2> totals{0, 0};  // loss of this rank's tokens; all tokens of its sequences
   for (int64_t batch = 0; batch < batches; ++batch) {
@@ -193,6 +195,7 @@ double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const St
   // Every rank of a context group has counted the same tokens.
   totals[1] /= mesh_.group(kContext).size();
   mesh_.world().all_reduce_values(totals);
+  mesh_.world().log().set_phase(Phase::kBetweenSteps);
   return totals[0] / std::max(1.0, totals[1]);
 }
 

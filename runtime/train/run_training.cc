@@ -70,6 +70,18 @@ DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
           .seed = config.seed()};
 }
 
+WatchLimits watch_limits(const WatchConfig& config) {
+  return {.setup = config.setup(),
+          .step = config.step(),
+          .validation = config.validation(),
+          .checkpoint = config.checkpoint(),
+          .between = config.between(),
+          .stopped = config.stopped(),
+          .silence = config.silence(),
+          .lease = config.lease(),
+          .report = config.report()};
+}
+
 /// Where the parts of a run that resumes are.
 struct Resuming {
   const ProcessMesh& mesh;
@@ -170,7 +182,7 @@ std::string dry_run(const TrainConfig& config) {
 }
 
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
-                         const StopSignal& stop, const StageObserver& on_stage) {
+                         const StopSignal& stop, const StageObserver& on_stage, RankWatch* watch) {
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
@@ -186,6 +198,9 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   const MemoryPlan memory = plan_memory(config, world.rank());
 
   std::filesystem::create_directories(run_directory);
+  if (watch != nullptr && config.watch().enabled()) {
+    watch->begin(run_directory, watch_limits(config.watch()), world);
+  }
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
     also_log_to(run_directory / "log.txt");

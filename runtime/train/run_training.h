@@ -6,6 +6,7 @@
 #include "parallel/communicator.h"
 #include "runtime/train/stop_signal.h"
 #include "runtime/train/trainer.h"
+#include "runtime/watch/rank_watch.h"
 
 namespace tessera {
 
@@ -22,9 +23,11 @@ struct ResumeFrom {
 
 /// Builds a run from its configuration (mesh resolved) and trains it. Collective over `world`.
 /// Throws Error: kUsage before anything is written, kBadData, kNoCheckpoint, kTryAgain.
-/// `on_stage` is told the stages of saves on this rank, for fault injection.
+/// `on_stage` is told the stages of saves on this rank, for fault injection; `watch` watches over
+/// the run from when it has its directory.
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& resume, Communicator& world,
-                         const StopSignal& stop, const StageObserver& on_stage = {});
+                         const StopSignal& stop, const StageObserver& on_stage = {},
+                         RankWatch* watch = nullptr);
 
 /// Checks the shapes of every step and counts every byte of the rank that needs most, without data
 /// and without allocating, for a mesh of any size. Returns what it found, for people. Throws

@@ -52,6 +52,8 @@ StepResult run_step(Training& t, const StepPlan& plan) {
   t.mesh.world().log().set_place(plan.step, -1);
   t.state.store.zero_gradients(t.stream);
   t.batch.forward_backward(t.data, progress.consumed_samples, plan);
+  CollectiveLog& log = t.mesh.world().log();
+  log.set_phase(Phase::kSums);
   t.exchange.finish_sums(t.stream);
   std::array<double, kStepRiders> riders{t.stop.requested() ? 1.0 : 0.0};
   const SaveVotes votes = t.saver.votes();
@@ -79,8 +81,10 @@ StepResult run_step(Training& t, const StepPlan& plan) {
                     .expert_load = expert_load(t.batch.expert_counts(), t.mesh.size(Axis::kExpert)),
                     .data_seconds = totals.data_seconds};
   report.expert_load.dropped = std::llround(totals.dropped_pairs);
+  log.set_phase(Phase::kUpdate);
   update(t, plan, report);
   t.stream.synchronize();
+  log.recorder().finish_step();
   report.skipped_steps = progress.step - progress.updates;
   report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   StepResult result{.report = report, .stop = riders[0] > 0, .saving = {}};
@@ -101,6 +105,7 @@ bool due(int64_t every, int64_t step) {
 TrainingEnd train(Training& t) {
   const int64_t save_every = t.config.checkpoint().every();
   const int64_t validate_every = t.config.runtime().validate_every();
+  CollectiveLog& log = t.mesh.world().log();
   bool stop = false;
   while (!stop && t.state.progress.step < t.config.steps()) {
     StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
@@ -114,10 +119,14 @@ TrainingEnd train(Training& t) {
           t.batch.evaluate(*t.validation, t.config.runtime().validate_batches(), plan);
     }
     for (const auto& hook : t.state.hooks) hook->observe(report);
+    log.set_phase(Phase::kCheckpoint);
     t.saver.after_step(result.saving, !last && !stop && due(save_every, plan.step));
+    log.set_phase(Phase::kBetweenSteps);
   }
+  log.set_phase(Phase::kCheckpoint);
   t.saver.finish();
   t.exchange.finish_gathers();
+  log.set_phase(Phase::kEnd);
   return t.state.progress.step < t.config.steps() ? TrainingEnd::kStopped : TrainingEnd::kFinished;
 }
 

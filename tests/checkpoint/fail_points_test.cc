@@ -93,6 +93,16 @@ TEST(FailPoints, ThereMayBeSeveral) {
   EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(30));
 }
 
+TEST(FailPoints, LeaveOutAnExchange) {
+  const FailPoints points("comm.exchange:skip@rank1#2");
+  EXPECT_TRUE(points.passes_exchange(0));
+  EXPECT_TRUE(points.passes_exchange(0));
+  EXPECT_TRUE(points.passes_exchange(1));
+  EXPECT_FALSE(points.passes_exchange(1));
+  EXPECT_TRUE(points.passes_exchange(1));
+  EXPECT_TRUE(FailPoints().passes_exchange(1));
+}
+
 TEST(FailPoints, TheErrorNamesThePoint) {
   try {
     FailPoints("ckpt.parts_merged:error").observer(2)("parts merged");
@@ -131,6 +141,7 @@ TEST(FailPoints, SayWhichWordIsWrongAndWhatWouldBeRight) {
       {"ckpt.shard:kill", "\"ckpt.shard\" is wrong, expected one of ckpt.snapshot_taken, "},
       {"shard_synced:kill", "\"shard_synced\" is wrong, expected one of "},
       {"ckpt.committed", "\"ckpt.committed\" is wrong, expected STAGE:ACTION"},
+      {"ckpt.committed:skip", "\"skip\" is wrong, expected kill, stop, error, delay="},
       {"ckpt.committed:boom", "\"boom\" is wrong, expected kill, stop, error, delay="},
       {"ckpt.committed:delay=-1", "\"delay=-1\" is wrong"},
       {"ckpt.committed:delay=x", "\"delay=x\" is wrong"},

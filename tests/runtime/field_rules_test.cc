@@ -69,13 +69,19 @@ TEST(FieldRules, DefaultsAreAllowedAndFitTheirType) {
 
 // The comment beside the field is what people read, so it must not say something else.
 TEST(FieldRules, DefaultsAreThoseOfTheProtoComments) {
-  const std::map<std::string, std::string> messages{
-      {"ModelConfig", "model."},         {"AttentionConfig", "model.attention."},
-      {"MoeConfig", "model.moe."},       {"MeshConfig", "mesh."},
-      {"DataConfig", "data."},           {"BatchConfig", "batch."},
-      {"OptimizerConfig", "optimizer."}, {"ScheduleConfig", "schedule."},
-      {"SparsityConfig", "sparsity."},   {"CheckpointConfig", "checkpoint."},
-      {"RuntimeConfig", "runtime."},     {"TrainConfig", ""}};
+  const std::map<std::string, std::string> messages{{"ModelConfig", "model."},
+                                                    {"AttentionConfig", "model.attention."},
+                                                    {"MoeConfig", "model.moe."},
+                                                    {"MeshConfig", "mesh."},
+                                                    {"DataConfig", "data."},
+                                                    {"BatchConfig", "batch."},
+                                                    {"OptimizerConfig", "optimizer."},
+                                                    {"ScheduleConfig", "schedule."},
+                                                    {"SparsityConfig", "sparsity."},
+                                                    {"CheckpointConfig", "checkpoint."},
+                                                    {"RuntimeConfig", "runtime."},
+                                                    {"WatchConfig", "watch."},
+                                                    {"TrainConfig", ""}};
   const std::regex message("message (\\w+) \\{");
   const std::regex field("^  (?:optional )?\\w+ (\\w+) = \\d+;");
   const std::regex standard("[dD]efault (true|false|[0-9.e-]*[0-9])");
