@@ -49,35 +49,50 @@ calm_run() {
     --set 'run_dir="calm"' &>calm.log || { cat calm.log >&2; fail "the calm run failed"; }
 }
 
-# submit MILLISECONDS [LINE_OF_THE_JOB...]: starts the job, in hurt/, on two hosts, and waits until it trains. As
-# long as it lives, each of its saves takes so much longer, and there is one every second step: a way to
-# make it last that needs no processor. When it is started again, it runs at full speed.
+# slow_saves MILLISECONDS: faults by which every save, and there is one every second step, takes so much longer
+# on all ranks: a way to make a run last that needs no processor.
+slow_saves() { echo "ckpt.shard_written:delay=$1#1+"; }
+
+# submit FAULTS [LINE_OF_THE_JOB...]: starts the job, in hurt/, on two hosts, and waits until it trains. As long as
+# it lives, it has the FAULTS (checkpoint/fail_points.h); when it is started again, it has none.
 submit() {
-  echo "ckpt.shard_written:delay=$1#1+" >faults
+  echo "$1" >faults
   shift
   printf '%s\n' 'nodes: 2' 'tasks_per_node: 2' "container: \"$PWD/with_faults\"" "$@" >job
   grep -q '^time' job || echo 'time: "01:00:00"' >>job
   job=$(tessera submit configs/tiny.textproto --job job "${train_options[@]}" --set 'run_dir="hurt"' \
     2>submit.log) || fail "$(cat submit.log)"
   log=hurt/slurm/hurt-$job.out
-  wait_until 120 "the job trains" _steps_done 4 || fail "the job does not start"
+  wait_until 120 "the job trains" _steps_done 8 || fail "the job does not start"
   rm faults
   lives=$(job_field Restarts)
 }
 
 _steps_done() { [[ $(wc -l <hurt/metrics.jsonl) -ge $1 ]]; }
 
-# rank_process RANK [NODE]: the process of a rank, seen from the control host, which sees all of them.
-rank_process() {
-  local process found=
+# rank_processes [RANK]: the processes of all ranks, or of one, seen from the control host, which sees those of
+# all nodes. The watcher beside a rank is its child, from the same file.
+rank_processes() {
+  local process parent
   for process in /proc/[0-9]*; do
     [[ $(readlink "$process/exe") == */bin/tessera ]] || continue
-    grep -qzx "SLURM_PROCID=$1" "$process/environ" 2>/dev/null || continue
-    [[ ! ${2:-} ]] || grep -qzx "SLURMD_NODENAME=$2" "$process/environ" || continue
-    found=${process#/proc/}
-    break
+    parent=$(grep -oP '^PPid:\s*\K.*' "$process/status") || continue
+    [[ $(readlink "/proc/$parent/exe") != */bin/tessera ]] || continue
+    [[ ! ${1:-} ]] || grep -qzx "SLURM_PROCID=$1" "$process/environ" || continue
+    echo "${process#/proc/}"
+  done 2>/dev/null
+}
+
+# rank_process RANK
+rank_process() { rank_processes "$1" | head -n 1 | grep .; }
+
+# has_ranks NODE
+has_ranks() {
+  local process
+  for process in $(rank_processes); do
+    grep -qzx "SLURMD_NODENAME=$1" "/proc/$process/environ" 2>/dev/null && return 0
   done
-  [[ $found ]] && echo "$found"
+  return 1
 }
 
 # job_field NAME: one field of `scontrol show job`.
@@ -104,7 +119,12 @@ _over() { [[ ! $(job_field JobState) =~ ^(PENDING|CONFIGURING|RUNNING|COMPLETING
 
 _losses() { grep -oP '"step":\d+,.*?"loss":[^,]+' "$1/metrics.jsonl" | sort -u; }
 
-# expect_log TEXT: the job's log has it.
+# expect_log TEXT...: the job's log has a line with all of these.
 expect_log() {
-  grep -qF -- "$1" "$log" || fail "the log of the job does not say: $1"
+  local found text
+  found=$(<"$log")
+  for text in "$@"; do
+    found=$(grep -F -- "$text" <<<"$found") || fail "the log of the job has no line with: $*"
+  done
+  head -n 1 <<<"$found"
 }
