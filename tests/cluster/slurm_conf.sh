@@ -38,6 +38,7 @@ SlurmdTimeout=10
 # slurmctld speaks to every node itself: a lost one takes none of the others with it.
 TreeWidth=65533
 KillWait=10
+MessageTimeout=5
 UnkillableStepTimeout=60
 JobRequeue=1
 KillOnBadExit=1
