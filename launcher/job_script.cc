@@ -73,6 +73,8 @@ std::vector<std::string> starter_options(const JobConfig& job, const JobRun& run
     if (cores > 0) words = {concat("--cpus-per-task=", cores), "--cpu-bind=cores"};
     // A rank that sees its own GPU only cannot reach its neighbours' by NVLink.
     if (job.gpus_per_node() > 0) words.emplace_back("--gpu-bind=none");
+    // For Slurm, the step of a life is there until the last of its nodes has answered, lost or not.
+    if (job.spare_nodes() > 0) words.emplace_back("--overlap");
   } else {
     words = {"--map-by",
              concat("ppr:", job.tasks_per_node(), ":node",

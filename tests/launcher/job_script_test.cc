@@ -103,6 +103,8 @@ TEST(JobScript, AsksForWhatTheFieldsSay) {
       << all;
   EXPECT_EQ(evaluated(all, "$nodes $ranks $warning $limit $most_restarts $seconds_to_answer"),
             "<2><16><100><86400><7><60>");
+  EXPECT_EQ(evaluated(all, R"("${starter_options[@]}")"),
+            "<--cpus-per-task=12><--cpu-bind=cores><--gpu-bind=none><--overlap>");
 }
 
 TEST(JobScript, QueuesLivesWhereRequeueIsForbidden) {

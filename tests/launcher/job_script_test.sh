@@ -167,6 +167,12 @@ no_progress() {
   lives "137 9" "137 9" "137 9" "137 6" "0 20"
   requeued_until_end
   expect_end 0 4
+  # What a job of the same number has left long ago is nobody's concern.
+  render
+  echo "3 0 93" >runs/tiny/slurm/tiny-7.state
+  lives "137 0" "0 20"
+  requeued_until_end
+  expect_end 0 1
   # What cannot be read is no progress.
   render
   lives "137 unreadable" "137 unreadable" "137 unreadable"
