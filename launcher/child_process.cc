@@ -25,6 +25,14 @@ sigset_t watched() {
 
 }  // namespace
 
+bool ChildEnd::may_go_on() const {
+  for (const ExitCode code :
+       {ExitCode::kFinished, ExitCode::kUsage, ExitCode::kBadData, ExitCode::kNoCheckpoint}) {
+    if (exit_code == static_cast<int>(code)) return false;
+  }
+  return true;
+}
+
 ChildRunner::ChildRunner() {
   const sigset_t set = watched();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);

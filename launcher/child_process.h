@@ -11,7 +11,12 @@ namespace tessera {
 struct ChildEnd {
   int exit_code = 0;     ///< 128 + the signal when one killed it
   bool stopped = false;  ///< this process was asked to stop while it ran, or before
+  bool started = true;   ///< false: there was no child, because it could not have run
   double seconds = 0;
+
+  /// Whether another life might end otherwise: it neither finished, nor met what would be the same
+  /// again (usage, damaged data, no valid checkpoint).
+  bool may_go_on() const;
 };
 
 /// Runs commands one after the other, and stands between them and the signals that this process

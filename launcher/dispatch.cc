@@ -15,18 +15,22 @@ namespace {
 
 struct Command {
   const char* name;
-  const char* job;
+  const char* job;  ///< empty: it is for other commands to run, and the help leaves it out
   int (*run)(const std::vector<std::string>& arguments);
 };
 
 constexpr std::array kCommands = std::to_array<Command>({
     {"train", "train a model, alone or as one rank of a job", run_train},
     {"launch", "run a job of several ranks, and start it again when it dies", run_launch},
+    {"flight", "explain why a run hung or crashed", run_flight},
     {"submit", "give a job to Slurm that goes on until the run is finished", run_submit},
+    {"trace", "join the timelines of ranks to one for a browser", run_trace},
     {"plan", "find the best mesh for a configuration and a number of ranks", run_plan},
     {"data", "make token shards from text", run_data},
+    {"doctor", "look at MPI, Slurm, GPUs, networks, limits and storage", run_doctor},
     {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},
     {"generate", "continue a text with a trained model", run_generate},
+    {"host-check", "", run_host_check},
     {"score", "logits, losses and gradients of given tokens", run_score},
 });
 
@@ -34,6 +38,7 @@ void print_help() {
   std::cout << "usage: tessera COMMAND ...\n\n"
                "Trains, checks and serves language models with sparse attention and experts.\n\n";
   for (const Command& command : kCommands) {
+    if (*command.job == '\0') continue;
     std::string name = command.name;
     name.resize(12, ' ');
     std::cout << "  " << name << command.job << "\n";
@@ -62,7 +67,7 @@ int dispatch(const std::vector<std::string>& arguments) {
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
     if (name == command.name) return command.run({arguments.begin() + 1, arguments.end()});
-    names.push_back(command.name);
+    if (*command.job != '\0') names.push_back(command.name);
   }
   misuse("", concat("there is no command ", in_quotes(name), did_you_mean(name, names)));
 }

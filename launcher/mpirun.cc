@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 #include "kernels/core/error.h"
+#include "launcher/ssh.h"
 
 namespace tessera {
 
@@ -32,12 +34,39 @@ HostSlots parse_host(const std::string& part) {
   return host;
 }
 
-// How many cores each rank can have for itself; 0: not one.
-int cores_of_a_rank(const MpirunOptions& options) {
+// The most ranks that a host has.
+int ranks_of_a_host(const MpirunOptions& options) {
   int most = options.hosts.empty() ? options.ranks : 1;
   for (const HostSlots& host : options.hosts)
     most = std::max(most, std::min(host.slots, options.ranks));
-  return options.cores / most;
+  return most;
+}
+
+// "slot:PE=4": the next free cores, wherever they are. "numa:PE=4": those of the next NUMA domain
+// that has as many. Empty: there is no core for each rank.
+std::string mapping(const CpuTopology& cpus, int ranks) {
+  const int domains = cpus.numa_domains;
+  if (cpus.cores < ranks) return "";
+  if (domains <= 1) return concat("slot:PE=", cpus.cores / ranks);
+  if (ranks < domains) return concat("slot:PE=", domains / ranks * cpus.cores_of_a_domain);
+  const int cores = cpus.cores_of_a_domain / ((ranks + domains - 1) / domains);
+  return cores >= 1 ? concat("numa:PE=", cores) : "slot:PE=1";
+}
+
+// Ranks share what they can: no questions from ssh, and no connection that is dead unnoticed.
+std::vector<std::string> several_hosts(const MpirunOptions& options) {
+  std::string ssh;
+  for (const std::string& word : ssh_options()) ssh += concat(ssh.empty() ? "" : " ", word);
+  // All connections from here, as they were checked, and none from host to host.
+  std::vector<std::string> words{"--host", to_text(options.hosts),  "--mca", "plm_rsh_args", ssh,
+                                 "--mca",  "plm_rsh_no_tree_spawn", "1"};
+  for (const auto& [name, seconds] : {std::pair("time", 5), {"intvl", 2}, {"probes", 4}}) {
+    words.insert(words.end(), {"--mca", concat("oob_tcp_keepalive_", name), concat(seconds)});
+  }
+  for (const std::string& variable : options.environment) {
+    words.insert(words.end(), {"-x", variable});
+  }
+  return words;
 }
 
 }  // namespace
@@ -59,20 +88,34 @@ std::vector<HostSlots> parse_hosts(const std::string& text) {
   }
 }
 
+std::string to_text(const std::vector<HostSlots>& hosts) {
+  std::string text;
+  for (const HostSlots& host : hosts) {
+    text += concat(text.empty() ? "" : ",", host.name, ":", host.slots);
+  }
+  return text;
+}
+
 std::vector<std::string> mpirun_command(const MpirunOptions& options,
                                         const std::vector<std::string>& program) {
+  // Without -q it has a page to say about every rank that ends with another code than 0.
   std::vector<std::string> words{"mpirun", "-q", "-np", std::to_string(options.ranks)};
   if (options.root) words.emplace_back("--allow-run-as-root");
   if (!options.hosts.empty()) {
-    std::string list;
-    for (const HostSlots& host : options.hosts) {
-      list += concat(list.empty() ? "" : ",", host.name, ":", host.slots);
-    }
-    words.insert(words.end(), {"--host", list});
+    const std::vector<std::string> more = several_hosts(options);
+    words.insert(words.end(), more.begin(), more.end());
   }
-  const int cores = cores_of_a_rank(options);
-  if (options.bind && cores >= 1) {
-    words.insert(words.end(), {"--map-by", concat("slot:PE=", cores), "--bind-to", "core"});
+  if (!options.interface.empty()) {
+    // NCCL takes a name for the beginning of one, but for this "=".
+    words.insert(words.end(), {"--mca", "btl_tcp_if_include", options.interface, "-x",
+                               concat("NCCL_SOCKET_IFNAME==", options.interface)});
+  }
+  if (!options.network.empty()) {
+    words.insert(words.end(), {"--mca", "oob_tcp_if_include", options.network});
+  }
+  const std::string map = mapping(options.cpus, ranks_of_a_host(options));
+  if (options.bind && !map.empty()) {
+    words.insert(words.end(), {"--map-by", map, "--bind-to", "core"});
   } else {
     words.insert(words.end(), {"--map-by", "slot", "--bind-to", "none"});
     if (options.hosts.empty()) words.emplace_back("--oversubscribe");

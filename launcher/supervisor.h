@@ -11,13 +11,14 @@ namespace tessera {
 struct RestartPolicy {
   int retries = 10;                ///< restarts in all
   int lives_without_progress = 3;  ///< ended in a row without a new checkpoint: that is enough
-  double first_wait = 1;  ///< seconds before a restart; doubled after each life without progress
+  /// Seconds before a restart; doubled after each life without progress, or none for want of hosts.
+  double first_wait = 1;
   double longest_wait = 60;
 };
 
 /// A job, as its supervisor sees it.
 struct SupervisedJob {
-  std::function<ChildEnd()> run;             ///< one life
+  std::function<ChildEnd()> run;             ///< one life; none when hosts are missing
   std::function<CheckpointId()> newest;      ///< valid checkpoint of the run; {} when there is none
   std::function<bool(double seconds)> wait;  ///< false: asked to stop meanwhile
 };
@@ -28,6 +29,7 @@ struct SupervisedJob {
 ///   2, 65, 66   usage, damaged data, no valid checkpoint: another life would end like this one;
 ///   75  it was asked to stop, or the restarts are used up: start it again later;
 ///   93  several lives in a row have made no new checkpoint.
+/// What did not start is a restart, but no life.
 int supervise(const SupervisedJob& job, const RestartPolicy& policy);
 
 }  // namespace tessera

@@ -105,13 +105,16 @@ void FlightRecorder::set_identity(int rank, int ranks, const std::string& host) 
 
 void FlightRecorder::set_step(int64_t step) {
   FlightState& state = map_->state;
-  publish(state.section_began, monotonic_nanoseconds());
+  const int64_t now = monotonic_nanoseconds();
+  publish(state.section_began, now);
   publish(state.step, step);
   waited_before_step_ = state.waited;
+  notify(FlightEvent::kStep, now);
 }
 
 void FlightRecorder::set_layer(int layer) {
   publish(map_->state.layer, layer);
+  if (!observers_.empty()) notify(FlightEvent::kLayer, monotonic_nanoseconds());
 }
 
 void FlightRecorder::set_phase(Phase phase) {
@@ -120,14 +123,17 @@ void FlightRecorder::set_phase(Phase phase) {
   if (!in_step(phase)) publish(state.section_began, now);
   publish(state.phase_began, now);
   publish_phase(state.phase, phase);
+  notify(FlightEvent::kPhase, now);
 }
 
 void FlightRecorder::finish_step() {
   FlightState& state = map_->state;
-  const int64_t spent = monotonic_nanoseconds() - state.section_began;
+  const int64_t now = monotonic_nanoseconds();
+  const int64_t spent = now - state.section_began;
   publish(state.last_step, spent);
   publish(state.busy, state.busy + spent - (state.waited - waited_before_step_));
   publish(state.steps, state.steps + 1);
+  notify(FlightEvent::kStepEnd, now);
   set_phase(Phase::kBetweenSteps);
 }
 
@@ -168,27 +174,35 @@ int64_t FlightRecorder::start(CollectiveRecord record) {
     publish(map_->groups[static_cast<size_t>(record.group)].started, record.number + 1);
   }
   publish(state.records, index + 1);
+  notify(FlightEvent::kStart, record.started, index);
   return index;
 }
 
 void FlightRecorder::complete(int64_t index) {
   CollectiveRecord& record = record_at(index);
   if (record.index != index) return;  // overwritten meanwhile
-  publish(record.completed, monotonic_nanoseconds());
+  const int64_t now = monotonic_nanoseconds();
+  publish(record.completed, now);
   if (record.group >= 0) {
     publish(map_->groups[static_cast<size_t>(record.group)].completed, record.number);
   }
+  notify(FlightEvent::kComplete, now, index);
 }
 
 void FlightRecorder::begin_wait(int64_t index) {
-  publish(map_->state.wait_began, monotonic_nanoseconds());
+  const int64_t now = monotonic_nanoseconds();
+  publish(map_->state.wait_began, now);
   publish(map_->state.waits_in, index);
+  notify(FlightEvent::kWait, now, index);
 }
 
 void FlightRecorder::end_wait() {
   FlightState& state = map_->state;
+  const int64_t now = monotonic_nanoseconds();
+  const int64_t index = state.waits_in;
   publish(state.waits_in, int64_t{-1});
-  publish(state.waited, state.waited + monotonic_nanoseconds() - state.wait_began);
+  publish(state.waited, state.waited + now - state.wait_began);
+  notify(FlightEvent::kWaitEnd, now, index);
 }
 
 std::optional<CollectiveRecord> read_record(const FlightMap& map, int64_t index) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <source_location>
 #include <string>
+#include <vector>
 
 #include "parallel/flight_map.h"
 
@@ -15,6 +16,26 @@ using CallSite = std::source_location;
 
 /// Nanoseconds of the host's monotonic clock.
 int64_t monotonic_nanoseconds();
+
+/// What a FlightRecorder is told.
+enum class FlightEvent : uint8_t {
+  kStep,
+  kLayer,
+  kPhase,
+  kStepEnd,  ///< a kPhase follows
+  kStart,    ///< and the three below: with the index of the exchange
+  kComplete,
+  kWait,
+  kWaitEnd,
+};
+
+/// Sees what a FlightRecorder is told, on the rank's thread.
+class FlightObserver {
+ public:
+  virtual ~FlightObserver() = default;
+  /// The map has it already. `index` is -1 where no exchange is concerned.
+  virtual void observe(FlightEvent event, int64_t time, int64_t index) = 0;
+};
 
 /// The writer of a FlightMap: one rank's, in memory until it is kept in a file. One thread writes;
 /// readers of other processes see whole records or none.
@@ -30,6 +51,10 @@ class FlightRecorder {
   void keep_in(const std::filesystem::path& file);
   /// The bytes, for readers in this process and in processes that it forks after keep_in.
   const FlightMap& map() const { return *map_; }
+
+  /// Tells this one, too, until it is forgotten. Without any, that costs nothing.
+  void tell(FlightObserver& observer) { observers_.push_back(&observer); }
+  void forget(const FlightObserver& observer) { std::erase(observers_, &observer); }
 
   void set_identity(int rank, int ranks, const std::string& host);
   /// A step begins, or none (-1) is under way.
@@ -51,9 +76,13 @@ class FlightRecorder {
 
  private:
   CollectiveRecord& record_at(int64_t index);
+  void notify(FlightEvent event, int64_t time, int64_t index = -1) {
+    for (FlightObserver* observer : observers_) observer->observe(event, time, index);
+  }
 
   std::unique_ptr<FlightMap> owned_;
   FlightMap* map_;
+  std::vector<FlightObserver*> observers_;
   int64_t waited_before_step_ = 0;
 };
 

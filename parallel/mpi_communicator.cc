@@ -445,7 +445,7 @@ MpiEnvironment::~MpiEnvironment() {
   MPI_Finalize();
 }
 
-std::string MpiEnvironment::library() const {
+std::string MpiEnvironment::library() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
   int length = 0;
   MPI_CHECK(MPI_Get_library_version(text.data(), &length));

@@ -34,8 +34,8 @@ class MpiEnvironment {
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
 
   Communicator& world() { return *world_; }
-  /// Name and version of the MPI library.
-  std::string library() const;
+  /// Name and version of the MPI library, which need not be initialised for it.
+  static std::string library();
   /// Ends every rank of the job at once with exit code `code`.
   [[noreturn]] void abort(int code);
 

@@ -39,6 +39,7 @@ struct Door {
 /// Every header that is neither ours nor of the system comes in through one door.
 const std::vector<Door> kDoors{
     {"mpi\\.h", "parallel/mpi_communicator\\.cc"},
+    {"nvtx3/.*", "parallel/nvtx_ranges\\.cc"},
     {"nccl\\.h", "parallel/nccl_communicator\\.cc"},
     {"(oneapi/)?dnnl.*|omp\\.h", "kernels/block_matmul_cpu\\.cc"},
     {"cublas.*", "kernels/(grouped_)?matmul_gpu\\.cu"},
@@ -75,6 +76,7 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"model/sparsity_plan.h", "a struct"},
     {"model/step_context.h", "a struct"},
     {"parallel/flight_map.h", "structs; flight_recorder_test is about them"},
+    {"parallel/nvtx_ranges.h", "needs a profiler of NVIDIA's to be seen"},
     // Layers: every gradient, bit and byte in transformer_test, every number in
     // end_to_end/reference_model.py, which is an independent model in float64.
     {"model/attention_layer.h", "transformer_test and score_reference_test are about it"},

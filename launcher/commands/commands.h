@@ -12,8 +12,14 @@ namespace tessera {
 int run_train(const std::vector<std::string>& arguments);
 /// tessera launch: mpirun, and restarts.
 int run_launch(const std::vector<std::string>& arguments);
+/// tessera flight: why a run hung or crashed.
+int run_flight(const std::vector<std::string>& arguments);
 /// tessera submit: a job for Slurm.
 int run_submit(const std::vector<std::string>& arguments);
+/// tessera host-check: what tessera launch asks of a host.
+int run_host_check(const std::vector<std::string>& arguments);
+/// tessera trace: joins what train --trace has written.
+int run_trace(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.
@@ -22,6 +28,8 @@ int run_generate(const std::vector<std::string>& arguments);
 int run_score(const std::vector<std::string>& arguments);
 /// tessera checkpoint list, inspect, verify, diff, export: look at checkpoints.
 int run_checkpoint(const std::vector<std::string>& arguments);
+/// tessera doctor: what training needs of this host and of others.
+int run_doctor(const std::vector<std::string>& arguments);
 /// tessera data prepare: text to tokens.
 int run_data(const std::vector<std::string>& arguments);
 

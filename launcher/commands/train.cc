@@ -1,5 +1,7 @@
 #include "launcher/commands/train.h"
 
+#include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <functional>
@@ -35,7 +37,9 @@ CommandLine command_line() {
       "  mpirun -np 2 tessera train configs/quickstart.textproto "
       "--set optimizer.learning_rate=1e-3\n"
       "will it fit? checks shapes and counts bytes, trains nothing\n"
-      "  tessera train configs/gpt2-124m-shape.textproto --dry-run\n";
+      "  tessera train configs/gpt2-124m-shape.textproto --dry-run\n"
+      "where does the time of a step go?\n"
+      "  mpirun -np 2 tessera train configs/quickstart.textproto --trace=101:105\n";
   line.options.add_options()  //
       ("config", options::value<std::string>()->value_name("FILE"),
        "text-format configuration (docs/configuration.md)")  //
@@ -44,7 +48,11 @@ CommandLine command_line() {
       ("steps", options::value<int64_t>()->value_name("N"), "short for --set steps=N")  //
       ("resume", options::value<std::string>()->default_value("auto")->value_name("FROM"),
        "auto: the newest valid checkpoint, if any; none: the start; or a checkpoint directory")  //
-      ("dry-run", options::bool_switch(), "check everything that needs no training, and stop")   //
+      ("trace", options::value<std::string>()->implicit_value("")->value_name("STEPS"),
+       "write a timeline to RUN/trace/ (docs/trace.md): --trace=FIRST:LAST, these steps of the "
+       "run; "
+       "--trace=N, the first N of this start; --trace, its steps 11 to 20")                     //
+      ("dry-run", options::bool_switch(), "check everything that needs no training, and stop")  //
       ("help", options::bool_switch(), "show this text");
   line.positional = {"config"};
   return line;
@@ -79,6 +87,7 @@ struct Beginning {
   ResumeFrom from;
   JobEnvironment job;
   FailPoints faults;
+  TraceSteps traced;
 };
 
 // Exchanges that a test wants left out (checkpoint/fail_points.h).
@@ -117,8 +126,10 @@ int train_in_job(const Beginning& begin, const StopSignal& stop, RankWatch& watc
       return static_cast<int>(failure->code);
     }
     arm_exchanges(begin.faults, world);
-    return exit_code(
-        run_training(config, begin.from, world, stop, begin.faults.observer(world.rank()), &watch));
+    return exit_code(run_training(config, begin.from, world, stop,
+                                  {.on_stage = begin.faults.observer(world.rank()),
+                                   .watch = &watch,
+                                   .traced = begin.traced}));
   } catch (const Error& error) {
     end_job(mpi, watch, world.rank(), without_rank(error.what()), error.code());
   } catch (const std::exception& error) {
@@ -130,7 +141,27 @@ int train_alone(const Beginning& begin, const StopSignal& stop, RankWatch& watch
   SelfCommunicator world;
   TrainConfig config = begin.load();
   resolve_mesh(config, world.size());
-  return exit_code(run_training(config, begin.from, world, stop, begin.faults.observer(0), &watch));
+  return exit_code(run_training(
+      config, begin.from, world, stop,
+      {.on_stage = begin.faults.observer(0), .watch = &watch, .traced = begin.traced}));
+}
+
+// --trace may stand without a value, and then anywhere: Boost would take what follows for one.
+std::vector<std::string> bare_trace_last(std::vector<std::string> arguments) {
+  for (size_t i = 0; i + 1 < arguments.size(); ++i) {
+    const std::string& next = arguments[i + 1];
+    if (arguments[i] != "--trace" || (!next.empty() && std::isdigit(next[0]) != 0)) continue;
+    std::rotate(arguments.begin() + static_cast<std::ptrdiff_t>(i),
+                arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1, arguments.end());
+    break;
+  }
+  return arguments;
+}
+
+TraceSteps traced_steps(const boost::program_options::variables_map& values) {
+  if (values.count("trace") == 0) return {};
+  const std::string& text = values["trace"].as<std::string>();
+  return text.empty() ? kUsualTrace : parse_trace_steps(text);
 }
 
 TrainConfig load(const boost::program_options::variables_map& values) {
@@ -143,18 +174,19 @@ TrainConfig load(const boost::program_options::variables_map& values) {
 }  // namespace
 
 std::unique_ptr<TrainConfig> config_of_train(const std::vector<std::string>& arguments) {
-  const auto values = parse_arguments(command_line(), arguments);
+  const auto values = parse_arguments(command_line(), bare_trace_last(arguments));
   return values ? std::make_unique<TrainConfig>(load(*values)) : nullptr;
 }
 
 int run_train(const std::vector<std::string>& arguments) {
   const CommandLine line = command_line();
-  const auto values = parse_arguments(line, arguments);
+  const auto values = parse_arguments(line, bare_trace_last(arguments));
   if (!values) return static_cast<int>(ExitCode::kFinished);
   const Beginning begin{.load = [&] { return load(*values); },
                         .from = resume_from((*values)["resume"].as<std::string>()),
                         .job = job_environment(),
-                        .faults = faults_of_environment()};
+                        .faults = faults_of_environment(),
+                        .traced = traced_steps(*values)};
   if ((*values)["dry-run"].as<bool>()) {
     TrainConfig config = begin.load();
     resolve_mesh(config, described_ranks(config));

@@ -38,10 +38,10 @@ TrainConfig with_mesh(const TrainConfig& config, const MeshShape& shape) {
   return changed;
 }
 
-std::vector<MeshShape> shapes_of(int ranks) {
+std::vector<MeshShape> shapes_of(int ranks, int node_ranks) {
   std::vector<MeshShape> shapes;
-  for (int tensor = 1; tensor <= std::min(ranks, kNodeRanks); ++tensor) {
-    if (ranks % tensor != 0 || (ranks > kNodeRanks && kNodeRanks % tensor != 0)) continue;
+  for (int tensor = 1; tensor <= std::min(ranks, node_ranks); ++tensor) {
+    if (ranks % tensor != 0 || (ranks > node_ranks && node_ranks % tensor != 0)) continue;
     for (int sequence = 1; sequence <= ranks / tensor; ++sequence) {
       if (ranks / tensor % sequence != 0) continue;
       const int batch = ranks / tensor / sequence;
@@ -59,19 +59,17 @@ bool is_allowed(const TrainConfig& config, const MeshShape& shape) {
          validate_mesh(with_mesh(config, shape)).empty();
 }
 
-std::vector<MeshShape> allowed_shapes(const TrainConfig& config, int ranks) {
-  std::vector<MeshShape> shapes = shapes_of(ranks);
+std::vector<MeshShape> allowed_shapes(const TrainConfig& config, int ranks, int node_ranks) {
+  std::vector<MeshShape> shapes = shapes_of(ranks, node_ranks);
   std::erase_if(shapes, [&](const MeshShape& shape) { return !is_allowed(config, shape); });
   return shapes;
 }
 
-[[noreturn]] void refuse(const TrainConfig& config, int ranks) {
-  std::string nearest;
-  for (int fewer = ranks - 1; fewer >= 1 && nearest.empty(); --fewer) {
-    if (!allowed_shapes(config, fewer).empty()) nearest = concat(fewer);
-  }
+[[noreturn]] void refuse(const TrainConfig& config, int ranks, const Hardware& hardware) {
+  const int fewer = most_feasible_ranks(config, ranks - 1, hardware);
+  std::string nearest = fewer > 0 ? concat(fewer) : "";
   for (int more = ranks + 1; more <= 2 * ranks; ++more) {
-    if (allowed_shapes(config, more).empty()) continue;
+    if (allowed_shapes(config, more, hardware.node_ranks).empty()) continue;
     nearest += concat(nearest.empty() ? "" : " or ", more);
     break;
   }
@@ -114,7 +112,7 @@ double compute_seconds(const TrainConfig& config, const StepPlan& plan, int rank
 double exchange_seconds(const StepTraffic& step, const Hardware& hardware) {
   double seconds = 0;
   for (const GroupTraffic& group : step.groups) {
-    const bool in_node = kNodeRanks % group.block == 0;
+    const bool in_node = hardware.node_ranks % group.block == 0;
     const auto bytes = static_cast<double>(std::max(group.traffic.sent, group.traffic.received));
     seconds += bytes / (in_node ? hardware.node_link : hardware.network);
   }
@@ -165,10 +163,15 @@ const Hardware& find_hardware(const std::string& name) {
               concat("--hardware is ", in_quotes(name), did_you_mean(name, names)));
 }
 
+int most_feasible_ranks(const TrainConfig& config, int most, const Hardware& hardware) {
+  while (most > 0 && allowed_shapes(config, most, hardware.node_ranks).empty()) --most;
+  return most;
+}
+
 MeshSearch search_meshes(const TrainConfig& config, int ranks, const Hardware& hardware,
                          size_t count) {
-  const std::vector<MeshShape> shapes = allowed_shapes(config, ranks);
-  if (shapes.empty()) refuse(config, ranks);
+  const std::vector<MeshShape> shapes = allowed_shapes(config, ranks, hardware.node_ranks);
+  if (shapes.empty()) refuse(config, ranks, hardware);
   MeshSearch search{.best = {}, .feasible = static_cast<int>(shapes.size())};
   const auto resolved = [&](const MeshShape& shape) {
     TrainConfig one = with_mesh(config, shape);

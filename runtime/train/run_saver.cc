@@ -74,11 +74,15 @@ void RunSaver::after_step(const SaveVotes& sums, bool due) {
     }
   }
   prove_resume();
+  CollectiveLog& log = parts_.mesh.world().log();
   double checked = 0;
+  if (due) log.set_phase(Phase::kCheckpoint);
   if (due || is_multiple(step(), parts_.config.checkpoint().check_replicas())) {
     checked = check_replicas_now();
   }
-  if (due) begin_save(checked);
+  if (!due) return;
+  begin_save(checked);
+  log.set_phase(Phase::kBetweenSteps);
 }
 
 void RunSaver::begin_save(double spent) {

@@ -82,6 +82,16 @@ WatchLimits watch_limits(const WatchConfig& config) {
           .report = config.report()};
 }
 
+/// A split of the data set and what cuts it into samples.
+struct Split {
+  Split(const TrainConfig& config, const char* name, bool shuffle)
+      : tokens(config.data().path(), name, config.model().vocabulary()),
+        loader(tokens, loader_options(config, shuffle)) {}
+
+  TokenDataset tokens;
+  DataLoader loader;
+};
+
 /// Where the parts of a run that resumes are.
 struct Resuming {
   const ProcessMesh& mesh;
@@ -182,29 +192,28 @@ std::string dry_run(const TrainConfig& config) {
 }
 
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
-                         const StopSignal& stop, const StageObserver& on_stage, RankWatch* watch) {
+                         const StopSignal& stop, const RunExtras& extras) {
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
+  RunTrace trace(mesh, config.run_dir(), extras.traced);
+  const StageObserver stages = trace.watch(extras.on_stage);
   const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
-  const TokenDataset train_tokens(config.data().path(), kTrainSplit, config.model().vocabulary());
-  const DataLoader data(train_tokens, loader_options(config, /*shuffle=*/true));
-  std::optional<TokenDataset> validation_tokens;
-  std::optional<DataLoader> validation;
+  const Split data(config, kTrainSplit, /*shuffle=*/true);
+  std::optional<Split> validation;
   if (config.runtime().validate_every() > 0) {
-    validation_tokens.emplace(config.data().path(), kValidationSplit, config.model().vocabulary());
-    validation.emplace(*validation_tokens, loader_options(config, /*shuffle=*/false));
+    validation.emplace(config, kValidationSplit, /*shuffle=*/false);
   }
   const MemoryPlan memory = plan_memory(config, world.rank());
 
   std::filesystem::create_directories(run_directory);
-  if (watch != nullptr && config.watch().enabled()) {
-    watch->begin(run_directory, watch_limits(config.watch()), world);
+  if (extras.watch != nullptr && config.watch().enabled()) {
+    extras.watch->begin(run_directory, watch_limits(config.watch()), world);
   }
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
     also_log_to(run_directory / "log.txt");
-    checkpoints.emplace(run_directory, store_options(config, on_stage));
+    checkpoints.emplace(run_directory, store_options(config, stages));
     log_line(concat("ranks ", world.size(), ", threads per rank ", stream.threads().threads(), ", ",
                     name_of(value_dtype(config)), "\n", to_text(memory)));
   }
@@ -237,7 +246,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                   .exchange = exchange,
                   .state = state,
                   .checkpoints = checkpoints ? &*checkpoints : nullptr,
-                  .on_stage = on_stage});
+                  .on_stage = stages});
   Training training{.config = config,
                     .mesh = mesh,
                     .stream = stream,
@@ -245,9 +254,10 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
                     .batch = batch,
                     .state = state,
                     .exchange = exchange,
-                    .data = data,
-                    .validation = validation ? &*validation : nullptr,
+                    .data = data.loader,
+                    .validation = validation ? &validation->loader : nullptr,
                     .saver = saver,
+                    .trace = trace,
                     .stop = stop};
   return train(training);
 }

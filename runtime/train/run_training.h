@@ -21,13 +21,17 @@ struct ResumeFrom {
   std::filesystem::path directory = {};
 };
 
+/// What goes on beside a run on this rank.
+struct RunExtras {
+  StageObserver on_stage = {};  ///< told the stages of saves, for fault injection
+  RankWatch* watch = nullptr;   ///< watches over the run from when it has its directory
+  TraceSteps traced = {};       ///< the steps that RUN/trace/ shows
+};
+
 /// Builds a run from its configuration (mesh resolved) and trains it. Collective over `world`.
 /// Throws Error: kUsage before anything is written, kBadData, kNoCheckpoint, kTryAgain.
-/// `on_stage` is told the stages of saves on this rank, for fault injection; `watch` watches over
-/// the run from when it has its directory.
 TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& resume, Communicator& world,
-                         const StopSignal& stop, const StageObserver& on_stage = {},
-                         RankWatch* watch = nullptr);
+                         const StopSignal& stop, const RunExtras& extras = {});
 
 /// Checks the shapes of every step and counts every byte of the rank that needs most, without data
 /// and without allocating, for a mesh of any size. Returns what it found, for people. Throws

@@ -108,6 +108,7 @@ TrainingEnd train(Training& t) {
   CollectiveLog& log = t.mesh.world().log();
   bool stop = false;
   while (!stop && t.state.progress.step < t.config.steps()) {
+    t.trace.before_step(t.state.progress.step + 1);
     StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
     for (const auto& hook : t.state.hooks) hook->plan(plan);
     StepResult result = run_step(t, plan);
@@ -127,6 +128,7 @@ TrainingEnd train(Training& t) {
   t.saver.finish();
   t.exchange.finish_gathers();
   log.set_phase(Phase::kEnd);
+  t.trace.finish();
   return t.state.progress.step < t.config.steps() ? TrainingEnd::kStopped : TrainingEnd::kFinished;
 }
 

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "parallel/bucket_exchange.h"
+#include "runtime/trace/run_trace.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/run_saver.h"
 #include "runtime/train/stop_signal.h"
@@ -22,6 +23,7 @@ struct Training {
   const DataLoader& data;
   const DataLoader* validation;  ///< nullptr: no validation
   RunSaver& saver;
+  RunTrace& trace;
   const StopSignal& stop;
 };
 

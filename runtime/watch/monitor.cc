@@ -29,9 +29,9 @@ Monitor::Monitor(int ranks, const WatchLimits& limits, int64_t now)
       compared_(now) {}
 
 void Monitor::hear(int rank, const HeartbeatBody& heartbeat, int64_t now) {
+  if (!sound(heartbeat.state)) return;
   Rank& one = ranks_[static_cast<size_t>(rank)];
   one.heartbeat = heartbeat;
-  one.heartbeat.state.host.back() = 0;
   one.heard = now;
   stragglers_.observe(rank, heartbeat.state);
 }

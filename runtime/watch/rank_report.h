@@ -30,10 +30,17 @@ struct RankReport {
 
   std::string host() const { return state.host.data(); }
   /// Seconds from `when`, a time of its clock, to the report.
-  double since(int64_t when) const { return 1e-9 * static_cast<double>(now - when); }
+  double since(int64_t when) const {
+    return 1e-9 * (static_cast<double>(now) - static_cast<double>(when));
+  }
 };
 
-/// The state, the groups and the newest `records` records of a map, which may be in use.
+/// Whether what is written in it can be read as what it is: both may come from anywhere.
+bool sound(const CollectiveRecord& record);
+bool sound(const FlightState& state);
+
+/// The state, the groups and the newest `records` records of a map, which may be in use. What is
+/// not sound is left out.
 RankReport report_of(const FlightMap& map, int64_t now, int64_t records = FlightMap::kRecords);
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "runtime/watch/watch_message.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/core/error.h"
@@ -23,13 +24,6 @@ struct ReportHead {
 };
 
 constexpr uint32_t kMostBytes = sizeof(FlightMap) + sizeof(ReportHead);
-
-void cut_texts(RankReport& report) {
-  report.state.host.back() = 0;
-  report.state.waits_at.back() = 0;
-  for (FlightGroup& group : report.groups) group.name.back() = 0;
-  for (CollectiveRecord& record : report.records) record.file.back() = 0;
-}
 
 }  // namespace
 
@@ -89,7 +83,12 @@ RankReport report_from(std::string_view bytes) {
         " bytes of groups and records, expected ", groups + records);
   std::memcpy(report.groups.data(), bytes.data(), groups);
   std::memcpy(report.records.data(), bytes.data() + groups, records);
-  cut_texts(report);
+  const bool sane = sound(report.state) &&
+                    std::all_of(report.records.begin(), report.records.end(),
+                                [](const CollectiveRecord& record) { return sound(record); }) &&
+                    std::all_of(report.groups.begin(), report.groups.end(),
+                                [](const FlightGroup& group) { return group.name.back() == 0; });
+  CHECK(sane, "watcher: a report has values that no rank sends");
   return report;
 }
 

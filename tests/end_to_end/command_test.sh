@@ -159,6 +159,50 @@ one_rank_fails() {
     fail "the rank that failed does not speak first"
 }
 
+# A timeline of two ranks for a browser; also of a job that dies; and a full disk, which the run does not
+# mind.
+trace() {
+  small_data >/dev/null
+  local run=(mpirun -np 2 tessera train configs/tiny.textproto --set batch.micro_sequences=1
+    --set mesh.tensor=2 --set checkpoint.every=4)
+  "${run[@]}" --set 'run_dir="good"' --trace 2>good.log || { cat good.log; fail "a traced run failed"; }
+  grep -q 'traced steps 11 to 20, 2 of 2 ranks, .* open good/trace/steps-00000011-00000020.json' good.log ||
+    { cat good.log; fail "the run does not say where its trace is"; }
+  python3 - <<'PYTHON'
+import collections, json
+events = json.load(open("good/trace/steps-00000011-00000020.json"))["traceEvents"]
+threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+assert {(0, "compute"), (1, "compute"), (0, "tensor"), (1, "checkpoint")} <= {
+    (pid, name) for (pid, _), name in threads.items()}, threads
+for pid in 0, 1:
+    mine = [e for e in events if e["pid"] == pid]
+    steps = [e for e in mine if e.get("cat") == "step"]
+    assert [e["name"] for e in steps] == [f"step {i}" for i in range(11, 21)], steps
+    phases = [e for e in mine if e.get("cat") == "phase"]
+    inside = lambda e, s: s["ts"] - 0.002 <= e["ts"] and e["ts"] + e["dur"] <= s["ts"] + s["dur"] + 0.002
+    shares = sorted(sum(p["dur"] for p in phases if inside(p, s)) / s["dur"] for s in steps)
+    assert shares[len(shares) // 2] > 0.5 and shares[-1] < 1.001, shares
+    forms = collections.Counter(e["ph"] for e in mine)
+    assert forms["b"] == forms["e"] > 100 and forms["s"] == forms["f"] > 100, forms
+    names = {e["name"] for e in mine if e.get("cat") == "exchange"}
+    assert {"all_gather", "reduce_scatter", "all_gather tensor"} <= names, names
+PYTHON
+  local code=0
+  TESSERA_FAILPOINT=ckpt.shard_written:kill@rank1 "${run[@]}" --set 'run_dir="dead"' --trace=2:9 \
+    2>dead.log || code=$?
+  [[ $code != 0 ]] || fail "the job did not die"
+  [[ ! -e dead/trace/steps-00000002-00000009.json ]] || fail "a job that died has joined its trace"
+  tessera trace dead --ranks 1 || fail "the part of the rank that died cannot be joined"
+  python3 -c 'import json, sys
+names = {e["name"] for e in json.load(open(sys.argv[1]))["traceEvents"]}
+assert "step 2" in names, names' dead/trace/steps-00000002-00000009-ranks-1.json
+  mkdir -p full/trace/steps-00000003-00000005 && ln -s /dev/full full/trace/steps-00000003-00000005/rank-00000.json
+  "${run[@]}" --set 'run_dir="full"' --trace 3:5 2>full.log || { cat full.log; fail "a full disk ended the run"; }
+  [[ $(grep -c 'the trace of this rank is given up, .*No space left' full.log) == 1 ]] ||
+    { cat full.log; fail "the full disk is not told once"; }
+  tessera checkpoint diff good full || fail "a full disk has changed the run"
+}
+
 # Shapes and bytes of every shipped configuration, without training.
 dry_runs() {
   for config in configs/*.textproto; do
@@ -182,6 +226,57 @@ first, last = steps[0]["loss"], steps[-1]["validation_loss"]
 print(f"loss {first:.2f} at the start, validation loss {last:.2f} at the end")
 assert last < first / 2, (first, last)
 PYTHON
+}
+
+# The process of rank RANK of the job with this run directory.
+rank_process() {
+  local process
+  for process in $(pgrep -x tessera); do
+    tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1" &&
+      tr '\0' ' ' <"/proc/$process/cmdline" | grep -qF "$work/$2" && echo "$process" && return
+  done
+  fail "there is no process of rank $1"
+}
+
+# A rank that is stopped is named, with its host and the exchange that the others wait in, the job ends
+# with 75, and its next life brings the run to its end. A rank that leaves out an exchange is shown
+# beside those that did not.
+hangs() {
+  small_data >/dev/null
+  local run=(mpirun -np 4 tessera train configs/tiny.textproto --set mesh.tensor=2
+    --set checkpoint.every=5 --set watch.stopped=2 --set "run_dir=\"$work/run\"")
+  "${run[@]}" --set steps=100000 2>job.log &
+  local job=$! code=0
+  for _ in $(seq 600); do
+    [[ -e run/checkpoints/latest ]] && break
+    sleep 0.1
+  done
+  kill -STOP "$(rank_process 2 run)"
+  wait "$job" || code=$?
+  [[ $code == 75 ]] || { cat job.log; fail "a job with a stopped rank ended with $code, expected 75"; }
+  cat run/flight/hang.txt
+  grep -qE "^HANG step [0-9]+ phase .*: rank 2 \($(hostname)\) (did not enter|entered, and does not)" \
+    run/flight/hang.txt || fail "the rank is not named"
+  grep -qF 'process state T (stopped)' run/flight/hang.txt || fail "its state is not named"
+  local rank
+  for rank in 0 1 2 3; do
+    python3 -m json.tool "run/flight/rank-0000$rank.json" >/dev/null || fail "no dump of rank $rank"
+  done
+  grep -q PMPI run/flight/stacks-00000.txt || fail "there is no stack of a rank that waits"
+  tessera flight run | grep -qE '^(rank 2|ranks .*2.*): .*T \(stopped\)' || fail "tessera flight run"
+  tessera flight run --rank 2 --exchanges 3 | grep -qF 'no stacks: ' || fail "tessera flight --rank 2"
+  local steps
+  steps=$(($(tessera checkpoint list run | grep -oE 'step-[0-9]+' | head -1 | sed 's/step-0*//') + 10))
+  "${run[@]}" --set "steps=$steps" 2>again.log || { cat again.log; fail "the run did not go on"; }
+  [[ ! -e run/flight && -e run/flight.previous/hang.txt ]] || fail "what the hang left was not kept"
+
+  code=0
+  TESSERA_FAILPOINT=comm.exchange:skip@rank3#300 "${run[@]}" --set steps=100000 \
+    --set watch.setup=10 --set watch.step=5 2>skip.log || code=$?
+  grep -F -A3 HANG skip.log || { cat skip.log; fail "nothing was said of a skipped exchange"; }
+  [[ $code != 0 ]] || fail "a job whose ranks parted ended with 0"
+  grep -qE 'HANG .* call different exchanges as #[0-9]+: .* at .*:[0-9]+ .* at .*:[0-9]+' skip.log ||
+    fail "the two calls are not shown"
 }
 
 "$3"

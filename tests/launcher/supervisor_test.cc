@@ -14,6 +14,7 @@ struct Life {
   int exit_code;
   int64_t step;
   bool stopped = false;
+  bool started = true;
 };
 
 struct Story {
@@ -27,21 +28,24 @@ Story supervise_story(const std::vector<Life>& lives, const RestartPolicy& polic
                       size_t stop_in_wait = 99) {
   Story story;
   CheckpointId newest;
-  story.exit_code = supervise(
-      {.run =
-           [&] {
-             CHECK(story.lives < lives.size(), "started once too often");
-             const Life& life = lives[story.lives++];
-             if (life.step > newest.step) newest = {static_cast<int64_t>(story.lives), life.step};
-             return ChildEnd{.exit_code = life.exit_code, .stopped = life.stopped, .seconds = 1};
-           },
-       .newest = [&] { return newest; },
-       .wait =
-           [&](double seconds) {
-             story.waits.push_back(seconds);
-             return story.waits.size() != stop_in_wait;
-           }},
-      policy);
+  story.exit_code = supervise({.run =
+                                   [&] {
+                                     CHECK(story.lives < lives.size(), "started once too often");
+                                     const Life& life = lives[story.lives++];
+                                     if (life.step > newest.step)
+                                       newest = {static_cast<int64_t>(story.lives), life.step};
+                                     return ChildEnd{.exit_code = life.exit_code,
+                                                     .stopped = life.stopped,
+                                                     .started = life.started,
+                                                     .seconds = 1};
+                                   },
+                               .newest = [&] { return newest; },
+                               .wait =
+                                   [&](double seconds) {
+                                     story.waits.push_back(seconds);
+                                     return story.waits.size() != stop_in_wait;
+                                   }},
+                              policy);
   EXPECT_EQ(story.lives, lives.size());
   return story;
 }
@@ -69,6 +73,17 @@ TEST(Supervisor, GivesUpWithoutProgress) {
                                       {.longest_wait = 3});
   EXPECT_EQ(story.exit_code, 93);
   EXPECT_EQ(story.waits, (std::vector<double>{2, 3, 1, 2, 3}));
+}
+
+TEST(Supervisor, WhatDidNotStartHasNotFailed) {
+  const Life missing{.exit_code = 75, .step = 0, .started = false};
+  const Story story =
+      supervise_story({{137, 5}, missing, missing, missing, missing, {137, 6}, {0, 7}}, {});
+  EXPECT_EQ(story.exit_code, 0);
+  EXPECT_EQ(story.waits, (std::vector<double>{1, 2, 4, 8, 16, 1}));
+  // It is neither progress.
+  EXPECT_EQ(supervise_story({{137, 0}, missing, {137, 0}, missing, {137, 0}}, {}).exit_code, 93);
+  EXPECT_EQ(supervise_story({{137, 5}, missing, missing}, {.retries = 2}).exit_code, 75);
 }
 
 TEST(Supervisor, RestartsAreCounted) {

@@ -81,6 +81,25 @@ TEST(MeshSearch, NetworkLinksCostMoreThanThoseOfANode) {
   EXPECT_GT(exchange({2, 4, 1, 2}, 16), 1e-7);
 }
 
+TEST(MeshSearch, TensorRanksShareANodeOfAnySize) {
+  Hardware hardware = find_hardware("h100");
+  hardware.node_ranks = 1;
+  for (const MeshChoice& choice : search_meshes(eight_sequences(), 4, hardware, 9).best) {
+    EXPECT_EQ(choice.shape.tensor, 1);
+  }
+  hardware.node_ranks = 2;
+  const auto& pairs = search_meshes(eight_sequences(), 4, hardware, 9).best;
+  EXPECT_TRUE(std::any_of(pairs.begin(), pairs.end(),
+                          [](const MeshChoice& choice) { return choice.shape.tensor == 2; }));
+}
+
+TEST(MeshSearch, FindsTheMostRanksThatHaveAMesh) {
+  const Hardware& hardware = find_hardware("h100");
+  EXPECT_EQ(most_feasible_ranks(eight_sequences(), 8, hardware), 8);
+  EXPECT_EQ(most_feasible_ranks(eight_sequences(), 13, hardware), 8);
+  EXPECT_EQ(most_feasible_ranks(eight_sequences(), 0, hardware), 0);
+}
+
 TEST(MeshSearch, RefusesWithTheNearestNumbers) {
   support::expect_error(
       [] { search_meshes(eight_sequences(), 11, find_hardware("h100"), 1); },
