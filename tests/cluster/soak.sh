@@ -85,9 +85,9 @@ shuffle() {
 prepare "$3" "$here/../.."
 echo "seed $seed, $steps steps; the calm run"
 calm_run
-submit "$pace" 'restarts: 10000'
+submit "$(slow_saves "$pace")" 'restarts: 10000'
 # As long as faults come, all lives are slow.
-echo "ckpt.shard_written:delay=$pace#1+" >faults
+slow_saves "$pace" >faults
 
 table=() faults=()
 _goes_on() { (($(lines) >= goal)) && [[ $(job_field JobState) == RUNNING ]]; }
