@@ -10,8 +10,8 @@
 # COMMAND runs on ctl, and its exit code is that of cluster.sh. It sees
 #   $CLUSTER_SHARED  a directory that all hosts see; in memory, gone at the end
 #   $CLUSTER_LOGS    the logs of the daemons
-#   cut_node, heal_node, kill_node, start_node, slow_node, on_node, restart_slurmctld, wait_for_nodes:
-#                    commands, described in commands.sh
+#   start_node, kill_node, cut_node, part_nodes, heal_node, slow_node, on_node, restart_slurmctld,
+#   wait_for_nodes:  commands, described in commands.sh
 # Every host has its own network, name, processes, IPC, /tmp, /var/tmp and /dev/shm. Everything else is
 # this machine's, so programs and libraries need no installation; what lies in /tmp is only on ctl.
 # Nothing is left behind, whatever happens: all processes are in a process namespace that ends with this

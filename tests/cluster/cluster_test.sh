@@ -89,6 +89,20 @@ partition() {
 }
 _no_ranks() { ! has_ranks "$1"; }
 
+# Both hosts of a job are cut off from the others, and go on training. Slurm gives the job to other hosts: the
+# first save after that ends the old ranks, and nothing of theirs is in the run.
+two_jobs() {
+  submit "$(slow_saves 500)"
+  part_nodes n1 n2
+  wait_for_restart 120
+  [[ $(rank_processes | wc -l) -ge 4 ]] || fail "the old ranks are gone: there is nothing to see"
+  wait_until 60 "the old ranks have ended" _no_ranks n1 || fail "the old ranks still train"
+  heal_node n1
+  heal_node n2
+  expect_finished
+  expect_log "another job"
+}
+
 # A rank is stopped: named with its host and the exchange that it does not enter or leave.
 rank_stopped() {
   submit "$(slow_saves 300)"

@@ -2,8 +2,8 @@
 # What can be done to the virtual cluster while it runs. Sourced, these are functions; on the PATH of the
 # cluster's command they are also commands. NODE is n1, n2, ...
 
-cluster_commands=(start_node kill_node cut_node heal_node slow_node on_node restart_slurmctld
-  wait_for_nodes)
+cluster_commands=(start_node kill_node cut_node part_nodes heal_node slow_node on_node
+  restart_slurmctld wait_for_nodes)
 
 # wait_until SECONDS WHAT COMMAND...: runs COMMAND again and again until it succeeds; says what it waited
 # for and returns 1 when it did not.
@@ -58,9 +58,19 @@ kill_node() {
   kill -KILL "$(cat "$CLUSTER/$1.pid")"
 }
 
-# cut_node NODE: nothing gets through to it or from it. heal_node NODE: as before.
+# cut_node NODE: nothing gets through to it or from it.
 cut_node() { ip link set "v$1" down; }
-heal_node() { ip link set "v$1" up; }
+
+# part_nodes NODE...: these reach each other and nobody else.
+part_nodes() {
+  local node
+  ip link show br1 &>/dev/null || ip link add br1 type bridge
+  ip link set br1 up
+  for node in "$@"; do ip link set "v$node" master br1; done
+}
+
+# heal_node NODE: its network is whole again.
+heal_node() { ip link set "v$1" master br0 up; }
 
 # slow_node NODE [RATE]: its network has this rate in both directions; without one, as before.
 slow_node() {

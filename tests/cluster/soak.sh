@@ -39,6 +39,10 @@ rank_paused() {
   sleep 8
   kill -CONT "$process" || true
 }
+rank_stopped() {
+  echo "SIGSTOP to rank $1"
+  kill -STOP "$(rank_process "$1")"
+}
 node_power() {
   local node
   node=$(job_node "$2")
@@ -54,6 +58,14 @@ node_cut() {
   cut_node "$node"
   sleep "$3"
   heal_node "$node"
+}
+job_parted() {
+  local node nodes
+  nodes=$(scontrol show hostnames "$(job_field NodeList)")
+  echo "both nodes cut off from all others for $3 s"
+  part_nodes $nodes
+  sleep "$3"
+  for node in $nodes; do heal_node "$node"; done
 }
 controller() {
   echo "slurmctld restarted"
@@ -74,7 +86,8 @@ preempted() {
 
 # shuffle: sets `faults` to all of them, in an order of its own; so none is long in coming.
 shuffle() {
-  faults=(rank_killed rank_paused node_power node_cut controller told_to_stop requeued preempted)
+  faults=(rank_killed rank_paused rank_stopped node_power node_cut job_parted controller told_to_stop
+    requeued preempted)
   local i last
   for ((i = ${#faults[@]} - 1; i > 0; --i)); do
     draw 0 "$i"
