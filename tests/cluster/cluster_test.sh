@@ -105,6 +105,7 @@ two_jobs() {
 
 # A rank is stopped: named with its host and the exchange that it does not enter or leave.
 rank_stopped() {
+  train_options+=(--set watch.stopped=8)
   submit "$(slow_saves 300)"
   kill -STOP "$(rank_process 3)"
   wait_until 60 "the hang is told" grep -q HANG "$log" || fail "nobody says which rank hangs"
