@@ -1,5 +1,5 @@
 # Lives within this allocation, on the nodes that answer. A node that has failed twice is not asked
-# again; of the others those that never failed come first.
+# again; of the others those that never failed come first. To hang is to fail.
 mapfile -t allocated < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 declare -A failures=()
 for node in "${allocated[@]}"; do failures[$node]=0; done
@@ -21,6 +21,21 @@ probe_nodes() {
     ((failures[$node] += 1))
     lost+=" $node"
   done
+}
+
+# Nodes that answer, and that a hang of this life is laid to (RUN/flight/suspects): they have failed too.
+# Sets `suspects`.
+blame_suspects() {
+  local file=$run_dir/flight/suspects host
+  suspects=
+  [[ -r $file ]] || return 0
+  while read -r host; do
+    host=${host%%.*}
+    [[ -n ${failures[$host]:-} && " $lost " != *" $host "* ]] || continue
+    ((failures[$host] += 1))
+    suspects+=" $host"
+  done <"$file"
+  rm -f "$file"
 }
 
 # Sets `chosen_nodes`, as many as train. False when too few are left.
@@ -49,8 +64,10 @@ while true; do
   if [[ -n $told_to_stop ]] || time_is_up; then break; fi
   probe_nodes
   say "nodes that do not answer:${lost:- none}"
-  # With all nodes there, 75 is the answer to a SIGUSR1, from whomever.
-  if [[ -n $told_to_stop || ($code == 75 && -z $lost) ]]; then break; fi
+  blame_suspects
+  [[ -z $suspects ]] || say "a hang is laid to:$suspects"
+  # With all nodes there and sound, 75 is the answer to a SIGUSR1, from whomever.
+  if [[ -n $told_to_stop || ($code == 75 && -z $lost$suspects) ]]; then break; fi
   if ! choose_nodes; then
     say "fewer than $nodes nodes are left"
     break

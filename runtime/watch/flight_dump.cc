@@ -40,6 +40,10 @@ std::filesystem::path hang_file(const std::filesystem::path& flight) {
   return flight / "hang.txt";
 }
 
+std::filesystem::path suspects_file(const std::filesystem::path& flight) {
+  return flight / "suspects";
+}
+
 std::string to_json(const RankReport& report) {
   const FlightState& state = report.state;
   Json out{{"rank", report.rank},

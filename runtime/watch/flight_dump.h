@@ -17,6 +17,8 @@ std::filesystem::path stacks_file(const std::filesystem::path& flight, int rank)
 std::filesystem::path dump_file(const std::filesystem::path& flight, int rank);
 /// The sentences of the last hang, "hang.txt".
 std::filesystem::path hang_file(const std::filesystem::path& flight);
+/// The hosts that it was laid to, a line each, for job scripts: "suspects".
+std::filesystem::path suspects_file(const std::filesystem::path& flight);
 
 /// The report as JSON, for other tools. Times are seconds before the report; null: not yet.
 std::string to_json(const RankReport& report);

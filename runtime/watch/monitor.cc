@@ -84,7 +84,7 @@ RankReport Monitor::report(int rank, int64_t now) const {
   return report;
 }
 
-void Monitor::decide(int64_t now, std::vector<std::string>& lines) {
+void Monitor::decide(int64_t now, MonitorNews& news) {
   std::vector<RankReport> known;
   for (int r = 0; r < static_cast<int>(ranks_.size()); ++r) {
     const Rank& one = ranks_[static_cast<size_t>(r)];
@@ -95,13 +95,15 @@ void Monitor::decide(int64_t now, std::vector<std::string>& lines) {
   // An error is told by the rank that met it; what we can add is where the ranks parted.
   if (failure && found.kind != HangKind::kMismatch) return;
   if (found.kind == HangKind::kNothing) return;
-  lines.push_back(concat("HANG ", found.sentence));
-  lines.push_back(concat("  ", found.evidence, " -> ", name_of(found.kind)));
-  lines.emplace_back(failure ? "  action: the error ends the job"
-                             : "  action: all ranks end with 75, to be run again");
+  const bool of_host = found.kind == HangKind::kLocal || found.kind == HangKind::kLost;
+  if (of_host) news.suspects = found.hosts;
+  news.lines.push_back(concat("HANG ", found.sentence));
+  news.lines.push_back(concat("  ", found.evidence, " -> ", name_of(found.kind)));
+  news.lines.emplace_back(failure ? "  action: the error ends the job"
+                                  : "  action: all ranks end with 75, to be run again");
 }
 
-WatchOrder Monitor::tick(int64_t now, std::vector<std::string>& lines) {
+WatchOrder Monitor::tick(int64_t now, MonitorNews& news) {
   if (state_ == State::kWriting && (all_left(now) || seconds(since_, now) > kLongestWriting)) {
     state_ = State::kEnding;
   }
@@ -110,7 +112,7 @@ WatchOrder Monitor::tick(int64_t now, std::vector<std::string>& lines) {
   if (state_ == State::kWatching) {
     if (seconds(compared_, now) >= limits_.report) {
       compared_ = now;
-      for (std::string& line : stragglers_.report()) lines.push_back(std::move(line));
+      for (std::string& line : stragglers_.report()) news.lines.push_back(std::move(line));
     }
     if (failed_ || !worried(now)) return WatchOrder::kGoOn;
     state_ = State::kAsking;
@@ -120,7 +122,7 @@ WatchOrder Monitor::tick(int64_t now, std::vector<std::string>& lines) {
   const double asked = seconds(since_, now);
   const double settle = only_failures(now) ? kSettleFailed : kSettle;
   if (asked < settle || (asked < kLongestAsk && !all_reported(now))) return WatchOrder::kReport;
-  decide(now, lines);
+  decide(now, news);
   since_ = now;
   failed_ = only_failures(now);
   state_ = failed_ ? State::kWatching : State::kWriting;

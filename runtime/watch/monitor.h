@@ -12,6 +12,12 @@
 
 namespace tessera {
 
+/// What a monitor has to say.
+struct MonitorNews {
+  std::vector<std::string> lines = {};     ///< for the log; the first of a hang begins with "HANG"
+  std::vector<std::string> suspects = {};  ///< hosts that a hang is laid to
+};
+
 /// What rank 0's watcher makes of what the watchers say. Times are this host's monotonic clock.
 class Monitor {
  public:
@@ -22,9 +28,8 @@ class Monitor {
   /// The rank has ended in order, or has nothing more to write down.
   void leave(int rank);
 
-  /// Goes on: what the others are to do now. Lines for the log are added to `lines`; the first of
-  /// a hang begins with "HANG".
-  WatchOrder tick(int64_t now, std::vector<std::string>& lines);
+  /// Goes on: what the others are to do now. Adds to the news.
+  WatchOrder tick(int64_t now, MonitorNews& news);
   /// This host was asleep: silence up to now means nothing.
   void forgive(int64_t now);
 
@@ -43,7 +48,7 @@ class Monitor {
   bool all_reported(int64_t now) const;
   bool all_left(int64_t now) const;
   bool only_failures(int64_t now) const;
-  void decide(int64_t now, std::vector<std::string>& lines);
+  void decide(int64_t now, MonitorNews& news);
   RankReport report(int rank, int64_t now) const;
 
   WatchLimits limits_;

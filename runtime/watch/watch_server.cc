@@ -67,7 +67,7 @@ void WatchServer::take(Peer& peer, const Frame& frame, int64_t now) {
 }
 
 WatchOrder WatchServer::tick(const HeartbeatBody& own, const ReportMaker& report, int64_t now,
-                             std::vector<std::string>& lines) {
+                             MonitorNews& news) {
   size_t strangers = 0;
   for (const Peer& peer : peers_) strangers += peer.rank < 0 ? 1 : 0;
   for (Descriptor next = accept_from(listening_); next.open(); next = accept_from(listening_)) {
@@ -80,9 +80,9 @@ WatchOrder WatchServer::tick(const HeartbeatBody& own, const ReportMaker& report
   std::erase_if(peers_, [](const Peer& peer) { return !peer.socket.open(); });
   monitor_->hear(0, own, now);
   if (order_ == WatchOrder::kReport) monitor_->hear(report());
-  const WatchOrder order = monitor_->tick(now, lines);
-  const bool news = order != std::exchange(order_, order);
-  if (news || now - told_ >= kSecond) {
+  const WatchOrder order = monitor_->tick(now, news);
+  const bool changed = order != std::exchange(order_, order);
+  if (changed || now - told_ >= kSecond) {
     told_ = now;
     for (Peer& peer : peers_) {
       if (peer.rank >= 0) peer.socket.send(frame_of(WatchMessage::kOrder, order));

@@ -29,9 +29,9 @@ class WatchServer {
   void begin(const Job& job, int64_t now);
 
   /// Takes what has come, also of rank 0 itself, and sends orders once a second. Returns the order
-  /// for rank 0. Lines for the log are added to `lines`.
+  /// for rank 0. Adds to the news.
   WatchOrder tick(const HeartbeatBody& own, const ReportMaker& report, int64_t now,
-                  std::vector<std::string>& lines);
+                  MonitorNews& news);
   /// As WatchLink::leave, of rank 0 itself.
   void leave() { monitor_->leave(0); }
   void forgive(int64_t now) { monitor_->forgive(now); }

@@ -152,22 +152,25 @@ RankReport Watcher::report(int64_t now) const {
 WatchOrder Watcher::exchange(const HeartbeatBody& own, int64_t now) {
   const ReportMaker make = [&] { return report(now); };
   if (link_) return link_->tick(own, make, now);
-  std::vector<std::string> lines;
-  const WatchOrder order = server_->tick(own, make, now, lines);
-  note_hang(lines);
+  MonitorNews news;
+  const WatchOrder order = server_->tick(own, make, now, news);
+  note(std::move(news));
   return order;
 }
 
-void Watcher::note_hang(std::vector<std::string> lines) {
-  const bool hang = !lines.empty() && lines.front().starts_with("HANG");
+void Watcher::note(MonitorNews news) {
+  const bool hang = !news.lines.empty() && news.lines.front().starts_with("HANG");
   if (hang) {
-    lines.push_back(concat("  dumps: ", flight_, ", explained by `tessera flight ",
-                           begin_.run_directory.data(), "`"));
+    news.lines.push_back(concat("  dumps: ", flight_, ", explained by `tessera flight ",
+                                begin_.run_directory.data(), "`"));
   }
-  for (const std::string& line : lines) log_line(line);
+  for (const std::string& line : news.lines) log_line(line);
   if (!hang) return;
-  std::ofstream out(hang_file(flight_));
-  for (const std::string& line : lines) out << line << "\n";
+  std::ofstream said(hang_file(flight_));
+  for (const std::string& line : news.lines) said << line << "\n";
+  if (news.suspects.empty()) return;
+  std::ofstream suspects(suspects_file(flight_));
+  for (const std::string& host : news.suspects) suspects << host << "\n";
 }
 
 /// The record and the stacks, by a process of its own: a file system that does not answer must not

@@ -75,7 +75,7 @@ class Watcher {
   void check_lease(int64_t now);
   void check_setup(int64_t now);
   void watch_over_gone_rank();
-  void note_hang(std::vector<std::string> lines);
+  void note(MonitorNews news);
   void write_down();
   void end_rank();
   void wait_for_news(double seconds) const;

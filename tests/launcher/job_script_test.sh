@@ -10,6 +10,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 mkdir bin
 export PATH=$work/bin:$PATH
+export flight=$work/runs/tiny/flight
 
 fail() {
   echo "FAILED: $*" >&2
@@ -25,7 +26,7 @@ cat step
 SCRIPT
 
 # The ranks: the next line of `lives` says their exit code, the step of their last checkpoint, and which
-# nodes die meanwhile. `patient` ones go on until they get a signal; with `revive` all nodes come back.
+# nodes die meanwhile. `hang`: they end with 75, and a hang is laid to these nodes. `patient` ones go on until they get a signal; with `revive` all nodes come back.
 cat >bin/srun <<'SCRIPT'
 #!/bin/bash
 echo "$(basename "$0") $*" >>started
@@ -44,6 +45,7 @@ if [[ $code == patient ]]; then
 fi
 echo "$step" >step
 [[ $code != revive ]] || { : >dead && code=137; }
+[[ $code != hang ]] || { printf '%s\n' $dying >"$flight/suspects" && dying= && code=75; }
 printf '%s\n' $dying >>dead
 exit "$code"
 SCRIPT
@@ -66,7 +68,7 @@ chmod +x bin/*
 # render [LINE...]: a job with these lines in its file, and nothing done yet.
 render() {
   rm -rf runs dead asked started lives waiting forbidden log
-  mkdir -p runs/tiny/slurm
+  mkdir -p runs/tiny/slurm "$flight"
   touch dead asked started
   echo 0 >step
   printf '%s\n' 'nodes: 2' 'tasks_per_node: 2' 'time: "01:00:00"' 'container: "box"' "$@" >job.textproto
@@ -272,6 +274,21 @@ returning_node() {
   expect_log "fewer than 2 nodes are left"
   grep -- --mpi=pmix started | grep -o 'nodelist=[^ ]*' | tr '\n' ' ' >places
   [[ $(cat places) == "nodelist=n1,n2 nodelist=n2,n3 nodelist=n2,n3 nodelist=n3,n1 " ]] || fail "placed on $(cat places)"
+}
+
+# A node that answers, but to which hangs are laid: the last choice, and after the second time none.
+hanging_node() {
+  render "spare_nodes: 1"
+  lives "hang 5 n2.cluster" "137 10" "hang 15 n1" "0 20"
+  in_slurm SLURM_JOB_NODELIST=n1,n2,n3
+  expect_log "a hang is laid to: n2"
+  grep -- --mpi=pmix started | grep -o 'nodelist=[^ ]*' | tr '\n' ' ' >places
+  [[ $(cat places) == "nodelist=n1,n2 nodelist=n1,n3 nodelist=n1,n3 nodelist=n3,n1 " ]] ||
+    fail "placed on $(cat places)"
+  render "spare_nodes: 1"
+  lives "hang 5 n2 n1" "hang 10 n2 n1"
+  in_slurm SLURM_JOB_NODELIST=n1,n2,n3
+  expect_log "fewer than 2 nodes are left"
 }
 
 # All nodes are there and the ranks say 75: they were asked to stop, and the job is to end.

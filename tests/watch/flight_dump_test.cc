@@ -36,6 +36,7 @@ TEST(FlightDump, NumbersItsFiles) {
   EXPECT_EQ(stacks_file("f", 173), "f/stacks-00173.txt");
   EXPECT_EQ(dump_file("f", 173), "f/rank-00173.json");
   EXPECT_EQ(hang_file("f"), "f/hang.txt");
+  EXPECT_EQ(suspects_file("f"), "f/suspects");
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ class MonitorTest : public testing::Test {
     for (int tenth = 0; tenth < 10 * seconds; ++tenth) {
       now_ += kTenth;
       heartbeats();
-      order = monitor_.tick(now_, lines_);
+      order = monitor_.tick(now_, news_);
       if (order != WatchOrder::kReport) continue;
       for (int r = 0; r < 4; ++r) {
         if (!silent_[static_cast<size_t>(r)]) monitor_.hear(job_.rank(r));
@@ -44,12 +44,12 @@ class MonitorTest : public testing::Test {
   int64_t now_ = 1000 * kTenth;
   std::array<bool, 4> silent_{};
   Monitor monitor_{4, WatchLimits{}, now_};
-  std::vector<std::string> lines_;
+  MonitorNews news_;
 };
 
 TEST_F(MonitorTest, IsQuietWhileAllIsWell) {
   EXPECT_EQ(run(100), WatchOrder::kGoOn);
-  EXPECT_TRUE(lines_.empty());
+  EXPECT_TRUE(news_.lines.empty());
 }
 
 TEST_F(MonitorTest, AsksThenSaysOnceThenEndsTheJob) {
@@ -57,16 +57,18 @@ TEST_F(MonitorTest, AsksThenSaysOnceThenEndsTheJob) {
   for (const int r : {0, 1, 3}) job_.block(r, ImaginedJob::kWorld);
   job_.rank(0).concern = Concern::kSlow;
   EXPECT_EQ(run(0.5), WatchOrder::kReport);
-  EXPECT_TRUE(lines_.empty());
+  EXPECT_TRUE(news_.lines.empty());
   EXPECT_EQ(run(2), WatchOrder::kWriteDown);
-  ASSERT_EQ(lines_.size(), 3u);
-  EXPECT_TRUE(lines_[0].starts_with("HANG step 7 phase forward layer 1 after 60.0 s: rank 2 (n2)"))
-      << lines_[0];
-  EXPECT_TRUE(lines_[1].ends_with("-> LOCAL HANG")) << lines_[1];
-  EXPECT_EQ(lines_[2], "  action: all ranks end with 75, to be run again");
+  ASSERT_EQ(news_.lines.size(), 3u);
+  EXPECT_TRUE(
+      news_.lines[0].starts_with("HANG step 7 phase forward layer 1 after 60.0 s: rank 2 (n2)"))
+      << news_.lines[0];
+  EXPECT_EQ(news_.suspects, std::vector<std::string>{"n2"});
+  EXPECT_TRUE(news_.lines[1].ends_with("-> LOCAL HANG")) << news_.lines[1];
+  EXPECT_EQ(news_.lines[2], "  action: all ranks end with 75, to be run again");
   for (int r = 0; r < 4; ++r) monitor_.leave(r);
   EXPECT_EQ(run(0.1), WatchOrder::kEnd);
-  EXPECT_EQ(lines_.size(), 3u);
+  EXPECT_EQ(news_.lines.size(), 3u);
 }
 
 TEST_F(MonitorTest, EndsTheJobThoughSomeNeverWriteDown) {
@@ -80,8 +82,9 @@ TEST_F(MonitorTest, MissesASilentHost) {
   silent_[2] = silent_[3] = true;
   EXPECT_EQ(run(14), WatchOrder::kGoOn);
   EXPECT_EQ(run(3), WatchOrder::kWriteDown);
-  ASSERT_FALSE(lines_.empty());
-  EXPECT_NE(lines_[0].find("no word from n2 (ranks 2 and 3)"), std::string::npos) << lines_[0];
+  ASSERT_FALSE(news_.lines.empty());
+  EXPECT_NE(news_.lines[0].find("no word from n2 (ranks 2 and 3)"), std::string::npos)
+      << news_.lines[0];
 }
 
 TEST_F(MonitorTest, ForgivesAfterItsOwnSleep) {
@@ -89,7 +92,7 @@ TEST_F(MonitorTest, ForgivesAfterItsOwnSleep) {
   now_ += 1000 * kTenth;
   monitor_.forgive(now_);
   EXPECT_EQ(run(3), WatchOrder::kGoOn);
-  EXPECT_TRUE(lines_.empty());
+  EXPECT_TRUE(news_.lines.empty());
 }
 
 TEST_F(MonitorTest, DoesNotMissThoseThatHaveLeft) {
@@ -104,7 +107,7 @@ TEST_F(MonitorTest, ExplainsAnErrorOnlyByAMismatch) {
   run(3);
   job_.rank(1).concern = Concern::kFailed;
   EXPECT_EQ(run(3), WatchOrder::kGoOn);
-  EXPECT_TRUE(lines_.empty());
+  EXPECT_TRUE(news_.lines.empty());
 }
 
 TEST_F(MonitorTest, ShowsTheMismatchBehindAnError) {
@@ -113,10 +116,11 @@ TEST_F(MonitorTest, ShowsTheMismatchBehindAnError) {
   job_.block(3, ImaginedJob::kWorld, {.line = 30});
   job_.rank(3).concern = Concern::kFailed;
   EXPECT_EQ(run(3), WatchOrder::kGoOn);
-  ASSERT_EQ(lines_.size(), 3u);
-  EXPECT_NE(lines_[0].find("model/moe.cc:30"), std::string::npos);
-  EXPECT_NE(lines_[0].find("model/moe.cc:20"), std::string::npos);
-  EXPECT_EQ(lines_[2], "  action: the error ends the job");
+  ASSERT_EQ(news_.lines.size(), 3u);
+  EXPECT_TRUE(news_.suspects.empty());
+  EXPECT_NE(news_.lines[0].find("model/moe.cc:30"), std::string::npos);
+  EXPECT_NE(news_.lines[0].find("model/moe.cc:20"), std::string::npos);
+  EXPECT_EQ(news_.lines[2], "  action: the error ends the job");
 }
 
 TEST_F(MonitorTest, NamesAStraggler) {
@@ -128,11 +132,11 @@ TEST_F(MonitorTest, NamesAStraggler) {
     }
     run(1);
   }
-  ASSERT_EQ(lines_.size(), 1u);
+  ASSERT_EQ(news_.lines.size(), 1u);
   EXPECT_TRUE(
-      lines_[0].starts_with("straggler: rank 2 (n2) is busy for 40 ms a step, the median "
-                            "rank for 20 ms"))
-      << lines_[0];
+      news_.lines[0].starts_with("straggler: rank 2 (n2) is busy for 40 ms a step, the median "
+                                 "rank for 20 ms"))
+      << news_.lines[0];
 }
 
 }  // namespace
