@@ -1,6 +1,7 @@
 #include "launcher/job_script.h"
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <string_view>
 
@@ -51,7 +52,7 @@ std::vector<std::string> asked_of_slurm(const JobConfig& job, const JobRun& run)
   add(job.has_qos(), "--qos=" + job.qos());
   add(job.has_constraint(), "--constraint=" + job.constraint());
   add(job.exclusive(), "--exclusive");
-  // To mpirun through the shell: with it Slurm would kill mpirun's daemons on the other nodes.
+  // With mpirun to the shell alone: by way of mpirun's daemons ranks would get it twice, and leave.
   add(true,
       concat("--signal=", job.starter() == JobConfig::MPIRUN ? "B:" : "", "USR1@", job.warning()));
   add(true, job.go_on() == JobConfig::REQUEUE ? "--requeue" : "--no-requeue");
@@ -99,12 +100,15 @@ std::string settings(const JobConfig& job, const JobRun& run) {
   line(shell_array("tessera", tessera));
   line(shell_array("train_options", run.train_options));
   line(shell_array("starter_options", starter_options(job, run)));
-  line(concat("nodes=", job.nodes(), " tasks_per_node=", job.tasks_per_node(),
-              " ranks=", job.nodes() * job.tasks_per_node()));
-  line(concat("limit=", seconds_of(job.time()), " warning=", job.warning(), " # seconds"));
+  line(concat("nodes=", job.nodes(), " ranks=", job.nodes() * job.tasks_per_node()));
   line(concat("lives_without_progress=", kLivesWithoutProgress));
+  const bool spares = job.spare_nodes() > 0;
+  if (job.starter() == JobConfig::SRUN) line(concat("tasks_per_node=", job.tasks_per_node()));
   if (job.go_on() == JobConfig::REQUEUE) line(concat("most_restarts=", job.restarts()));
-  if (job.spare_nodes() > 0) line(concat("seconds_to_answer=", kSecondsToAnswer));
+  if (job.go_on() == JobConfig::REQUEUE || spares) {
+    line(concat("limit=", seconds_of(job.time()), " # seconds"));
+  }
+  if (spares) line(concat("warning=", job.warning(), " seconds_to_answer=", kSecondsToAnswer));
   if (job.has_network()) {
     for (const char* name :
          {"OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_oob_tcp_if_include", "NCCL_SOCKET_IFNAME"}) {

@@ -75,7 +75,7 @@ std::string way_out(const std::string& reason) {
   const Advice* advice = advice_for(reason);
   return advice != nullptr ? advice->advice
                            : "mend the job file; --dry-run prints the script, and "
-                             "sbatch --test-only tries it";
+                             "--test tries it";
 }
 
 std::string run_sbatch(const std::vector<std::string>& options) {

@@ -18,7 +18,7 @@ namespace tessera {
 
 namespace {
 
-constexpr size_t kBarriers = 32;
+constexpr size_t kBarriers = 64;
 constexpr int64_t kSecond = 1'000'000'000;
 
 // FNV-1a, cut to what a double holds.

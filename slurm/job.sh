@@ -79,8 +79,6 @@ await_ranks() {
   code=$?
 }
 
-time_is_up() { ((SECONDS + warning >= limit)); }
-
 # --- Signals. The shell outlives its ranks: they save, it judges.
 told_to_stop='' ranks_process=''
 trap 'told_to_stop=yes' TERM

@@ -36,6 +36,8 @@ choose_nodes() {
   chosen_nodes=$(IFS=,; echo "${sound[*]:0:nodes}")
 }
 
+time_is_up() { ((SECONDS + warning >= limit)); }
+
 pause=1 # seconds
 choose_nodes
 while true; do

@@ -1,4 +1,3 @@
-chosen_nodes=
 begin_life
 start_ranks &
 ranks_process=$!

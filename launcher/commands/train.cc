@@ -126,10 +126,11 @@ int train_in_job(const Beginning& begin, const StopSignal& stop, RankWatch& watc
       return static_cast<int>(failure->code);
     }
     arm_exchanges(begin.faults, world);
-    return exit_code(run_training(config, begin.from, world, stop,
-                                  {.on_stage = begin.faults.observer(world.rank()),
-                                   .watch = &watch,
-                                   .traced = begin.traced}));
+    const TrainingEnd end = run_training(
+        config, begin.from, world, stop,
+        {.on_stage = begin.faults.observer(world.rank()), .watch = &watch, .traced = begin.traced});
+    watch.forget();
+    return exit_code(end);
   } catch (const Error& error) {
     end_job(mpi, watch, world.rank(), without_rank(error.what()), error.code());
   } catch (const std::exception& error) {
@@ -141,9 +142,11 @@ int train_alone(const Beginning& begin, const StopSignal& stop, RankWatch& watch
   SelfCommunicator world;
   TrainConfig config = begin.load();
   resolve_mesh(config, world.size());
-  return exit_code(run_training(
-      config, begin.from, world, stop,
-      {.on_stage = begin.faults.observer(0), .watch = &watch, .traced = begin.traced}));
+  const TrainingEnd end =
+      run_training(config, begin.from, world, stop,
+                   {.on_stage = begin.faults.observer(0), .watch = &watch, .traced = begin.traced});
+  watch.forget();
+  return exit_code(end);
 }
 
 // --trace may stand without a value, and then anywhere: Boost would take what follows for one.
@@ -197,8 +200,7 @@ int run_train(const std::vector<std::string>& arguments) {
   const StopSignal stop(begin.job.rank, begin.job.ranks);
   const int code =
       begin.job.ranks > 1 ? train_in_job(begin, stop, watch) : train_alone(begin, stop, watch);
-  watch.end(code == static_cast<int>(ExitCode::kFinished) ||
-            code == static_cast<int>(ExitCode::kTryAgain));
+  watch.end();
   return code;
 }
 

@@ -33,8 +33,7 @@ void read_version_2(const Machine& machine, const std::string& folder, GroupLimi
   const std::vector<std::string> words = words_of(cores);
   if (words.size() == 2) take_cores(limits, number_in(words[0]), number_in(words[1]));
   const auto killed = value_of(machine.file(folder + "/memory.events").value_or(""), "oom_kill ");
-  limits.killed =
-      std::max(limits.killed, static_cast<int64_t>(number_in(killed.value_or("")).value_or(0)));
+  limits.killed = std::max(limits.killed, whole(number_in(killed.value_or("")).value_or(0)));
 }
 
 void read_version_1(const Machine& machine, const std::string& controller,

@@ -12,7 +12,7 @@ struct GroupLimits {
   std::optional<double> memory = {};  ///< bytes
   std::optional<double> used = {};    ///< bytes, of the group with the least memory
   std::optional<double> cores = {};   ///< of processor time
-  int64_t killed = 0;                 ///< processes ended because memory was full
+  int killed = 0;                     ///< processes ended because memory was full
 };
 
 GroupLimits group_limits(const Machine& machine);

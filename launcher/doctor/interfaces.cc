@@ -81,7 +81,7 @@ std::vector<Interface> interfaces_of(const Machine& machine) {
     // Loopback and tunnels say "unknown" when they are up.
     const std::string state = trimmed(machine.file(folder + "/operstate").value_or("unknown"));
     one.up = state == "up" || state == "unknown";
-    one.mtu = static_cast<int>(number_in(machine.file(folder + "/mtu").value_or("")).value_or(0));
+    one.mtu = whole(number_in(machine.file(folder + "/mtu").value_or("")).value_or(0));
     const auto speed = number_in(machine.file(folder + "/speed").value_or(""));
     if (speed && *speed > 0) one.speed = speed;
   }

@@ -42,7 +42,7 @@ std::optional<double> limit(const std::string& text, const char* name) {
 
 std::string shown_limit(const std::optional<double>& value) {
   if (!value) return "not told";
-  return *value == kUnlimited ? "unlimited" : concat(static_cast<int64_t>(*value));
+  return *value == kUnlimited ? "unlimited" : digits_text(*value);
 }
 
 std::string shown_bytes(const std::optional<double>& value) {

@@ -116,7 +116,7 @@ Finding judge_speed(const std::string& told, const Mount& mount) {
   const double syncs = number_in(value_of(told, "storage: syncs").value_or("")).value_or(0);
   const auto rate = number_in(value_of(told, "storage: rate").value_or(""));
   const std::string found =
-      concat(static_cast<int64_t>(syncs), " syncs a second",
+      concat(digits_text(syncs), " syncs a second",
              rate ? concat(", ", bytes_text(*rate), "/s written and synced by one process") : "");
   if (syncs < kFewSyncs || (rate && *rate < kSlowRate)) {
     return {Verdict::kWarn, "fsync", found,

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 namespace tessera {
 
@@ -65,6 +66,17 @@ std::optional<double> number_in(std::string_view text) {
   return number;
 }
 
+int whole(double number) {
+  constexpr double kMost = std::numeric_limits<int>::max();
+  return static_cast<int>(std::clamp(number, -kMost, kMost));
+}
+
+std::string digits_text(double number) {
+  std::array<char, 400> text{};
+  std::snprintf(text.data(), text.size(), "%.0f", number);
+  return text.data();
+}
+
 std::string version_in(std::string_view text) {
   for (size_t begin = 0;;) {
     begin = text.find_first_of(kDigits, begin);
@@ -122,7 +134,7 @@ int count_of_ranges(std::string_view text) {
     const size_t dash = part.find('-');
     const auto first = number_in(part);
     const auto last = dash == std::string::npos ? first : number_in(part.substr(dash + 1));
-    if (!first || !last || *last < *first || *last > kMost) return 0;
+    if (!first || !last || *first < 0 || *last < *first || *last > kMost) return 0;
     count = std::min(kMost, count + static_cast<int>(*last - *first) + 1);
   }
   return count;

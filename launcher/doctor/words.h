@@ -22,6 +22,10 @@ std::string last_line_of(std::string_view text);
 std::optional<std::string> value_of(std::string_view text, std::string_view key);
 /// The number at the beginning of `text`, behind blanks.
 std::optional<double> number_in(std::string_view text);
+/// `number` without its fraction, cut to what an int holds.
+int whole(double number);
+/// All digits of a whole number: "1024000".
+std::string digits_text(double number);
 /// The first "digits.digits", with more of both, in `text`: "4.1.4". Empty when there is none.
 std::string version_in(std::string_view text);
 /// -1, 0 or 1, as `a` is older than, equal to or newer than `b`: "4.1.10" is newer than "4.1.9".

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <iomanip>
@@ -23,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kPartValues = 3;
+constexpr size_t kPartValues = 4;
 
 std::optional<int64_t> step_in(std::string_view text) {
   int64_t step = 0;
@@ -53,6 +54,15 @@ std::string mebibytes(int64_t bytes) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / (1 << 20) << " MiB";
   return out.str();
+}
+
+// Who waits least is the one that others wait for.
+std::string describe_waits(std::vector<std::pair<double, size_t>> waits) {
+  if (waits.size() < 2) return {};
+  std::sort(waits.begin(), waits.end());
+  const auto percent = [](double share) { return concat(std::lround(100 * share), "%"); };
+  return concat("; rank ", waits.front().second, " waits least, ", percent(waits.front().first),
+                " of its steps, the median rank ", percent(waits[waits.size() / 2].first));
 }
 
 int64_t microseconds(int64_t nanoseconds) {
@@ -181,9 +191,19 @@ void RunTrace::begin() {
   try_files([&] { part_.emplace(trace_part(folder_, world.rank())); });
 }
 
+void RunTrace::count_waits() {
+  for (const TraceSpan& span : timeline_->events().spans) {
+    if (span.kind == TraceSpan::Kind::kStep) in_steps_ += span.end - span.begin;
+    if (span.kind == TraceSpan::Kind::kWait && in_step(span.phase)) {
+      waited_ += span.end - span.begin;
+    }
+  }
+}
+
 void RunTrace::write() {
   if (timeline_ == nullptr) return;
   const int64_t begin = monotonic_nanoseconds();
+  count_waits();
   lines_.clear();
   text_->append(timeline_->events(), stages_.take(), lines_);
   timeline_->clear();
@@ -200,6 +220,7 @@ void RunTrace::end_timeline() {
   if (timeline_ == nullptr) return;
   timeline_->close();
   stages_.stop();
+  count_waits();
   lines_.clear();
   text_->append(timeline_->events(), stages_.take(), lines_);
   text_->append_end(timeline_->events().dropped, lines_);
@@ -217,12 +238,14 @@ std::vector<RunTrace::Part> RunTrace::gather(const Part& own) const {
   place[0] = static_cast<double>(own.bytes);
   place[1] = static_cast<double>(own.dropped);
   place[2] = static_cast<double>(own.drift);
+  place[3] = own.waits;
   mesh_.world().all_reduce_values(values);
   std::vector<Part> parts;
   for (size_t i = 0; i < values.size(); i += kPartValues) {
     parts.push_back({.bytes = static_cast<int64_t>(values[i]),
                      .dropped = static_cast<int64_t>(values[i + 1]),
-                     .drift = static_cast<int64_t>(values[i + 2])});
+                     .drift = static_cast<int64_t>(values[i + 2]),
+                     .waits = values[i + 3]});
   }
   return parts;
 }
@@ -235,6 +258,7 @@ void RunTrace::end() {
   Part own{.drift = std::abs(again.to_root - offset_.to_root)};
   if (timeline_ != nullptr) own.bytes = bytes_;
   if (timeline_ != nullptr) own.dropped = timeline_->events().dropped;
+  if (in_steps_ > 0) own.waits = static_cast<double>(waited_) / static_cast<double>(in_steps_);
   timeline_.reset();
   // After this every part is whole.
   const std::vector<Part> parts = gather(own);
@@ -244,8 +268,10 @@ void RunTrace::end() {
 void RunTrace::tell_end(const std::vector<Part>& parts) const {
   Part all;
   std::vector<int> ranks;
+  std::vector<std::pair<double, size_t>> waits;
   for (size_t rank = 0; rank < parts.size(); ++rank) {
     if (parts[rank].bytes > 0) ranks.push_back(static_cast<int>(rank));
+    if (parts[rank].waits >= 0) waits.emplace_back(parts[rank].waits, rank);
     all.bytes += parts[rank].bytes;
     all.dropped += parts[rank].dropped;
     all.drift = std::max(all.drift, parts[rank].drift);
@@ -253,7 +279,7 @@ void RunTrace::tell_end(const std::vector<Part>& parts) const {
   const int64_t last = std::min(steps_.last, next_step_);
   std::string facts = concat("traced steps ", steps_.first, " to ", last, ", ");
   if (parts.size() > 1) facts += concat(ranks.size(), " of ", parts.size(), " ranks, ");
-  facts += mebibytes(all.bytes);
+  facts += mebibytes(all.bytes) + describe_waits(waits);
   if (offset_.clocks > 1) {
     facts += concat("; the clocks of ", offset_.clocks, " hosts agree within ",
                     microseconds(offset_.worst_error), " us and drifted by ",

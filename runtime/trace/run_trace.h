@@ -64,12 +64,14 @@ class RunTrace {
     int64_t bytes = 0;  ///< 0: it has none
     int64_t dropped = 0;
     int64_t drift = 0;  ///< of its clock against that of rank 0
+    double waits = -1;  ///< share of its steps; negative: no step
   };
 
   void place(int64_t step);
   void begin();
   void write();
   void end_timeline();
+  void count_waits();
   void end();
   /// Does `work` on files; when it fails, this rank writes no more.
   void try_files(const std::function<void()>& work);
@@ -93,6 +95,8 @@ class RunTrace {
   std::optional<TracePart> part_;
   std::string lines_;
   int64_t bytes_ = 0;
+  int64_t in_steps_ = 0;  ///< nanoseconds
+  int64_t waited_ = 0;    ///< of them
 };
 
 }  // namespace tessera

@@ -131,7 +131,7 @@ RankWatch::RankWatch(bool wanted) {
 }
 
 RankWatch::~RankWatch() {
-  end(false);
+  end();
 }
 
 void RankWatch::tell(const void* message, size_t bytes) {
@@ -195,17 +195,19 @@ void RankWatch::fail() {
   if (recorder_ != nullptr) hear(&done, 1, kLookSeconds);
 }
 
-void RankWatch::end(bool clean) {
+void RankWatch::forget() {
+  if (flight_.empty()) return;
+  std::error_code trouble;
+  fs::remove(ring_file(flight_, rank_), trouble);
+  fs::remove(stacks_file(flight_, rank_), trouble);
+  fs::remove(flight_, trouble);  // the last rank's succeeds
+}
+
+void RankWatch::end() {
   if (!channel_.open()) return;
   const auto message = RankMessage::kEnd;
   tell(&message, sizeof message);
   channel_.reset();
-  if (clean && !flight_.empty()) {
-    std::error_code trouble;
-    fs::remove(ring_file(flight_, rank_), trouble);
-    fs::remove(stacks_file(flight_, rank_), trouble);
-    fs::remove(flight_, trouble);  // the last rank's succeeds
-  }
   for (int wait = 0; wait < 100 * kEndSeconds; ++wait) {
     if (waitpid(watcher_, nullptr, WNOHANG) != 0) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));

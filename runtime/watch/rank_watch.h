@@ -18,7 +18,7 @@ class RankWatch {
   /// Starts the watcher. Make it before there are other threads, and before MPI. One that is not
   /// wanted does nothing.
   explicit RankWatch(bool wanted = true);
-  /// As end(false), when it has not ended.
+  /// As end(), when it has not ended.
   ~RankWatch();
   RankWatch(const RankWatch&) = delete;
   RankWatch& operator=(const RankWatch&) = delete;
@@ -31,8 +31,11 @@ class RankWatch {
   /// This rank has met an error and will end the job: the watchers say where the ranks parted, if
   /// they did. Returns when they have, at most 8 s later.
   void fail();
-  /// The rank has ended in order. `clean`: there is nothing to look back at.
-  void end(bool clean);
+  /// The run has ended in order, and there is nothing to look back at: removes its files. Before
+  /// MPI is left, as the first rank that exits may take the others along.
+  void forget();
+  /// The rank has ended in order.
+  void end();
 
  private:
   void tell(const void* message, size_t bytes);

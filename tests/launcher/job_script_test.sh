@@ -29,7 +29,7 @@ SCRIPT
 cat >bin/srun <<'SCRIPT'
 #!/bin/bash
 echo "$(basename "$0") $*" >>started
-if [[ "$*" == *--overlap* ]]; then # asks a node whether it lives
+if [[ "$*" == *--mpi=none* ]]; then # asks a node whether it lives
   words=$* && node=${words#*--nodelist=} && node=${node%% *}
   ! grep -qx "$node" dead
   exit

@@ -1,8 +1,11 @@
 #include "runtime/trace/run_trace.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <map>
 #include <set>
+#include <thread>
 #include <tuple>
 
 #include "tests/runtime/training_fixture.h"
@@ -233,6 +236,30 @@ TEST_F(RunTraceTest, ALargeTraceStaysInParts) {
               }).starts_with("2: "));
   EXPECT_FALSE(fs::exists(directory_ / "none.json"));
   EXPECT_FALSE(fs::exists(directory_ / "none.json.tmp"));
+}
+
+TEST_F(RunTraceTest, NamesTheRankThatOthersWaitFor) {
+  std::atomic<bool> waits{false};
+  testing::internal::CaptureStderr();
+  run_ranks(3, [&](Communicator& world) {
+    const ProcessMesh mesh(world, {.data = 3});
+    FlightRecorder& recorder = world.log().recorder();
+    RunTrace trace(mesh, directory_ / "run", {.first = 1, .last = 1});
+    trace.before_step(1);
+    recorder.set_step(1);
+    recorder.set_phase(Phase::kForward);
+    if (world.rank() == 0) waits = true;
+    if (world.rank() == 1) {
+      while (!waits) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    world.barrier();
+    recorder.finish_step();
+    trace.finish();
+  });
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("traced steps 1 to 1, 3 of 3 ranks, "), std::string::npos) << log;
+  EXPECT_NE(log.find("; rank 1 waits least, "), std::string::npos) << log;
 }
 
 // A rank that fails writes what it has, so that the trace shows where.

@@ -48,7 +48,7 @@ class TrainingFixture : public testing::Test {
                   const StageObserver& on_stage = {}) const {
     const StopSignal stop;
     SelfCommunicator world;
-    return run_training(config, from, world, stop, on_stage);
+    return run_training(config, from, world, stop, {.on_stage = on_stage});
   }
   /// On a mesh of ranks, which are threads.
   void run_on(const MeshShape& shape, TrainConfig config, const ResumeFrom& from = {}) const {

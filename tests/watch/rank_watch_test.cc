@@ -64,7 +64,7 @@ class RankWatchTest : public testing::Test {
 };
 
 TEST_F(RankWatchTest, LeavesNothingAfterAnOrderlyEnd) {
-  EXPECT_EQ(rank([](RankWatch& watch, Communicator&) { watch.end(true); }), 0);
+  EXPECT_EQ(rank([](RankWatch& watch, Communicator&) { watch.forget(); }), 0);
   EXPECT_FALSE(std::filesystem::exists(flight_));
 }
 
@@ -78,7 +78,7 @@ TEST_F(RankWatchTest, EndsARankThatHangs) {
   EXPECT_NE(text_of(stacks_file(flight_, 0)).find("pause"), std::string::npos);
   EXPECT_TRUE(std::filesystem::exists(dump_file(flight_, 0)));
   // The next life keeps it.
-  EXPECT_EQ(rank([](RankWatch& watch, Communicator&) { watch.end(true); }), 0);
+  EXPECT_EQ(rank([](RankWatch& watch, Communicator&) { watch.forget(); }), 0);
   EXPECT_TRUE(std::filesystem::exists(hang_file(run_ / "flight.previous")));
 }
 
@@ -119,7 +119,7 @@ TEST_F(RankWatchTest, IsNotNeeded) {
   SelfCommunicator world;
   none.begin(run_, {}, world);
   none.fail();
-  none.end(true);
+  none.end();
   EXPECT_FALSE(std::filesystem::exists(flight_));
 }
 

@@ -156,7 +156,7 @@ TEST_F(Submit, ReducesWhatSbatchSaysToItsReason) {
   EXPECT_EQ(sbatch_reason("allocation failure: Requested node configuration is not available\n"),
             "Requested node configuration is not available");
   EXPECT_EQ(way_out("something new"),
-            "mend the job file; --dry-run prints the script, and sbatch --test-only tries it");
+            "mend the job file; --dry-run prints the script, and --test tries it");
 }
 
 TEST_F(Submit, ChecksTheMeshBeforeAnythingIsSubmitted) {
