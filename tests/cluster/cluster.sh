@@ -54,10 +54,10 @@ done
 for program in slurmctld slurmd munged sshd ssh-keygen ip nsenter setpriv; do
   command -v "$program" >/dev/null || skip "$program is not installed (scripts/packages.sh)"
 done
-# The three steps of the way in that a container may forbid.
+# The steps of the way in that a container or a kernel may forbid.
 unshare --net --mount --pid --ipc --uts --fork --mount-proc bash -c '
   mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link add v0 type veth peer name v1 &&
-  ip netns add n && ip netns exec n true' 2>/dev/null || skip "this machine refuses namespaces"
+  ip link add br0 type bridge && ip netns add n && ip netns exec n true' 2>/dev/null || skip "this machine refuses namespaces"
 
 # When this script dies, of whatever signal, so does unshare, with it its child, which is process 1 of
 # the namespace, and so everything.
