@@ -120,9 +120,7 @@ TrainingEnd train(Training& t) {
           t.batch.evaluate(*t.validation, t.config.runtime().validate_batches(), plan);
     }
     for (const auto& hook : t.state.hooks) hook->observe(report);
-    log.set_phase(Phase::kCheckpoint);
     t.saver.after_step(result.saving, !last && !stop && due(save_every, plan.step));
-    log.set_phase(Phase::kBetweenSteps);
   }
   log.set_phase(Phase::kCheckpoint);
   t.saver.finish();
