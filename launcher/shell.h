@@ -6,8 +6,14 @@
 
 namespace tessera {
 
-/// `text` as one word of a POSIX shell, whatever it holds: in single quotes, a single quote in it
-/// as '\''. Throws kUsage for NUL and line breaks, which would hide in a script.
+/// `word` as a POSIX shell reads it back: in quotes where it needs them, a single quote in it as
+/// '\''.
+std::string shell_quoted(std::string_view word);
+/// Words that a shell reads back, with spaces between them.
+std::string shell_line(const std::vector<std::string>& words);
+
+/// `text` as one word of a script, always in quotes. Throws kUsage for NUL and line breaks, which
+/// would hide in it.
 std::string shell_word(std::string_view text);
 
 /// "name=('a' 'b')", a line of bash that sets an array.

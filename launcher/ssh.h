@@ -5,11 +5,6 @@
 
 namespace tessera {
 
-/// `word` as a shell reads it back: in quotes where it needs them.
-std::string shell_quoted(const std::string& word);
-/// Words that a shell reads back, with spaces between them.
-std::string shell_line(const std::vector<std::string>& words);
-
 /// Options of every ssh: no questions, no waiting for long; a connection that is dead is given up.
 std::vector<std::string> ssh_options();
 

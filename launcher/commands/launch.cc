@@ -20,6 +20,7 @@
 #include "launcher/mpirun.h"
 #include "launcher/placement.h"
 #include "launcher/rank_probe.h"
+#include "launcher/shell.h"
 #include "launcher/ssh.h"
 #include "launcher/supervisor.h"
 #include "runtime/config/config.h"

@@ -12,6 +12,7 @@
 #include "kernels/core/error.h"
 #include "launcher/doctor/words.h"
 #include "launcher/doctor/world_check.h"
+#include "launcher/shell.h"
 #include "launcher/ssh.h"
 
 namespace tessera {

@@ -1,4 +1,5 @@
 #include "launcher/host_check.h"
+#include "launcher/shell.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,5 @@
 #include "launcher/mpirun.h"
+#include "launcher/shell.h"
 
 #include <gtest/gtest.h>
 
