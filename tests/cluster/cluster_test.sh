@@ -33,7 +33,7 @@ preemption() {
   wait_for_restart 90
   expect_finished
   expect_log "ended with exit code 75"
-  [[ $(<urgent.log) == done ]] || fail "the urgent job $urgent has not run"
+  [[ $(<urgent.log) == "done" ]] || fail "the urgent job $urgent has not run"
 }
 
 # One rank is killed.

@@ -24,7 +24,7 @@ fail() {
 # prepare TESSERA SOURCE_FOLDER: program, configuration and data where all hosts see them; the working
 # directory is there too. Jobs start the program through a script that adds the faults in the file `faults`.
 prepare() {
-  cd "$CLUSTER_SHARED"
+  cd "$CLUSTER_SHARED" || exit
   mkdir bin text
   strip --strip-debug -o bin/tessera "$1"
   cp -r "$2/configs" .
