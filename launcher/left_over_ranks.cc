@@ -2,13 +2,13 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,15 +48,16 @@ std::vector<pid_t> ranks_of(const std::string& launch) {
 
 LeftOverRanks end_left_over_ranks(const std::string& launch) {
   std::vector<pid_t> left = ranks_of(launch);
-  const int all = static_cast<int>(left.size());
+  std::set<pid_t> all(left.begin(), left.end());
   const auto end = std::chrono::steady_clock::now() + kPatience;
   while (!left.empty() && std::chrono::steady_clock::now() < end) {
     for (const pid_t process : left) kill(process, SIGKILL);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     left = ranks_of(launch);  // those that they have started meanwhile, too
+    all.insert(left.begin(), left.end());
   }
   const int remaining = static_cast<int>(left.size());
-  return {.ended = std::max(0, all - remaining), .remaining = remaining};
+  return {.ended = static_cast<int>(all.size()) - remaining, .remaining = remaining};
 }
 
 }  // namespace tessera

@@ -29,6 +29,7 @@ prepare() {
   cd "$CLUSTER_SHARED"
   mkdir -p program text
   strip --strip-debug -o program/tessera "$1"
+  strip --strip-all -o another_tessera "$1"
   cp -r "$2/configs" .
   cp "$2"/kernels/*.h text
   export PATH=$CLUSTER_SHARED/program:$PATH
@@ -71,7 +72,7 @@ refusals() {
     refused.log || fail "it does not say who cannot reach whom, and the way out"
   instead_on_n2 program
   expect_refusal 2 "host n2: the program is not there: $CLUSTER_SHARED/program/tessera; expected" "${three[@]}"
-  on_node n2 cp "$tessera" "$CLUSTER_SHARED/program/tessera"
+  on_node n2 cp "$CLUSTER_SHARED/another_tessera" "$CLUSTER_SHARED/program/tessera"
   expect_refusal 2 "host n2: has another program: $CLUSTER_SHARED/program/tessera there is tessera" "${three[@]}"
   as_before program
   instead_on_n2 data

@@ -28,7 +28,7 @@ here() {
     storage space fsync world; do
     grep -qE "^(ok|warn|fail) +$subject " found || fail "nothing about $subject: $(cat found)"
   done
-  expect ok world "two ranks on this host: " || expect warn world "two ranks on this host: "
+  expect '(ok|warn)' world "two ranks on this host: " # slow on a busy machine
   grep -q "not there yet" found || fail "the run directory is there: $(cat found)"
   [[ ! -e $work/run ]] || fail "it made the run directory"
   timeout 60 "$tessera" doctor --json >json || [[ $? == 1 ]]
@@ -93,14 +93,18 @@ three() {
 
 hosts_inside() {
   export OMPI_MCA_btl_tcp_if_include=eth0
+  # Where all hosts see it, wherever this tree is.
+  mkdir "$CLUSTER_SHARED/program"
+  strip --strip-debug -o "$CLUSTER_SHARED/program/tessera" "$tessera"
+  tessera=$CLUSTER_SHARED/program/tessera
   three 0
   expect ok program "the same everywhere"
   expect '(ok|warn)' pairs "3 pairs, "
   grep -qE '^(ok|warn) +clocks ' found || fail "nothing about clocks: $(cat found)"
 
   # Another program, and a directory that every host has for itself.
-  cp "$tessera" other && printf x >>other
-  on_node n2 mount --bind "$work/other" "$tessera"
+  cp "$tessera" "$CLUSTER_SHARED/other" && printf x >>"$CLUSTER_SHARED/other"
+  on_node n2 mount --bind "$CLUSTER_SHARED/other" "$tessera"
   three 1 --run-dir /tmp
   expect fail program "n2: file"
   expect fail shared "/tmp is another directory here"
