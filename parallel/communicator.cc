@@ -194,8 +194,8 @@ int64_t Communicator::record(const Entry& entry, int64_t sent, int64_t received)
   record.received = received;
   record.operation = entry.operation;
   record.dtype = entry.dtype;
-  record.line = static_cast<int32_t>(entry.where.line());
-  record.file = short_path(entry.where.file_name());
+  record.line = entry.where.line;
+  record.file = short_path(entry.where.file);
   return log_->start(log_group_, record);
 }
 

@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <source_location>
 #include <string>
 #include <vector>
 
@@ -11,8 +10,17 @@
 
 namespace tessera {
 
-/// Where a program calls an exchange.
-using CallSite = std::source_location;
+/// Where a program calls an exchange. std::source_location, which clang 14 does not have.
+struct CallSite {
+  const char* file = "";
+  int line = 0;
+
+  /// As a default argument: the place of the call that it is left out of.
+  static constexpr CallSite current(const char* file = __builtin_FILE(),
+                                    int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
 
 /// Nanoseconds of the host's monotonic clock.
 int64_t monotonic_nanoseconds();
