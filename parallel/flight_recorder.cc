@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -25,6 +26,26 @@ void publish(T& field, T value) {
 
 void publish_phase(Phase& field, Phase value) {
   std::atomic_ref<Phase>(field).store(value, std::memory_order_release);
+}
+
+// A record goes in and out word by word, each in order with the one before it: so a reader that
+// finds the same index before and after has read one record, on every processor.
+using Words = std::array<uint64_t, sizeof(CollectiveRecord) / sizeof(uint64_t)>;
+
+void store(CollectiveRecord& place, const CollectiveRecord& record) {
+  const auto words = std::bit_cast<Words>(record);
+  auto* to = reinterpret_cast<uint64_t*>(&place);
+  for (size_t i = 0; i < words.size(); ++i) publish(to[i], words[i]);
+}
+
+CollectiveRecord load(const CollectiveRecord& place) {
+  Words words;
+  // atomic_ref wants a mutable object; nothing is written.
+  auto* from = reinterpret_cast<uint64_t*>(const_cast<CollectiveRecord*>(&place));
+  for (size_t i = 0; i < words.size(); ++i) {
+    words[i] = std::atomic_ref<uint64_t>(from[i]).load(std::memory_order_acquire);
+  }
+  return std::bit_cast<CollectiveRecord>(words);
 }
 
 FlightMap* map_file(int descriptor, bool writable) {
@@ -168,7 +189,7 @@ int64_t FlightRecorder::start(CollectiveRecord record) {
   record.layer = state.layer;
   record.phase = state.phase;
   record.started = monotonic_nanoseconds();
-  place = record;
+  store(place, record);
   publish(place.index, index);
   if (record.group >= 0) {
     publish(map_->groups[static_cast<size_t>(record.group)].started, record.number + 1);
@@ -208,14 +229,11 @@ void FlightRecorder::end_wait() {
 std::optional<CollectiveRecord> read_record(const FlightMap& map, int64_t index) {
   if (index < 0) return std::nullopt;
   const CollectiveRecord& place = map.ring[static_cast<size_t>(index % FlightMap::kRecords)];
-  // atomic_ref wants a mutable object; nothing is written.
+  const CollectiveRecord record = load(place);
+  if (record.index != index) return std::nullopt;
   const std::atomic_ref<int64_t> mark(const_cast<int64_t&>(place.index));
   if (mark.load(std::memory_order_acquire) != index) return std::nullopt;
-  CollectiveRecord copy = place;
-  std::atomic_thread_fence(std::memory_order_acquire);
-  if (mark.load(std::memory_order_relaxed) != index) return std::nullopt;
-  copy.index = index;
-  return copy;
+  return record;
 }
 
 FlightFile::FlightFile(const std::filesystem::path& file, bool writable) {
