@@ -67,12 +67,15 @@ fs::path flight_of(const fs::path& run) {
 // A line of a stack with the function and the line of the source, when it is of tessera itself and
 // addr2line is there. A return address is behind the call.
 std::string with_source(const std::string& line) {
-  static const std::regex kAddress("^(.*/tessera)\\(\\+0x([0-9a-f]+)\\)\\[.*$");
+  static const std::regex kAddress("^(.*/)?tessera\\(\\+0x([0-9a-f]+)\\)\\[.*$");
   std::smatch match;
   if (!std::regex_match(line, match, kAddress)) return line;
   std::ostringstream call;
   call << std::hex << std::stoull(match[2].str(), nullptr, 16) - 1;
-  const CapturedCommand found = capture_command({"addr2line", "-Cfpe", match[1].str(), call.str()});
+  // A program that was found in PATH is named without its folder: it is this one.
+  const std::string program =
+      match[1].matched ? match[1].str() + "tessera" : fs::read_symlink("/proc/self/exe").string();
+  const CapturedCommand found = capture_command({"addr2line", "-Cfpe", program, call.str()});
   if (!found.ok() || found.output.starts_with("??")) return line;
   return found.output.substr(0, found.output.find('\n'));
 }

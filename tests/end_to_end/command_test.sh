@@ -262,9 +262,13 @@ hangs() {
   for rank in 0 1 2 3; do
     python3 -m json.tool "run/flight/rank-0000$rank.json" >/dev/null || fail "no dump of rank $rank"
   done
-  grep -q PMPI run/flight/stacks-00000.txt || fail "there is no stack of a rank that waits"
-  tessera flight run | grep -qE '^(rank 2|ranks .*2.*): .*T \(stopped\)' || fail "tessera flight run"
-  tessera flight run --rank 2 --exchanges 3 | grep -qF 'no stacks: ' || fail "tessera flight --rank 2"
+  grep -q libmpi run/flight/stacks-0000[013].txt || fail "there is no stack of a rank that waits"
+  tessera flight run --rank 0 >flight.txt
+  grep -q 'tessera::.* at .*/run_training.cc:\|run_train' flight.txt || fail "stacks have no lines of the source"
+  tessera flight run >flight.txt
+  grep -qE '^(rank 2|ranks .*2.*): .*T \(stopped\)' flight.txt || fail "tessera flight run"
+  tessera flight run --rank 2 --exchanges 3 >flight.txt
+  grep -qF 'no stacks: ' flight.txt || fail "tessera flight --rank 2"
   local steps
   steps=$(($(tessera checkpoint list run | grep -oE 'step-[0-9]+' | head -1 | sed 's/step-0*//') + 10))
   "${run[@]}" --set "steps=$steps" 2>again.log || { cat again.log; fail "the run did not go on"; }
