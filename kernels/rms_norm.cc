@@ -1,5 +1,6 @@
 #include "kernels/rms_norm.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -18,6 +19,9 @@ void rms_norm_forward(Stream& stream, const RmsNormForward& a) {
   }
   if (!a.h.empty()) expect_tensor(a.h, dtype, shape, "rms_norm_forward: h", "[tokens, dim]");
   if (stream.on(DeviceKind::kCpu)) cpu::rms_norm_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::rms_norm_forward(stream, a);
+  }
 }
 
 void rms_norm_backward(Stream& stream, const RmsNormBackward& a) {
@@ -35,6 +39,9 @@ void rms_norm_backward(Stream& stream, const RmsNormBackward& a) {
   CHECK(shape[1] <= kRmsNormMaxDim, "rms_norm_backward: dim is ", shape[1], ", expected at most ",
         kRmsNormMaxDim);
   if (stream.on(DeviceKind::kCpu)) cpu::rms_norm_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::rms_norm_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

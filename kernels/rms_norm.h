@@ -40,5 +40,9 @@ namespace cpu {
 void rms_norm_forward(ThreadPool& threads, const RmsNormForward& a);
 void rms_norm_backward(ThreadPool& threads, const RmsNormBackward& a);
 }  // namespace cpu
+namespace gpu {
+void rms_norm_forward(Stream& stream, const RmsNormForward& a);
+void rms_norm_backward(Stream& stream, const RmsNormBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -7,7 +7,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config
   libopenmpi-dev openmpi-bin
   libprotobuf-dev protobuf-compiler
-  libboost-dev libboost-program-options-dev
+  libboost-dev libboost-context-dev libboost-program-options-dev
   libdnnl-dev ocl-icd-opencl-dev
   libsentencepiece-dev sentencepiece
   nlohmann-json3-dev libpng-dev libxxhash-dev

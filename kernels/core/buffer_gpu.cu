@@ -4,10 +4,15 @@
 
 namespace tessera::gpu {
 
-void* allocate_zeroed(int device_index, int64_t bytes) {
+void* allocate(int device_index, int64_t bytes) {
   void* data = nullptr;
   CUDA_CHECK(cudaSetDevice(device_index));
   CUDA_CHECK(cudaMalloc(&data, static_cast<size_t>(bytes)));
+  return data;
+}
+
+void* allocate_zeroed(int device_index, int64_t bytes) {
+  void* const data = allocate(device_index, bytes);
   CUDA_CHECK(cudaMemset(data, 0, static_cast<size_t>(bytes)));
   return data;
 }

@@ -9,6 +9,8 @@ namespace gpu {
 void* create_stream(int device_index);
 void destroy_stream(void* handle) noexcept;
 void synchronize_stream(void* handle);
+void* allocate(int device_index, int64_t bytes);
+void release(void* data) noexcept;
 }  // namespace gpu
 
 Stream::Stream(Device device, int threads)
@@ -16,6 +18,7 @@ Stream::Stream(Device device, int threads)
   if (device.kind != DeviceKind::kGpu) return;
   if constexpr (kCudaBuilt) {
     handle_ = gpu::create_stream(device.index);
+    workspace_ = gpu::allocate(device.index, kWorkspaceBytes);
   } else {
     throw Error(ExitCode::kUsage,
                 "device: gpu was asked for, but this build has no CUDA backend; configure with "
@@ -25,7 +28,9 @@ Stream::Stream(Device device, int threads)
 
 Stream::~Stream() {
   if constexpr (kCudaBuilt) {
-    if (handle_ != nullptr) gpu::destroy_stream(handle_);
+    if (handle_ == nullptr) return;
+    gpu::release(workspace_);
+    gpu::destroy_stream(handle_);
   }
 }
 

@@ -36,11 +36,15 @@ class Stream {
   ThreadPool& threads() { return threads_; }
   /// The cudaStream_t, for kernels in namespace gpu; nullptr elsewhere.
   void* handle() const { return handle_; }
+  /// Scratch memory of kernels in namespace gpu (see workspace.h); nullptr elsewhere.
+  static constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
+  void* workspace() const { return workspace_; }
 
  private:
   Device device_;
   ThreadPool threads_;
   void* handle_ = nullptr;
+  void* workspace_ = nullptr;
 };
 
 }  // namespace tessera

@@ -31,18 +31,22 @@ inline constexpr DType kDTypeOf<uint16_t> = DType::kU16;
 template <>
 inline constexpr DType kDTypeOf<uint8_t> = DType::kU8;
 
-inline float to_float(float x) { return x; }
-inline float to_float(BF16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+constexpr float to_float(float x) {
+  return x;
+}
+constexpr float to_float(BF16 x) {
+  return std::bit_cast<float>(uint32_t{x.bits} << 16);
+}
 
 /// Rounds to nearest even, like the hardware; a NaN stays a NaN.
 template <class T>
-T from_float(float x);
+constexpr T from_float(float x);
 template <>
-inline float from_float<float>(float x) {
+constexpr float from_float<float>(float x) {
   return x;
 }
 template <>
-inline BF16 from_float<BF16>(float x) {
+constexpr BF16 from_float<BF16>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   const uint32_t quiet_nan = (bits >> 16) | 0x40;

@@ -54,7 +54,7 @@ void step(Stream& stream, const State& state, const Tensor& value, const Tensor&
 }
 
 TEST(AdamW, MatchesTheFormulaOverSteps) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     const Shape shape{7, 31};
     const State state = start(dtype, shape);
@@ -83,7 +83,7 @@ TEST(AdamW, MatchesTheFormulaOverSteps) {
 }
 
 TEST(AdamW, ValueMayBeTheMasterItself) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor gradient = random_tensor(DType::kF32, {50}, 3);
   const State apart = start(DType::kF32, {50});
   step(stream, apart, apart.value, gradient, 1);

@@ -86,7 +86,7 @@ struct Attention {
             .dsink_logits = c.sink_logits ? dsink_logits.view() : TensorView()};
   }
   void run(int threads = 1) const {
-    Stream stream(Device{}, threads);
+    Stream stream(support::device(), threads);
     attention_forward(stream, forward());
     attention_backward(stream, backward());
   }
@@ -229,7 +229,7 @@ TEST(Attention, DoesNotSeeTheFuture) {
         const Tensor other = support::random_tensor(dtype, row.shape(), 99, 9);
         std::memcpy(row.data(), other.view().data(), static_cast<size_t>(row.bytes()));
       }
-      Stream stream(Device{}, 1);
+      Stream stream(support::device(), 1);
       attention_forward(stream, after.forward());
       support::expect_same_bits(tokens_of(after.o, 0, changed), tokens_of(before.o, 0, changed),
                                 concat("token ", changed, " changed"));

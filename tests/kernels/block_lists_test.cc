@@ -116,7 +116,7 @@ void expect_lists(const Segments& segments, const Lists& lists, const Masks& mas
 }
 
 TEST(BlockLists, AreTheChoicesInBothDirections) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const std::vector<int64_t>& lengths : std::vector<std::vector<int64_t>>{
            {200}, {0, 37, 0, 0, 171, 1, 16, 0}, {5, 160, 333}, {3}, {0}, {}}) {
     for (const BlockRule& rule : {BlockRule{1, 2, 2}, BlockRule{0, 1, 40}}) {
@@ -187,7 +187,7 @@ TEST(BlockLists, SaysWhatIsWrong) {
   const Segments segments({100}, 16);
   const Selection selection = random_selection(segments, rule, 4);
   const Lists lists(segments.grid(), 3);
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const auto build = [&] {
     build_block_lists(
         stream, {.lists = lists.view(), .selection = selection.view(), .grid = segments.grid()});

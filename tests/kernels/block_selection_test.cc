@@ -110,7 +110,7 @@ void expect_row(const Selection& selection, int64_t group, int64_t token,
 }
 
 TEST(BlockSelection, EveryTokenGetsTheBestBlocks) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const Case& c : cases()) {
     const Inputs in = make_inputs(c);
     const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
@@ -124,7 +124,7 @@ TEST(BlockSelection, EveryTokenGetsTheBestBlocks) {
 }
 
 TEST(BlockSelection, ScoresAreTheDefinition) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const Case& c : cases()) {
     const Inputs in = make_inputs(c);
     const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
@@ -143,7 +143,7 @@ TEST(BlockSelection, ScoresAreTheDefinition) {
 }
 
 TEST(BlockSelection, DecodingChoosesTheSameBits) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const Case& c : cases()) {
     const Inputs in = make_inputs(c);
     const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
@@ -166,7 +166,7 @@ TEST(BlockSelection, DecodingChoosesTheSameBits) {
 
 TEST(BlockSelection, NoTokenSeesALaterOne) {
   const Case c{{90, 250}, 16, {1, 2, 3}, 1, false};
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Inputs in = make_inputs(c);
   const Selection before = select(stream, c, in.segments, in.qt, in.kt);
   // Another query changes only its own row; another block only rows it is a candidate of.
@@ -205,7 +205,7 @@ TEST(BlockSelection, ScoresThatAreNoNumbersAreChosenLast) {
     set_key(5, -nan);
     set_key(9, infinity);
     in.qt.as<float>()[static_cast<size_t>(250 * kGateDim)] = nan;  // one token: all scores
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
     for (int64_t i = 0; i < in.segments.tokens(); ++i) {
       std::set<int32_t> distinct;
@@ -233,7 +233,7 @@ TEST(BlockSelection, SaysWhatIsWrong) {
   const Case c{{40}, 16, {1, 1, 2}, 2, false};
   Inputs in = make_inputs(c);
   Selection selection(kGroups, 40, 2);
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const ScoreSelect a{.selection = selection.view(),
                       .qt = in.qt.view(),
                       .kt = in.kt.view(),
@@ -279,7 +279,7 @@ TEST(BlockSelection, SaysWhatIsWrong) {
 TEST(BlockSelection, CountsTheRowsWithTwoChoices) {
   for (const Case& c : cases()) {
     const Inputs in = make_inputs(c);
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     const Selection selection = select(stream, c, in.segments, in.qt, in.kt);
     int64_t rows = 0;
     for (int64_t i = 0; i < in.segments.tokens(); ++i) rows += selection.count(0, i) >= 2;

@@ -19,7 +19,7 @@ using support::to_doubles;
 TEST(CacheAppend, WritesOneRowOfEachGroupAndNothingElse) {
   const std::array<int32_t, 2> groups{2, 0};
   for (const DType dtype : support::dtypes()) {
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     const Tensor cache = filled(dtype, {2, 4, 3}, 77);
     const Tensor x = support::random_tensor(dtype, {1, 3, 3}, 1);
     cache_append(stream, {.cache = cache, .x = x, .groups = groups, .row = 2});

@@ -93,7 +93,7 @@ Result run(Stream& stream, const Tensor& logits, const Tensor& targets, int64_t 
 void check_against_reference(DType dtype, int64_t columns, int64_t vocabulary,
                              const std::vector<int64_t>& bounds) {
   constexpr float kScale = 0.125f;
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const auto last = static_cast<int32_t>(vocabulary - 1);
   const Tensor targets = from_ints({3, -1, 0, last, -100, 7, last / 2});
   const auto words = static_cast<size_t>(vocabulary);
@@ -136,7 +136,7 @@ TEST(CrossEntropy, ShardsMatchTheReferenceAndItsGradient) {
 }
 
 TEST(CrossEntropy, ShardsOfAnySizeAgreeAcrossBlocks) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Tensor logits = random_tensor(DType::kF32, {3, 9000}, 8, 2);
   // Maxima that rise from block to block, by a little and by more than exp can hold.
   for (size_t v = 0; v < 9000; ++v) {
@@ -157,7 +157,7 @@ TEST(CrossEntropy, ShardsOfAnySizeAgreeAcrossBlocks) {
 }
 
 TEST(CrossEntropy, PaddingAndIgnoredTokensGetExactZeros) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Tensor logits = random_tensor(DType::kF32, {2, 8}, 2);
   for (size_t v = 5; v < 8; ++v) logits.as<float>()[v] = 1e30f;  // padding has no probability
   const Result out = run(stream, logits, from_ints({4, -1}), 5);
@@ -168,7 +168,7 @@ TEST(CrossEntropy, PaddingAndIgnoredTokensGetExactZeros) {
 }
 
 TEST(CrossEntropy, LargeLogitsAreSafe) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const std::vector<double> rows{1e4, -1e4, 0, 1e4, -1e4, 0, 1e30, 1e30, -1e30, -5e4, -5e4, -5e4};
   const Result out =
       run(stream, from_doubles(DType::kF32, {4, 3}, rows), from_ints({0, 1, 0, 2}), 3);
@@ -180,7 +180,7 @@ TEST(CrossEntropy, LargeLogitsAreSafe) {
 }
 
 TEST(CrossEntropy, SmallLossesKeepTheirDigits) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const std::vector<double> row{0, -14, -200, -std::numeric_limits<double>::infinity()};
   const Result out = run(stream, from_doubles(DType::kF32, {1, 4}, row), from_ints({0}), 4);
   EXPECT_NEAR(out.losses.as<float>()[0], std::log1p(std::exp(-14.0)), 1e-7);
@@ -188,7 +188,7 @@ TEST(CrossEntropy, SmallLossesKeepTheirDigits) {
 }
 
 TEST(CrossEntropy, NanAndInfinityReachTheLoss) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
     for (const size_t at : {0u, 15u, 17u}) {
       std::vector<double> row(18, 0.5);
@@ -200,7 +200,7 @@ TEST(CrossEntropy, NanAndInfinityReachTheLoss) {
 }
 
 TEST(CrossEntropy, NanAndInfinityOfAnyShardReachTheLoss) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
     for (const size_t at : {0u, 3u, 7u, 17u}) {  // 3 is the target
       std::vector<double> row(18, 0.5);
@@ -213,7 +213,7 @@ TEST(CrossEntropy, NanAndInfinityOfAnyShardReachTheLoss) {
 }
 
 TEST(CrossEntropy, AShardWithoutProbabilityCostsNothing) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const double none = -std::numeric_limits<double>::infinity();
   const Tensor logits =
       from_doubles(DType::kF32, {2, 4}, std::vector<double>{none, none, 1, 1, 2, 2, none, none});
@@ -225,7 +225,7 @@ TEST(CrossEntropy, AShardWithoutProbabilityCostsNothing) {
 }
 
 TEST(CrossEntropy, StatsOfAnEmptyOrIgnoredShardAreNeutral) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor empty(DType::kF32, {2, kSoftmaxStats});
   softmax_stats(stream, {.stats = empty,
                          .logits = Tensor(DType::kBF16, {2, 0}),
@@ -239,7 +239,7 @@ TEST(CrossEntropy, StatsOfAnEmptyOrIgnoredShardAreNeutral) {
 }
 
 TEST(CrossEntropy, OutputsMayOverwriteInputs) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor targets = from_ints({1, 5, -1});
   for (const DType dtype : support::dtypes()) {
     const Tensor logits = random_tensor(dtype, {3, 20}, 4);
@@ -273,7 +273,7 @@ TEST(CrossEntropy, GivesTheSameBitsOnAnyNumberOfThreads) {
 }
 
 TEST(CrossEntropy, RefusesTargetsBeyondTheVocabulary) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor logits(DType::kF32, {2, 8});
   try {
     run(stream, logits, from_ints({0, 6}), 6);
@@ -388,7 +388,7 @@ TEST(CrossEntropy, GradientSaysWhatIsWrong) {
   expect(
       [&](CrossEntropyGradient& a) {
         a.logits = memory;
-        a.dlogits = {memory.view().data(), DType::kBF16, {2, 8}, Device{}};
+        a.dlogits = {memory.view().data(), DType::kBF16, {2, 8}, support::device()};
       },
       "cross_entropy_gradient: dlogits is bf16 and aliases logits in f32");
 }

@@ -62,7 +62,7 @@ TEST(DecodeAttention, AWindowCacheGivesWhatTrainingGives) {
                                     WindowCache{1, 2, 64}, WindowCache{500, 4, 64}}) {
       const Sequence x(dtype, kTokens);
       const Segments segments({kTokens}, 16);
-      Stream stream(Device{}, 1);
+      Stream stream(support::device(), 1);
       attention_forward(stream, {.o = x.o,
                                  .lse = x.lse,
                                  .q = x.q,
@@ -118,7 +118,7 @@ struct Gate {
         kbar(dtype, {groups, segments.grid().max_blocks() * keys, kGateDim}),
         kt(DType::kF32, kbar.shape()),
         widths(support::filled(DType::kF32, {groups}, 0.8)) {
-    Stream stream(Device{}, 1);
+    Stream stream(support::device(), 1);
     const Tensor alpha(DType::kF32, {groups, segments.tokens()});
     gate_pool_forward(stream, {.kbar = kbar,
                                .alpha = alpha,
@@ -152,7 +152,7 @@ class PagedDecoding {
         most_(rule.sink_blocks + rule.kept + rule.window_blocks) {}
 
   void train() {
-    Stream stream(Device{}, 1);
+    Stream stream(support::device(), 1);
     const SegmentGrid& grid = segments_.grid();
     score_select(stream,
                  {.selection = trained_.view(),
@@ -327,7 +327,7 @@ class PagedDecoding {
   Tensor scores_{DType::kF32, {kGroups, pages_}};
   Tensor o_ = support::filled(dtype_, {tokens_, kHeads, kDim}, 0);
   Tensor lse_{DType::kF32, {kHeads}};
-  Stream stream_{Device{}, 2};
+  Stream stream_{support::device(), 2};
 };
 
 TEST(DecodeAttention, PagesGiveWhatTrainingGives) {
@@ -409,7 +409,7 @@ TEST(DecodeAttention, SaysWhatIsWrong) {
 }
 
 TEST(DecodeAttention, ASpanMustLieInTheCache) {
-  Stream stream(Device{}, 1);
+  Stream stream(support::device(), 1);
   const Tensor q(DType::kF32, {2, 8});
   const Tensor k(DType::kF32, {1, 32, 8});
   const Tensor spans(DType::kI32, {1, 1, 2});

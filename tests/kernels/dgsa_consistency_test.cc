@@ -68,7 +68,7 @@ struct Local {
 };
 
 TEST(DgsaConsistency, P1AnUnlimitedWindowIsFullCausalAttention) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   Local local(90, 2, 8);
   local.forward(stream, 90, 0);
   const auto full =
@@ -79,7 +79,7 @@ TEST(DgsaConsistency, P1AnUnlimitedWindowIsFullCausalAttention) {
 }
 
 TEST(DgsaConsistency, P3BackwardOfAWindowWithSinksIsTheGradient) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   Local local(90, 2, 8);
   local.forward(stream, 19, 2);
   const Tensor d_o = support::random_tensor(DType::kF32, local.o.shape(), 4);
@@ -111,7 +111,7 @@ TEST(DgsaConsistency, P3BackwardOfAWindowWithSinksIsTheGradient) {
 }
 
 TEST(DgsaConsistency, P6aTiledForwardIsTheDefinition) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const int64_t gate_keys : {1, 2}) {
     DgsaLayer::Config config;
     config.gate_keys = gate_keys;
@@ -124,7 +124,7 @@ TEST(DgsaConsistency, P6aTiledForwardIsTheDefinition) {
 }
 
 TEST(DgsaConsistency, P6bTwoKernelsWithoutAtomicsAreTheBackward) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   DgsaLayer::Config config;
   config.kl = config.entropy = config.z = 0;
   DgsaLayer layer(config, 11);
@@ -178,7 +178,7 @@ TEST(DgsaConsistency, P7AHaloOfTheWindowIsEnoughForALocalGroup) {
   constexpr int64_t kRanks = 4;
   constexpr int64_t kWindow = 9;
   constexpr int64_t kSinks = 2;
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Local whole(kTokens, 2, 8);
   whole.forward(stream, kWindow, kSinks);
   const int64_t own = kTokens / kRanks;
@@ -203,7 +203,7 @@ TEST(DgsaConsistency, P7AHaloOfTheWindowIsEnoughForALocalGroup) {
 
 TEST(DgsaConsistency, P8EveryPrefixGivesTheSameLastToken) {
   // Decoding: a token is computed when only those before it exist.
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   DgsaLayer::Config config;
   config.gate_keys = 2;
   DgsaLayer whole(config, 17);
@@ -229,7 +229,7 @@ TEST(DgsaConsistency, P8EveryPrefixGivesTheSameLastToken) {
 }
 
 TEST(DgsaConsistency, P10BlockMassesBoundTheErrorOfWhatIsDropped) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   DgsaLayer::Config config;
   config.tokens = 128;
   config.strength = 0;

@@ -45,7 +45,7 @@ Tensor full_attention(Stream& stream, const DgsaLayer& layer) {
 }
 
 TEST(DgsaProperties, P1AtSparsityZeroItIsFullCausalAttention) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const float strength : {0.0f, 0.5f, kStrongest}) {
     DgsaLayer::Config config;
     config.strength = strength;
@@ -63,7 +63,7 @@ TEST(DgsaProperties, P1AtSparsityZeroItIsFullCausalAttention) {
 
 /// The gradient along several random directions per input: every element takes part in each.
 void expect_gradients(const DgsaLayer::Config& config) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   DgsaLayer layer(config, 3);
   layer.forward(stream);
   const Tensor d_o = support::random_tensor(DType::kF32, layer.o.shape(), 9);
@@ -141,7 +141,7 @@ void perturb(DgsaLayer& layer, int64_t token) {
 
 /// How many tokens change something before them when they change.
 int64_t leaking_tokens(const DgsaLayer::Config& config) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   DgsaLayer before(config, 5);
   before.forward(stream);
   int64_t leaks = 0;
@@ -171,7 +171,7 @@ TEST(DgsaProperties, P4bAGateQueryPerTileWouldLeak) {
 }
 
 TEST(DgsaProperties, P5SwappingTheLastTwoBlocksMovesTheOutputByAlmostNothing) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   std::vector<double> jumps;
   for (const float strength : {0.0f, 0.5f, kStrongest}) {
     DgsaLayer::Config config;

@@ -19,7 +19,7 @@ using support::Tensor;
 using support::to_doubles;
 
 TEST(Elementwise, FillsEveryDtype) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI32}) {
     const Tensor x(dtype, {3, 7000});
     fill(stream, {.x = x, .value = -2});
@@ -28,7 +28,7 @@ TEST(Elementwise, FillsEveryDtype) {
 }
 
 TEST(Elementwise, CastsBothWaysAndCopies) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Tensor x = random_tensor(DType::kF32, {3, 6001}, 1);
   const Tensor half(DType::kBF16, {6001, 3});
   cast(stream, {.y = half, .x = x});
@@ -44,7 +44,7 @@ TEST(Elementwise, CastsBothWaysAndCopies) {
 }
 
 TEST(Elementwise, AddsInFloatAndInPlace) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const DType dtype : support::dtypes()) {
     const Tensor a = random_tensor(dtype, {5, 13}, 2);
     const Tensor b = random_tensor(dtype, {5, 13}, 3);
@@ -63,7 +63,7 @@ TEST(Elementwise, AddsInFloatAndInPlace) {
 }
 
 TEST(Elementwise, AccumulatesInFloat) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     const Tensor y = random_tensor(DType::kF32, {5, 2003}, 2, 100);
     const Tensor x = random_tensor(dtype, {5, 2003}, 3);
@@ -77,7 +77,7 @@ TEST(Elementwise, AccumulatesInFloat) {
 }
 
 TEST(Elementwise, SigmoidGateMatchesTheReferenceAndItsGradient) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const DType dtype : support::dtypes()) {
     SCOPED_TRACE(name_of(dtype));
     const Shape shape{3, 21};

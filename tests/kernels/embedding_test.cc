@@ -14,7 +14,7 @@ using support::random_tensor;
 using support::Tensor;
 
 TEST(Embedding, ForwardCopiesRows) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const std::vector<int32_t> ids{4, 0, 2, 2, 6};
   for (const DType dtype : support::dtypes()) {
     const Tensor table = random_tensor(dtype, {7, 20}, 1);
@@ -28,7 +28,7 @@ TEST(Embedding, ForwardCopiesRows) {
 }
 
 TEST(Embedding, BackwardAddsInTokenOrder) {
-  Stream stream{Device{}, 3};
+  Stream stream{support::device(), 3};
   const Tensor ids = support::random_ints({64}, 2, 0, 5);
   for (const DType dtype : support::dtypes()) {
     for (const int64_t dim : {16, 300}) {
@@ -58,7 +58,7 @@ const std::vector<std::vector<int64_t>> kShards{
     {0, 257}, {0, 100, 257}, {0, 0, 3, 257}, {0, 65, 130, 195, 257}};
 
 TEST(Embedding, ShardsAddUpToTheWholeTable) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Tensor ids = support::random_ints({90}, 7, 0, 257);
   for (const DType dtype : support::dtypes()) {
     const Tensor table = random_tensor(dtype, {257, 20}, 8);
@@ -82,7 +82,7 @@ TEST(Embedding, ShardsAddUpToTheWholeTable) {
 }
 
 TEST(Embedding, ShardsGetTheirRowsOfTheGradient) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Tensor ids = support::random_ints({300}, 9, 0, 257);
   for (const DType dtype : support::dtypes()) {
     const Tensor dy = random_tensor(dtype, {300, 150}, 10);
@@ -104,7 +104,7 @@ TEST(Embedding, ShardsGetTheirRowsOfTheGradient) {
 }
 
 TEST(Embedding, ShardsRefuseIdsBeyondTheVocabulary) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor table(DType::kF32, {3, 4});
   for (const int32_t bad : {10, -1}) {
     const Tensor ids = from_ints({9, bad});
@@ -136,7 +136,7 @@ TEST(Embedding, GivesTheSameBitsOnAnyNumberOfThreads) {
 }
 
 TEST(Embedding, SaysWhichTokenIsOutOfRange) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor table(DType::kF32, {7, 4});
   const Tensor y(DType::kF32, {3, 4});
   for (const int32_t bad : {7, -1, 50256}) {

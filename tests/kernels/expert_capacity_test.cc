@@ -43,7 +43,7 @@ struct Sorted {
 Sorted sort(const TensorView& experts, int64_t number, int64_t capacity) {
   Sorted out{Tensor(DType::kI32, experts.shape()), filled(DType::kI32, {experts.elements()}, -7),
              Tensor(DType::kI32, {number + 1}), filled(DType::kF32, {1}, 100)};
-  Stream stream(Device{});
+  Stream stream(support::device());
   sort_by_expert(stream, {.row_of = out.row_of,
                           .source_of = out.source_of,
                           .offsets = out.offsets,
@@ -123,7 +123,7 @@ TEST(ExpertCapacity, AgreesWithCuttingTheWholeOrder) {
 }
 
 TEST(ExpertCapacity, NeedNotCount) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor experts = from_ints(kChosen);
   const Tensor rows(DType::kI32, {kTokens, kSlots});
   const Tensor sources(DType::kI32, {kTokens * kSlots});
@@ -137,7 +137,7 @@ TEST(ExpertCapacity, NeedNotCount) {
 }
 
 TEST(ExpertCapacity, GatherSumLeavesDroppedPairsOut) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor pairs = from_ints({1, -1, -1, 0, -1, -1});
   const Tensor x = support::from_doubles(DType::kF32, {2, 1}, std::vector<double>{1, 2});
   const Tensor base = support::from_doubles(DType::kF32, {3, 1}, std::vector<double>{10, 20, 30});
@@ -152,7 +152,7 @@ TEST(ExpertCapacity, GatherSumLeavesDroppedPairsOut) {
 }
 
 TEST(ExpertCapacity, PermutePairsGivesDroppedPairsZero) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor source_of = from_ints({2, 0});
   const Tensor x = support::from_doubles(DType::kF32, {2, 2}, std::vector<double>{10, 11, 12, 13});
   const Tensor rows = filled(DType::kF32, {2}, 99);
@@ -277,7 +277,7 @@ std::vector<T> masked_forward(const std::vector<std::vector<T>>& in) {
 }
 
 TEST(ExpertCapacity, LayerIsTheMaskedSumAndItsGradient) {
-  Stream stream(Device{}, 2);
+  Stream stream(support::device(), 2);
   const Layer layer(kTokens, kExperts, kHidden, kWidth);
   const Tensor experts = from_ints(kChosen);
   const Sorted sorted = sort(as_choice(experts), kExperts, kCapacity);

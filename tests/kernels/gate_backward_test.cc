@@ -51,7 +51,7 @@ RampResult run_ramp(Stream& stream, const RampProblem& p, float strength) {
 }
 
 TEST(RampBackward, IsTheGradientOfTheLogGates) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const RampProblem p({0, 37, 190, 1}, {.sink_blocks = 1, .window_blocks = 1, .kept = 3});
   const int64_t kept = p.selection.kept();
   for (const float strength : {0.0f, 0.3f, 0.7f, 1 - 0x1p-10f}) {
@@ -95,7 +95,7 @@ TEST(RampBackward, AnyNumberOfThreadsGivesTheSameBits) {
 
 TEST(RampBackward, SaysWhatIsWrong) {
   const RampProblem p({100}, {.sink_blocks = 0, .window_blocks = 1, .kept = 2});
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const RampResult out = run_ramp(stream, p, 0.5f);
   const auto expect = [&](const std::function<void(RampBackward&)>& change,
                           const std::string& sentence) {
@@ -138,7 +138,7 @@ struct ScoreProblem {
         kt(support::random_tensor(
             DType::kF32, {kGroups, segments.grid().max_blocks() * keys_per_block, dim}, 2)),
         dscores(support::random_tensor(DType::kF32, selection.view().scores.shape(), 3)) {
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     score_select(stream, {.selection = selection.view(),
                           .qt = qt.view(),
                           .kt = kt.view(),
@@ -199,7 +199,7 @@ Complex weighted_scores(const ScoreProblem& p, const std::vector<Complex>& qt,
 }
 
 void expect_gradient(const ScoreProblem& p) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const ScoreResult found = run_scores(stream, p);
   const std::vector<double> qt = support::to_doubles(p.qt);
   const std::vector<double> kt = support::to_doubles(p.kt);
@@ -239,7 +239,7 @@ TEST(ScoreBackward, AnyNumberOfThreadsGivesTheSameBits) {
 
 TEST(ScoreBackward, SaysWhatIsWrong) {
   const ScoreProblem p({40}, {.sink_blocks = 0, .window_blocks = 1, .kept = 2}, 1, 8);
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const ScoreResult out = run_scores(stream, p);
   const auto expect = [&](const std::function<void(ScoreBackward&)>& change,
                           const std::string& sentence) {

@@ -178,7 +178,7 @@ Complex loss(const Problem& p, const Selection& selection, const Values<Complex>
 }
 
 TEST(GateChain, BackwardIsTheGradientFromQueriesKeysAndAllParameters) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const std::vector<std::string> names{"q0", "k0", "W_q", "W_k", "r", "w"};
   for (const int64_t gate_keys : {1, 4}) {
     const Problem p(gate_keys);

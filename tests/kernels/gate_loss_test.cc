@@ -102,7 +102,7 @@ void expect_definition(const Problem& p, const Result& found) {
 }
 
 TEST(GateLoss, IsTheDefinitionAndItsGradient) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const int64_t kept : {1, 2, 5, 40}) {
     const Problem p({0, 37, 190, 1}, {.sink_blocks = 1, .window_blocks = 1, .kept = kept});
     expect_definition(p, run(stream, p));
@@ -110,7 +110,7 @@ TEST(GateLoss, IsTheDefinitionAndItsGradient) {
 }
 
 TEST(GateLoss, WithoutTwoChoicesNothingIsLost) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Problem p({32, 30}, {.sink_blocks = 0, .window_blocks = 1, .kept = 4});
   const Result found = run(stream, p);
   for (const float loss : found.losses.as<float>()) EXPECT_EQ(loss, 1);
@@ -120,7 +120,7 @@ TEST(GateLoss, WithoutTwoChoicesNothingIsLost) {
 }
 
 TEST(GateLoss, BlocksThatNoHeadLooksAtCostNothingInfinite) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Problem p({190}, {.sink_blocks = 1, .window_blocks = 1, .kept = 3});
   const int64_t kept = 3;
   for (int64_t row = 0; row < kGroups * 190 * kHeads; ++row) {
@@ -139,7 +139,7 @@ TEST(GateLoss, AnyNumberOfThreadsGivesTheSameBits) {
 
 TEST(GateLoss, SaysWhatIsWrong) {
   const Problem p({100}, {.sink_blocks = 0, .window_blocks = 1, .kept = 2});
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Result out = run(stream, p);
   const auto expect = [&](const std::function<void(GateLoss&)>& change,
                           const std::string& sentence) {

@@ -77,7 +77,7 @@ Backward run_backward(Stream& stream, const Problem& p, const Forward& forward,
 }
 
 TEST(GatePool, ForwardIsTheWeightedMeanOfEveryPart) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     for (const int64_t gate_keys : {1, 4}) {
       const Problem p(dtype, {0, 37, 0, 171, 1, 16}, 16, gate_keys, 20);
@@ -97,7 +97,7 @@ TEST(GatePool, ForwardIsTheWeightedMeanOfEveryPart) {
 }
 
 TEST(GatePool, WithoutWeightsItIsTheMean) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Problem p(DType::kF32, {64}, 32, 2, 16);
   std::ranges::fill(p.r.as<float>(), 0.0f);
   const Forward found = run_forward(stream, p);
@@ -105,7 +105,7 @@ TEST(GatePool, WithoutWeightsItIsTheMean) {
 }
 
 TEST(GatePool, LargeLogitsDoNotOverflow) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   Problem p(DType::kF32, {16}, 16, 1, 4);
   for (float& x : p.r.as<float>()) x *= 1e4f;
   const Forward found = run_forward(stream, p);
@@ -115,7 +115,7 @@ TEST(GatePool, LargeLogitsDoNotOverflow) {
 }
 
 TEST(GatePool, BackwardIsTheGradientOfForward) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const int64_t gate_keys : {1, 4}) {
     const Problem p(DType::kF32, {21, 40}, 16, gate_keys, 5);
     const Tensor dkbar = support::random_tensor(DType::kF32, p.keys(), 3);
@@ -140,7 +140,7 @@ TEST(GatePool, BackwardIsTheGradientOfForward) {
 }
 
 TEST(GatePool, BackwardReadsBf16) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Problem p(DType::kBF16, {300}, 32, 2, 20);
   const Tensor dkbar = support::random_tensor(DType::kF32, p.keys(), 3);
   const Backward found = run_backward(stream, p, run_forward(stream, p), dkbar);
@@ -152,7 +152,7 @@ TEST(GatePool, BackwardReadsBf16) {
 }
 
 TEST(GatePool, ComputesOnlyWhatIsAskedFor) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Problem p(DType::kF32, {100}, 16, 1, 20);
   const Forward forward = run_forward(stream, p);
   const Tensor dkbar = support::random_tensor(DType::kF32, p.keys(), 3);
@@ -189,7 +189,7 @@ TEST(GatePool, AnyNumberOfThreadsGivesTheSameBits) {
 
 TEST(GatePool, SaysWhatIsWrong) {
   const Problem p(DType::kF32, {40}, 16, 1, 8);
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Forward forward = run_forward(stream, p);
   const GatePoolForward a{.kbar = forward.kbar.view(),
                           .alpha = forward.alpha.view(),

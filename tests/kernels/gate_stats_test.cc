@@ -55,7 +55,7 @@ TEST(GateStats, AddsWhatCountingBlockByBlockGives) {
     std::vector<double> expected = count_blocks(segments, rule, selection);
     for (double& v : expected) v += 10;
     ASSERT_GT(expected[1], 12) << "nothing was dropped";
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     const Tensor stats = filled(DType::kF32, {GateStats::kSize}, 10);
     const Tensor widths = support::from_doubles(DType::kF32, {2}, kWidths);
     gate_stats(stream, {.stats = stats,
@@ -79,7 +79,7 @@ TEST(GateStats, SamplesTheRecallOfATree) {
   const Tensor qt = support::random_tensor(DType::kF32, {2, segments.tokens(), 6}, 1);
   const Tensor kt = support::random_tensor(DType::kF32, keys, 2);
   const Tensor nodes(DType::kF32, keys.with(1, tree_rows(keys[1])));
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const auto choose = [&](const TreeSearch& with) {
     Selection selection(2, segments.tokens(), rule.kept);
     score_select(stream, {selection.view(), qt, kt, segments.grid(), rule, 1, with, nodes});

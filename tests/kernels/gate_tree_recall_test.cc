@@ -90,7 +90,7 @@ TEST(GateTreeRecall, RecallGrowsWithTheBeam) {
 TEST(GateTreeRecall, FindsMostOfTheBestBlocks) {
   const Correlated data;
   const Segments segments({(data.kBlocks + 1) * 16}, 16);
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const support::ShardedGrid last(stream, segments, {{segments.tokens() - 100, segments.tokens()}},
                                   {.whole = true});
   const SegmentGrid& grid = last.grid();

@@ -114,7 +114,7 @@ void expect_row(const Selection& selection, int64_t group, int64_t token, int64_
 }
 
 TEST(GateTree, EveryTokenGetsWhatItsBeamsReach) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const Case& c : cases()) {
     const Inputs in = make_inputs(c);
     const Selection selection = select(stream, c, in.segments.grid(), in.qt, in.kt);
@@ -150,7 +150,7 @@ support::Share some_tokens(int64_t tokens) {
 }
 
 TEST(GateTree, WithAnUnlimitedBeamIsTheFlatChoice) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const int64_t blocks : {2048, 2047, 1000, 77}) {
     Case c{{blocks * 16}, {1, 2, 11}, {}, true};
     const Inputs in = make_inputs(c);
@@ -181,7 +181,7 @@ TEST(GateTree, WithAnUnlimitedBeamIsTheFlatChoice) {
 // A narrow beam loses nothing where the leaves below a node are equal: the search goes down the
 // levels, and must come back with the bits of the flat choice.
 TEST(GateTree, LosesNothingWhereNeighboursAreEqual) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const int64_t blocks : {2048, 2047, 1000, 700}) {
     for (const int64_t radix : {4, 8}) {
       Case c{{blocks * 16}, {1, 2, 5}, {radix, 8}, true};
@@ -207,7 +207,7 @@ TEST(GateTree, LosesNothingWhereNeighboursAreEqual) {
 }
 
 TEST(GateTree, DecodingChoosesTheSameBits) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const Case& c :
        {Case{{1300}, {1, 2, 3}, {4, 1}, false}, Case{{1300}, {0, 1, 2}, {4, 5}, true}}) {
     const Inputs in = make_inputs(c);
@@ -287,7 +287,7 @@ TEST(GateTree, LayoutFitsItsRows) {
 TEST(GateTree, PagesMakeTheNodesOfTheReference) {
   constexpr int64_t kPages = 150;
   constexpr int64_t kGateDim = 5;
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor kt = support::random_tensor(DType::kF32, {kGroups, kPages, kGateDim}, 3);
   for (const int64_t radix : {4, 8, 16}) {
     const Tensor nodes = support::filled(DType::kF32, {kGroups, tree_rows(kPages), kGateDim}, 1e6);
@@ -316,7 +316,7 @@ TEST(GateTree, PagesMakeTheNodesOfTheReference) {
 
 TEST(GateTree, NoTokenSeesALaterOne) {
   const Case c{{100, 900}, {1, 2, 2}, {4, 1}, false};
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Inputs in = make_inputs(c);
   const Selection before = select(stream, c, in.segments.grid(), in.qt, in.kt);
   for (int64_t b = 0; b < in.segments.own_block(999); b += 3) {
@@ -343,7 +343,7 @@ TEST(GateTree, KeysThatAreNoNumbersAreChosenLast) {
   }
   in.qt.as<float>()[static_cast<size_t>(1270 * c.gate_dim)] =
       std::numeric_limits<float>::quiet_NaN();  // one token: all scores
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Selection selection = select(stream, c, in.segments.grid(), in.qt, in.kt);
   for (int64_t i = 0; i < in.segments.tokens(); ++i) {
     std::set<int32_t> distinct;
@@ -370,7 +370,7 @@ TEST(GateTree, SaysWhatIsWrong) {
   const Inputs in = make_inputs(c);
   Selection selection(kGroups, 40, 2);
   const Tensor nodes(DType::kF32, {kGroups, 9, 20});
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const ScoreSelect a{selection.view(), in.qt.view(), in.kt.view(), in.segments.grid(), c.rule, 1,
                       c.tree,           nodes.view()};
   const auto expect = [&](const std::function<void(ScoreSelect&)>& change,

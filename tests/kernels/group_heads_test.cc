@@ -28,7 +28,7 @@ size_t place(int64_t c, int64_t t, int64_t i) {
 }
 
 TEST(GroupHeads, TakesHeadsSideBySide) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     const Tensor x = random_tensor(dtype, {kTokens, kHeads, kDim}, 1);
     const Tensor y(dtype, {2, kTokens, kGroupHeads * kDim});
@@ -47,7 +47,7 @@ TEST(GroupHeads, TakesHeadsSideBySide) {
 }
 
 TEST(GroupHeads, AddsBackAndLeavesOthersAlone) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     for (const DType y_dtype : {DType::kF32, dtype}) {
       const Tensor x = random_tensor(dtype, {kTokens, kHeads, kDim}, 2);

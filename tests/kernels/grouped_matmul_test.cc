@@ -59,7 +59,7 @@ TEST(GroupedMatmul, AgreesWithFloat64) {
         auto expected = grouped(to_doubles(a), to_doubles(b), kOffsets, kN, kK, transpose_b);
         const auto before = to_doubles(c);
         expected.insert(expected.end(), before.begin() + 350 * kN, before.end());
-        Stream stream(Device{}, 2);
+        Stream stream(support::device(), 2);
         grouped_matmul(
             stream,
             {.c = c, .a = a, .b = b, .offsets = from_ints(kOffsets), .transpose_b = transpose_b});
@@ -77,7 +77,7 @@ TEST(GroupedMatmul, AgreesWithFloat64AcrossColumnTiles) {
   const Tensor b = random_tensor(DType::kBF16, {2, 1600, 5}, 2);
   const Tensor c(DType::kBF16, {9, 1600});
   const std::vector<int32_t> offsets{0, 4, 9};
-  Stream stream(Device{}, 2);
+  Stream stream(support::device(), 2);
   grouped_matmul(stream,
                  {.c = c, .a = a, .b = b, .offsets = from_ints(offsets), .transpose_b = true});
   expect_close(c, grouped(to_doubles(a), to_doubles(b), offsets, 1600, 5, true),
@@ -95,7 +95,7 @@ TEST(GroupedMatmul, GradientsAreThoseOfTheProducts) {
   const Tensor dx(DType::kF32, {7, kK});
   const Tensor dw = support::filled(DType::kF32, {3, kN, kK}, 0.25);
   const Tensor device_offsets = from_ints(offsets);
-  Stream stream(Device{});
+  Stream stream(support::device());
   grouped_matmul(stream, {.c = dx, .a = dy, .b = w, .offsets = device_offsets});
   grouped_matmul_weight(stream, {.c = dw, .a = dy, .b = x, .offsets = device_offsets});
   const auto loss = [&](const std::vector<Complex>& cx, const std::vector<Complex>& cw) {
@@ -131,7 +131,7 @@ TEST(GroupedMatmulWeight, AgreesWithFloat64AcrossTiles) {
         expected[static_cast<size_t>(e * kN * kK) + i] += product[i];
       }
     }
-    Stream stream(Device{}, 2);
+    Stream stream(support::device(), 2);
     grouped_matmul_weight(stream, {.c = c, .a = a, .b = b, .offsets = from_ints({0, 7, 21})});
     expect_close(c, expected, support::tolerance(DType::kF32), name_of(dtype));
   }
@@ -143,7 +143,7 @@ TEST(GroupedMatmulWeight, AddsExactlyNothingForAGroupWithoutRows) {
   // NaN in rows of the neighbours must not reach it.
   const Tensor a = support::filled(DType::kBF16, {4, 5}, std::nan(""));
   const Tensor b = support::filled(DType::kBF16, {4, 6}, 1);
-  Stream stream(Device{});
+  Stream stream(support::device());
   grouped_matmul_weight(stream, {.c = c, .a = a, .b = b, .offsets = from_ints({0, 2, 2, 4})});
   support::expect_same_bits(c.view().rows(1, 1), before.view().rows(1, 1), "group 1");
 }
@@ -162,7 +162,7 @@ TEST(GroupedMatmul, IsTheSameOnAnyNumberOfThreads) {
 }
 
 TEST(GroupedMatmul, TakesNoRowsAndNoGroups) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   grouped_matmul(stream, {.c = Tensor(DType::kF32, {0, 3}),
                           .a = Tensor(DType::kF32, {0, 2}),
                           .b = Tensor(DType::kF32, {2, 2, 3}),
@@ -174,7 +174,7 @@ TEST(GroupedMatmul, TakesNoRowsAndNoGroups) {
 }
 
 TEST(GroupedMatmul, RefusesOffsetsThatLeaveTheRows) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const auto run = [&](const std::vector<int32_t>& offsets) {
     grouped_matmul(stream, {.c = Tensor(DType::kF32, {4, 3}),
                             .a = Tensor(DType::kF32, {4, 2}),

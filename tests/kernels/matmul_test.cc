@@ -62,7 +62,7 @@ void check(const Extents& e, const Product& p, int threads) {
       reference::matmul(to_doubles(a), to_doubles(b), e.m, e.n, e.k, p.transpose_a, p.transpose_b);
   const std::vector<double> before = to_doubles(c);
   for (size_t i = 0; i < expected.size(); ++i) expected[i] += p.accumulate ? before[i] : 0;
-  Stream stream(Device{}, threads);
+  Stream stream(support::device(), threads);
   matmul(stream, {.c = c,
                   .a = a,
                   .b = b,
@@ -93,7 +93,7 @@ TEST(Matmul, AgreesWithFloat64AcrossTiles) {
 }
 
 TEST(Matmul, EmptySumsAreZeroAndEmptyOutputsAreLeft) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   for (const DType dtype : support::dtypes()) {
     const Tensor c = random_tensor(dtype, {3, 5}, 1);
     const Tensor before = copy_of(c);
@@ -110,7 +110,7 @@ TEST(Matmul, EmptySumsAreZeroAndEmptyOutputsAreLeft) {
 }
 
 TEST(Matmul, OverwritesEvenNan) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor c = support::filled(DType::kF32, {2, 2}, std::nan(""));
   const Tensor one = support::filled(DType::kF32, {2, 2}, 1);
   matmul(stream, {.c = c, .a = one, .b = one});
@@ -119,7 +119,7 @@ TEST(Matmul, OverwritesEvenNan) {
 
 TEST(Matmul, RoundsABf16SumOnce) {
   // 256 + 1 + 1: each addition alone rounds back to 256 in bf16, their sum does not.
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor c = support::filled(DType::kBF16, {1, 1}, 256);
   const Tensor one = support::filled(DType::kBF16, {1, 2}, 1);
   matmul(stream, {.c = c, .a = one, .b = one, .transpose_b = true, .accumulate = true});
@@ -136,7 +136,7 @@ TEST(Matmul, ThreeProductsOfALinearLayerAreItsGradients) {
   const Tensor dy = random_tensor(DType::kF32, {kTokens, kOut}, 3);
   const Tensor dx(DType::kF32, {kTokens, kIn});
   const Tensor dw(DType::kF32, {kOut, kIn});
-  Stream stream(Device{});
+  Stream stream(support::device());
   matmul(stream, {.c = dx, .a = dy, .b = w});
   matmul(stream, {.c = dw, .a = dy, .b = x, .transpose_a = true, .accumulate = true});
 
@@ -172,7 +172,7 @@ TEST(Matmul, IsTheSameOnAnyNumberOfThreads) {
 
 TEST(Matmul, RowsDoNotDependOnWhatIsInOtherRows) {
   // NaN rows are how unused capacity looks: they must not leak.
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor a = random_tensor(DType::kBF16, {33, 65}, 1);
   const Tensor b = random_tensor(DType::kBF16, {65, 49}, 2);
   const Tensor clean(DType::kBF16, {33, 49});

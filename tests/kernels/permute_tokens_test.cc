@@ -28,7 +28,7 @@ struct Sorted {
 Sorted sort(const TensorView& experts, int64_t number) {
   Sorted out{Tensor(DType::kI32, experts.shape()), Tensor(DType::kI32, {experts.elements()}),
              Tensor(DType::kI32, {number + 1})};
-  Stream stream(Device{});
+  Stream stream(support::device());
   sort_by_expert(stream, {.row_of = out.row_of,
                           .source_of = out.source_of,
                           .offsets = out.offsets,
@@ -100,7 +100,7 @@ TEST(SortByExpert, RefusesExpertsThatDoNotExist) {
 }
 
 TEST(GatherRows, CopiesTheRowOfEachPairsToken) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   for (const DType dtype : support::dtypes()) {
     const Tensor x = random_tensor(dtype, {3, 19}, 1);
     const Tensor source_of = from_ints({5, 0, 3, 1});
@@ -113,7 +113,7 @@ TEST(GatherRows, CopiesTheRowOfEachPairsToken) {
 }
 
 TEST(GatherRows, TakesFewerRowsThanThereAre) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor x = random_tensor(DType::kF32, {5, 3}, 1);
   const Tensor y(DType::kF32, {2, 3});
   gather_rows(stream, {.y = y, .x = x, .source_of = from_ints({4, 1}), .slots = 1});
@@ -128,7 +128,7 @@ struct Merged {
 Merged merge(const std::vector<int32_t>& counts, int64_t sources, int64_t experts,
              int64_t capacity) {
   Merged out{support::filled(DType::kI32, {capacity}, -7), Tensor(DType::kI32, {experts + 1})};
-  Stream stream(Device{});
+  Stream stream(support::device());
   merge_expert_rows(stream, {.order = out.order,
                              .offsets = out.offsets,
                              .counts = from_ints(counts).view().reshape({sources, experts})});
@@ -186,7 +186,7 @@ TEST(MergeExpertRows, RefusesCountsThatCannotBe) {
 
 // What ranks get by exchanging sorted rows is, put in order, what one rank sorts.
 TEST(MergeExpertRows, GivesTheRowsThatOneRankWouldSort) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   constexpr int64_t kTokens = 40;
   const Tensor experts = choices(kTokens, 2, 7);
   const Tensor x = random_tensor(DType::kF32, {kTokens, 5}, 4);
@@ -215,7 +215,7 @@ TEST(MergeExpertRows, GivesTheRowsThatOneRankWouldSort) {
 }
 
 TEST(ScatterRows, UndoesGatherRows) {
-  Stream stream(Device{}, 2);
+  Stream stream(support::device(), 2);
   const Merged merged = merge({2, 1, 1, 3, 0, 2}, 3, 2, 12);
   const TensorView order = merged.order.view().rows(0, 9);
   for (const DType dtype : support::dtypes()) {
@@ -229,7 +229,7 @@ TEST(ScatterRows, UndoesGatherRows) {
 }
 
 TEST(ScatterRows, LeavesOtherRowsAsTheyAre) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor y = support::filled(DType::kF32, {4, 1}, 9);
   const Tensor x = support::from_doubles(DType::kF32, {2, 1}, std::vector<double>{1, 2});
   scatter_rows(stream, {.y = y, .x = x, .order = from_ints({3, 1})});
@@ -238,7 +238,7 @@ TEST(ScatterRows, LeavesOtherRowsAsTheyAre) {
 
 // The header says that scatter_rows is the backward of gather_rows: through loss = sum dy * y.
 TEST(ScatterRows, IsTheGradientOfGatherRows) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const std::vector<int32_t> order{3, 0, 4, 1};  // row 2 is not taken
   const Tensor x = random_tensor(DType::kF32, {5, 3}, 1);
   const Tensor dy = random_tensor(DType::kF32, {4, 3}, 2);
@@ -256,7 +256,7 @@ TEST(ScatterRows, IsTheGradientOfGatherRows) {
 }
 
 TEST(GatherSum, SumsTheRowsOfATokenOnItsBase) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   for (const DType dtype : support::dtypes()) {
     const Tensor x = random_tensor(dtype, {6, 35}, 1);
     const Tensor base = random_tensor(dtype, {3, 35}, 2);
@@ -279,7 +279,7 @@ TEST(GatherSum, SumsTheRowsOfATokenOnItsBase) {
 }
 
 TEST(GatherSum, RoundsOnceAndAddsInSlotOrder) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   // bf16: 256 + 1 rounds to 256, so rounding after each slot would give 256.
   const Tensor x = support::from_doubles(DType::kBF16, {3, 1}, std::vector<double>{256, 1, 1});
   const Tensor rows = from_ints({0, 1, 2});
@@ -300,7 +300,7 @@ TEST(GatherSum, IsTheGradientOfGatherRows) {
   const Tensor x = random_tensor(DType::kF32, {7, 4}, 1);
   const Tensor dy = random_tensor(DType::kF32, {21, 4}, 2);
   const Tensor dx(DType::kF32, {7, 4});
-  Stream stream(Device{});
+  Stream stream(support::device());
   gather_sum(stream, {.y = dx, .x = dy, .row_of = sorted.row_of});
   const auto gradient = reference::complex_step_gradient(
       to_doubles(x), [&](const std::vector<reference::Complex>& at) {
@@ -314,7 +314,7 @@ TEST(GatherSum, IsTheGradientOfGatherRows) {
 }
 
 TEST(PermutePairs, GoesToRowsAndBack) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor source_of = from_ints({2, 0, 3, 1});
   const Tensor x = support::from_doubles(DType::kF32, {2, 2}, std::vector<double>{10, 11, 12, 13});
   const Tensor rows(DType::kF32, {4});
@@ -341,7 +341,7 @@ TEST(PermuteTokens, IsTheSameOnAnyNumberOfThreads) {
 }
 
 TEST(PermuteTokens, RefusesIndicesOutOfRange) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   const Tensor x(DType::kF32, {2, 3});
   expect_error(
       [&] {

@@ -18,7 +18,7 @@ using support::to_doubles;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 TEST(Reduce, SumsInDouble) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     for (const int64_t count : {0, 1, 15, 16, 17, 4097, 100'001}) {
       SCOPED_TRACE(concat(name_of(dtype), " count ", count));
@@ -37,7 +37,7 @@ TEST(Reduce, SumsInDouble) {
 }
 
 TEST(Reduce, SmallNumbersSurviveLargeOnes) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor x = support::filled(DType::kF32, {100'000}, 1);
   x.as<float>()[0] = 1e7f;
   EXPECT_EQ(sum(stream, x), 1e7 + 99'999);
@@ -45,7 +45,7 @@ TEST(Reduce, SmallNumbersSurviveLargeOnes) {
 }
 
 TEST(Reduce, CountsAndPropagatesWhatIsNotFinite) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     const Tensor x = random_tensor(dtype, {3, 9000}, 2);
     with_float_type(dtype, [&]<class T>() {
@@ -62,9 +62,9 @@ TEST(Reduce, CountsAndPropagatesWhatIsNotFinite) {
 
 TEST(Reduce, GivesTheSameBitsOnAnyNumberOfThreads) {
   const Tensor x = random_tensor(DType::kF32, {1'500'007}, 3);
-  Stream alone{Device{}, 1};
+  Stream alone{support::device(), 1};
   for (const int threads : support::thread_counts()) {
-    Stream stream{Device{}, threads};
+    Stream stream{support::device(), threads};
     EXPECT_EQ(sum(stream, x), sum(alone, x)) << threads;
     EXPECT_EQ(sum_of_squares(stream, x), sum_of_squares(alone, x)) << threads;
   }

@@ -38,7 +38,7 @@ Forward forward(Stream& stream, const Tensor& x, const Tensor& weight, const Ten
 }
 
 TEST(RmsNorm, ForwardMatchesTheReference) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     for (const int64_t dim : {1, 16, 37, 256}) {
       SCOPED_TRACE(concat(name_of(dtype), " dim ", dim));
@@ -56,7 +56,7 @@ TEST(RmsNorm, ForwardMatchesTheReference) {
 }
 
 TEST(RmsNorm, ForwardWithoutResidualMayOverwriteItsInput) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const DType dtype : support::dtypes()) {
     const Tensor x = random_tensor(dtype, {5, 40}, 4);
     const Tensor weight = random_tensor(dtype, {40}, 5);
@@ -68,7 +68,7 @@ TEST(RmsNorm, ForwardWithoutResidualMayOverwriteItsInput) {
 }
 
 TEST(RmsNorm, SumMayOverwriteTheResidual) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor x = random_tensor(DType::kBF16, {5, 40}, 6);
   const Tensor weight = random_tensor(DType::kBF16, {40}, 7);
   const Tensor residual = random_tensor(DType::kBF16, {5, 40}, 8);
@@ -88,7 +88,7 @@ TEST(RmsNorm, SumMayOverwriteTheResidual) {
 }
 
 TEST(RmsNorm, BackwardIsTheGradientOfForward) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     SCOPED_TRACE(name_of(dtype));
     const Shape shape{4, 19};
@@ -127,7 +127,7 @@ TEST(RmsNorm, BackwardIsTheGradientOfForward) {
 }
 
 TEST(RmsNorm, BackwardMayOverwriteItsInputs) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Shape shape{6, 33};
   const Tensor h = random_tensor(DType::kF32, shape, 14);
   const Tensor weight = random_tensor(DType::kF32, {33}, 15);

@@ -17,7 +17,7 @@ using support::Tensor;
 using support::to_doubles;
 
 TEST(Rope, MatchesTheReferenceUpToAMillionTokens) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Tensor positions = support::from_ints({0, 1, 2, 511, 4096, 65537, 1'000'000});
   for (const DType dtype : support::dtypes()) {
     for (const int64_t d : {2, 8, 64, 100}) {
@@ -33,7 +33,7 @@ TEST(Rope, MatchesTheReferenceUpToAMillionTokens) {
 }
 
 TEST(Rope, LeavesPositionZeroAlone) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor x = random_tensor(DType::kF32, {1, 2, 16}, 2);
   const Tensor before = copy_of(x);
   rope(stream, {.x = x, .positions = support::from_ints({0}), .base = 1e4f});
@@ -41,7 +41,7 @@ TEST(Rope, LeavesPositionZeroAlone) {
 }
 
 TEST(Rope, InverseIsTheGradientOfForward) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor positions = support::from_ints({0, 3, 77});
   for (const DType dtype : support::dtypes()) {
     const Tensor x = random_tensor(dtype, {3, 2, 10}, 3);

@@ -22,7 +22,7 @@ Tensor route(const ConstTensorView& logits, int64_t k, int64_t scopes,
              const ConstTensorView& scope_starts = {}) {
   const int64_t tokens = logits.shape()[0];
   Tensor counts = support::filled(DType::kF32, {scopes, logits.shape()[1]}, 7);
-  Stream stream(Device{});
+  Stream stream(support::device());
   route_forward(stream, {.experts = Tensor(DType::kI32, {tokens, k}),
                          .weights = Tensor(DType::kF32, {tokens, k}),
                          .counts = counts,
@@ -41,7 +41,7 @@ TEST(RouteScopes, ScopesOfShardsAddUpToTheWhole) {
   const std::vector<Rank> ranks{{0, 3, {0, 3, 3}}, {3, 5, {0, 2, 5}}, {8, 2, {0, 0, 2}}};
   const auto add_losses = [](const Tensor& losses, TensorView dlogits, ConstTensorView logits,
                              const Tensor& counts, ConstTensorView starts) {
-    Stream stream(Device{});
+    Stream stream(support::device());
     router_loss(stream, {.losses = losses,
                          .dlogits = dlogits,
                          .logits = logits,
@@ -91,7 +91,7 @@ TEST(RouteScopes, RefusesScopeStartsThatLeaveTokensOut) {
     expect_error([&] { route(logits, 1, 2, starts.view()); }, sentence);
     expect_error(
         [&] {
-          Stream stream(Device{});
+          Stream stream(support::device());
           router_loss(stream, {.losses = Tensor(DType::kF32, {2}),
                                .dlogits = Tensor(DType::kF32, {4, 3}),
                                .logits = logits,

@@ -53,7 +53,7 @@ Routed route(RouterMode mode, const Tensor& logits, int64_t k, int64_t scopes = 
   const int64_t tokens = logits.shape()[0];
   Routed out{Tensor(DType::kI32, {tokens, k}), Tensor(DType::kF32, {tokens, k}),
              filled(DType::kF32, {scopes, logits.shape()[1]}, 7)};
-  Stream stream(Device{}, threads);
+  Stream stream(support::device(), threads);
   route_forward(stream, {.experts = out.experts,
                          .weights = out.weights,
                          .counts = out.counts,
@@ -174,7 +174,7 @@ void check_backward(RouterMode mode, int64_t tokens, int64_t experts, int64_t k)
   const Tensor dweights = random_tensor(DType::kF32, {tokens, k}, 22);
   const Tensor dlogits = filled(DType::kF32, {tokens, experts}, 1e6);
   const Routed forward = route(mode, logits, k);
-  Stream stream(Device{});
+  Stream stream(support::device());
   route_backward(stream, {.dlogits = dlogits,
                           .dweights = dweights,
                           .logits = logits,
@@ -212,7 +212,7 @@ TEST(Route, NormalisedWeightsOfOneExpertHaveNoGradient) {
     const Routed forward = route(mode, logits, 1);
     EXPECT_EQ(to_doubles(forward.weights), std::vector<double>(3, 1.0));
     const Tensor dlogits(DType::kF32, {3, 5});
-    Stream stream(Device{});
+    Stream stream(support::device());
     route_backward(stream, {.dlogits = dlogits,
                             .dweights = filled(DType::kF32, {3, 1}, 1),
                             .logits = logits,
@@ -223,7 +223,7 @@ TEST(Route, NormalisedWeightsOfOneExpertHaveNoGradient) {
 }
 
 TEST(Route, BackwardRefusesAnExpertThatDoesNotExist) {
-  Stream stream(Device{});
+  Stream stream(support::device());
   expect_error(
       [&] {
         const Tensor experts = support::from_ints({0, 3});
@@ -254,7 +254,7 @@ void check_losses(RouterMode mode, const LossCase& test) {
   for (float& count : counts.as<float>()) count += 3;  // of other ranks
   const Tensor losses = from_doubles(DType::kF32, {2}, std::vector<double>{5, 6});
   const Tensor dlogits = filled(DType::kF32, logits.shape(), 0.5);
-  Stream stream(Device{});
+  Stream stream(support::device());
   router_loss(stream, {.losses = losses,
                        .dlogits = dlogits,
                        .logits = logits,
@@ -300,7 +300,7 @@ TEST(RouterLoss, AgreesWithFloat64AndComplexStep) {
 TEST(RouterLoss, BalancedTokensCostTheCoefficient) {
   // Equal logits, equal counts: E sum f P = E * E * (1/E) * (1/E) = 1.
   const Tensor losses(DType::kF32, {2});
-  Stream stream(Device{});
+  Stream stream(support::device());
   router_loss(stream, {.losses = losses,
                        .dlogits = Tensor(DType::kF32, {8, 4}),
                        .logits = Tensor(DType::kF32, {8, 4}),
@@ -317,7 +317,7 @@ TEST(RouterLoss, BalancedTokensCostTheCoefficient) {
 TEST(BalanceBias, MovesTowardsTheMean) {
   const Tensor bias = from_doubles(DType::kF32, {4}, std::vector<double>{0, 1, -1, 0.5});
   const Tensor counts = from_doubles(DType::kF32, {4}, std::vector<double>{10, 0, 6, 8});
-  Stream stream(Device{});
+  Stream stream(support::device());
   balance_bias(stream, {.bias = bias, .counts = counts, .rate = 0.25f});
   EXPECT_EQ(to_doubles(bias), (std::vector<double>{-0.25, 1.25, -1, 0.25}));
 }

@@ -22,7 +22,7 @@ struct Built {
 };
 
 Built build(const std::vector<int32_t>& starts, int64_t tokens, int64_t block) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const auto bounds = static_cast<int64_t>(starts.size());
   Built built{from_ints(starts),
               Tensor(DType::kI32, {tokens}),
@@ -141,7 +141,7 @@ struct Sharded {
 /// Calls check(grid) while its memory is there.
 template <class Check>
 void with_grid(const Sharded& a, Check&& check) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor starts = from_ints(a.starts);
   const Tensor firsts = from_ints(a.firsts);
   const Tensor piece_segments = from_ints(a.piece_segments);

@@ -176,7 +176,7 @@ int64_t first_head(const Heads& heads) {
 }
 
 void expect_dense_is_whole(DType dtype, int64_t window, int64_t sinks) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Segments segments(support::sharded_lengths(), 64);
   const Operands whole = Operands::random(dtype, segments.tokens());
   attend(stream, whole, segments.grid(), window, sinks, 0, 0);
@@ -314,7 +314,7 @@ const std::vector<std::vector<Heads>> kSparseSplits{{{0, kHeads, 0, kGroups}},
                                                     {{0, 4, 0, 2}, {4, 12, 0, 2}}};
 
 void expect_sparse_is_whole(int64_t block, const KeyReach& reach_of_most) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Segments segments(support::sharded_lengths(), block);
   const int64_t tokens = segments.tokens();
   const Operands whole = Operands::random(DType::kF32, tokens);
@@ -376,7 +376,7 @@ TEST(ShardedAttention, AnyNumberOfThreadsGivesTheSameBits) {
 }
 
 TEST(ShardedAttention, SaysWhatIsWrong) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Segments segments({100}, 64);
   const Operands whole = Operands::random(DType::kF32, 100);
   const ShardedGrid grid(stream, segments, {{50, 80}}, {.before = 9, .spare_rows = 60});
@@ -397,7 +397,7 @@ TEST(ShardedAttention, SaysWhatIsWrong) {
 }
 
 TEST(ShardedAttention, SparseAttentionSaysWhichKeysItLacks) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Segments segments({100}, 64);
   const Operands whole = Operands::random(DType::kF32, 100);
   const Share share{{50, 80}};

@@ -57,7 +57,7 @@ struct Pool {
 };
 
 TEST(ShardedGate, PoolingIsWhole) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const int64_t gate_keys : {1, 4}) {
     const Segments segments(support::sharded_lengths(), 32);
     const int64_t tokens = segments.tokens();
@@ -117,7 +117,7 @@ struct Chooser {
 
 void expect_choosing_is_whole(const std::vector<int64_t>& lengths, int64_t gate_keys,
                               const TreeSearch& tree) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Segments segments(lengths, 16);
   const int64_t tokens = segments.tokens();
   const Tensor qt = random(tokens, kGateDim, 4);
@@ -205,7 +205,7 @@ int64_t bits(const TensorView& offsets, const TensorView& masks, int64_t c) {
 }
 
 TEST(ShardedGate, ListsHoldWhatTheTokensChose) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   const Segments segments(support::sharded_lengths(), 32);
   const Selection whole = support::choose_at_random(segments, kRule, kGroups, 9);
   for (const std::vector<Share>& shares : support::share_layouts(segments.tokens())) {
@@ -250,7 +250,7 @@ TEST(ShardedGate, ListsHoldWhatTheTokensChose) {
 }
 
 TEST(ShardedGate, RowsAreCountedOnce) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Segments segments(support::sharded_lengths(), 16);
   const int64_t whole = count_gate_rows(segments.starts().as<int32_t>(), 16, kRule);
   EXPECT_GT(whole, 0);
@@ -278,7 +278,7 @@ TEST(ShardedGate, CapacityHoldsForTheEndOfALongSegment) {
 }
 
 TEST(ShardedGate, SaysWhatIsWrong) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Segments segments({100}, 32);
   const Tensor r(DType::kF32, {kGroups, kD});
   const Share share{{50, 100}};

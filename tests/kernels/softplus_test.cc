@@ -18,7 +18,7 @@ using support::Tensor;
 using support::to_doubles;
 
 TEST(Softplus, IsTheLogOfOnePlusExpAndItsSlopeIsAddedTo) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor x = random_tensor(DType::kF32, {37}, 1, 3);
   const Tensor dy = random_tensor(DType::kF32, {37}, 2);
   const Tensor y = filled(DType::kF32, {37}, 77);
@@ -40,7 +40,7 @@ TEST(Softplus, IsTheLogOfOnePlusExpAndItsSlopeIsAddedTo) {
 }
 
 TEST(Softplus, NeitherOverflowsNorLosesSmallValues) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const std::vector<double> at{-200, -60, -30, 30, 100, 1000, 3e38};
   const Tensor x = support::from_doubles(DType::kF32, {7}, at);
   const Tensor y = filled(DType::kF32, {7}, 77);

@@ -26,7 +26,7 @@ struct Dense {
         dq(x.o.dtype(), x.q.shape()),
         dk(x.o.dtype(), x.k.shape()),
         dv(x.o.dtype(), x.k.shape()) {
-    Stream stream(Device{}, 1);
+    Stream stream(support::device(), 1);
     const float scale = static_cast<float>(x.shape.scale);
     const int64_t window = x.segments.tokens();
     attention_forward(stream, {.o = o,

@@ -139,7 +139,7 @@ TEST(SparseAttention, ListsMustBelongToTheSelection) {
   const reference::Lists list_owner(x.scores, attended);
   const BlockLists lists = list_owner.view();
   owner.row_of_blocks(0, 99)[0] += 1;
-  Stream stream(Device{}, 1);
+  Stream stream(support::device(), 1);
   support::expect_error([&] { sparse_attention_forward(stream, x.forward(selection, lists)); },
                         "the lists say that token 99 chose block");
 }

@@ -18,7 +18,7 @@ using support::Tensor;
 using support::to_doubles;
 
 TEST(Swiglu, ForwardMatchesTheReference) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     for (const int64_t dim : {1, 16, 53}) {
       SCOPED_TRACE(concat(name_of(dtype), " dim ", dim));
@@ -36,7 +36,7 @@ TEST(Swiglu, ForwardMatchesTheReference) {
 }
 
 TEST(Swiglu, LargeGatesNeitherOverflowNorGiveNan) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const std::vector<double> gate_up{-1e30, -100, 100, 1e30, 1, 1, 1, 1};
   const Tensor y(DType::kF32, {1, 4});
   swiglu_forward(stream, {.y = y, .gate_up = support::from_doubles(DType::kF32, {1, 8}, gate_up)});
@@ -44,7 +44,7 @@ TEST(Swiglu, LargeGatesNeitherOverflowNorGiveNan) {
 }
 
 TEST(Swiglu, BackwardIsTheGradientOfForward) {
-  Stream stream{Device{}, 2};
+  Stream stream{support::device(), 2};
   for (const DType dtype : support::dtypes()) {
     SCOPED_TRACE(name_of(dtype));
     const Tensor gate_up = random_tensor(dtype, {3, 38}, 3, 2);
@@ -77,7 +77,7 @@ TEST(Swiglu, BackwardIsTheGradientOfForward) {
 }
 
 TEST(Swiglu, BackwardMayOverwriteItsInputsAndGivesYAgain) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor gate_up = random_tensor(DType::kBF16, {5, 60}, 6);
   const Tensor dy = random_tensor(DType::kBF16, {5, 30}, 7);
   const Tensor weight = random_tensor(DType::kF32, {5}, 8);

@@ -81,10 +81,10 @@ inline std::vector<int> thread_counts() {
 /// `run(stream)` returns a std::vector<Tensor>: the same bits for every number of threads.
 template <class Run>
 void expect_same_on_any_threads(Run&& run) {
-  Stream alone{Device{}, 1};
+  Stream alone{device(), 1};
   const std::vector<Tensor> expected = run(alone);
   for (const int threads : thread_counts()) {
-    Stream stream{Device{}, threads};
+    Stream stream{device(), threads};
     const std::vector<Tensor> found = run(stream);
     ASSERT_EQ(found.size(), expected.size());
     for (size_t i = 0; i < found.size(); ++i) {

@@ -6,16 +6,18 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/core/buffer.h"
 #include "kernels/core/random.h"
+#include "kernels/core/tensor_view.h"
+#include "tests/support/device.h"
 
 namespace tessera::support {
 
-/// A tensor on the CPU that owns its memory; starts as zeros. Converts to a view of itself.
+/// A tensor on support::device() that owns its memory, which the test reaches too; starts as zeros.
+/// Converts to a view of itself.
 class Tensor {
  public:
   Tensor(DType dtype, Shape shape)
-      : buffer_(Device{}, shape.elements() * size_of(dtype)), view_(buffer_.view(dtype, shape)) {}
+      : bytes_(shape.elements() * size_of(dtype)), view_(bytes_.data(), dtype, shape, device()) {}
 
   TensorView view() const { return view_; }
   operator TensorView() const { return view_; }
@@ -27,7 +29,7 @@ class Tensor {
   DType dtype() const { return view_.dtype(); }
 
  private:
-  Buffer buffer_;
+  SharedBytes bytes_;
   TensorView view_;
 };
 

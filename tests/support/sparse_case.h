@@ -62,7 +62,7 @@ struct Sparse {
     const Selection owner = reference::selection_of(scores, chosen);
     const BlockSelection selection = owner.view();
     const reference::Lists lists(scores, chosen);
-    Stream stream(Device{}, threads);
+    Stream stream(device(), threads);
     sparse_attention_forward(stream, forward(selection, lists.view()));
     if (backward) sparse_attention_backward(stream, gradient(selection, lists.view()));
   }

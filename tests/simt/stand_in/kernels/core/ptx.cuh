@@ -1,0 +1,47 @@
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "kernels/core/dtype.h"
+#include "tests/simt/warp_matrix.h"
+
+/// Stands in for kernels/core/ptx.cuh in the interpreter: the same functions by their documented
+/// meaning. The contracts are there.
+namespace tessera::gpu {
+
+inline void load_matrices(uint32_t (&part)[4], const void* row) {
+  simt::load_matrices(part, row, false);
+}
+inline void load_transposed(uint32_t (&part)[4], const void* row) {
+  simt::load_matrices(part, row, true);
+}
+inline void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  simt::multiply(c, a, b0, b1, simt::Factors::kBf16);
+}
+inline void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  simt::multiply(c, a, b0, b1, simt::Factors::kTf32);
+}
+inline uint32_t to_tf32(float x) {
+  // To nearest, ties away from zero: half a unit of the last of the ten bits, then cut.
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  return (bits & 0x7F800000) == 0x7F800000 ? bits : (bits + 0x1000) & ~uint32_t{0x1FFF};
+}
+inline uint32_t pack_bf16(float low, float high) {
+  return uint32_t{from_float<BF16>(low).bits} | uint32_t{from_float<BF16>(high).bits} << 16;
+}
+inline float fast_exp2(float x) {
+  return std::exp2(x);
+}
+inline void copy_async(void* shared, const void* global, bool valid) {
+  simt::start_copy(shared, global, valid);
+}
+inline void close_copies() {
+  simt::close_copies();
+}
+template <int Pending>
+void wait_for_copies() {
+  simt::wait_for_copies(Pending);
+}
+
+}  // namespace tessera::gpu

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/core/device.h"
+
+namespace tessera::support {
+
+/// The device whose kernels this test program runs: the CPU, or in builds with the CUDA backend the
+/// GPU (device_cpu.cc or device_gpu.cc is linked in). Tests of code for the CPU alone say Device{}.
+Device device();
+
+/// Zero-filled memory that kernels of device() and the test both reach.
+class SharedBytes {
+ public:
+  explicit SharedBytes(int64_t bytes);
+  ~SharedBytes();
+  SharedBytes(SharedBytes&& other) noexcept;
+  SharedBytes& operator=(SharedBytes&& other) noexcept;
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+}  // namespace tessera::support
