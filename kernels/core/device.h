@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "kernels/core/thread_pool.h"
 
@@ -18,11 +19,22 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
+/// The GPUs that this process sees.
+struct Gpus {
+  int count = 0;
+  std::string trouble = {};  ///< why there are none, in the words of CUDA or of this build
+};
+Gpus find_gpus();
+
+/// Why GPU `index` cannot be used where there are `gpus`, and what to do; empty when it can.
+std::string gpu_complaint(const Gpus& gpus, int index);
+
 /// An ordered queue of work on one device. On kCpu work is done at once, on the stream's own
 /// threads; on kPlan it is not done at all.
 class Stream {
  public:
-  /// `threads` is for kCpu: how many threads its kernels use, at least 1.
+  /// `threads` is for kCpu: how many threads its kernels use, at least 1. Throws kUsage when the
+  /// device is a GPU that is not there, or that this build has no code for.
   explicit Stream(Device device, int threads = 1);
   ~Stream();
   Stream(const Stream&) = delete;
