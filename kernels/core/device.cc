@@ -8,6 +8,7 @@ namespace tessera {
 namespace gpu {
 Gpus find_gpus();
 std::string missing_code(int device_index);
+std::string address(int device_index);
 void* create_stream(int device_index);
 void destroy_stream(void* handle) noexcept;
 void synchronize_stream(void* handle);
@@ -23,6 +24,15 @@ Gpus find_gpus() {
   }
 }
 
+std::string gpu_address(int index) {
+  if constexpr (kCudaBuilt) {
+    return gpu::address(index);
+  } else {
+    CHECK(false, "gpu_address: this build has no CUDA backend");
+    return {};
+  }
+}
+
 std::string gpu_complaint(const Gpus& gpus, int index) {
   if (gpus.count == 0) {
     return concat("device: gpu was asked for, but there is none to use: ", gpus.trouble,
@@ -34,7 +44,7 @@ std::string gpu_complaint(const Gpus& gpus, int index) {
                 "let more be seen (CUDA_VISIBLE_DEVICES), or set device to cpu");
 }
 
-Stream::Stream(Device device, int threads)
+Stream::Stream(Device device, int threads, int64_t workspace_bytes)
     : device_(device), threads_(device.kind == DeviceKind::kCpu ? threads : 1) {
   if (device.kind != DeviceKind::kGpu) return;
   std::string complaint = gpu_complaint(find_gpus(), device.index);
@@ -44,7 +54,8 @@ Stream::Stream(Device device, int threads)
   if (!complaint.empty()) throw Error(ExitCode::kUsage, complaint);
   if constexpr (kCudaBuilt) {
     handle_ = gpu::create_stream(device.index);
-    workspace_ = gpu::allocate(device.index, kWorkspaceBytes);
+    if (workspace_bytes > 0) workspace_ = gpu::allocate(device.index, workspace_bytes);
+    workspace_bytes_ = workspace_bytes;
   }
 }
 

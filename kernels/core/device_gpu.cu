@@ -37,6 +37,12 @@ std::string missing_code(int device_index) {
                 "device to cpu");
 }
 
+std::string address(int device_index) {
+  char text[32] = {};
+  CUDA_CHECK(cudaDeviceGetPCIBusId(text, sizeof text, device_index));
+  return text;
+}
+
 void* create_stream(int device_index) {
   cudaStream_t stream = nullptr;
   CUDA_CHECK(cudaSetDevice(device_index));
