@@ -12,7 +12,7 @@
 namespace tessera::support {
 
 Device device() {
-  return {DeviceKind::kGpu};
+  return {DeviceKind::kGpu, 0, /*managed=*/true};
 }
 
 SharedBytes::SharedBytes(int64_t bytes) {
