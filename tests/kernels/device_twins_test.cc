@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <array>
+#include <cmath>
 
 #include "kernels/cache_append.h"
 #include "kernels/cross_entropy.h"
@@ -8,6 +8,7 @@
 #include "kernels/embedding.h"
 #include "kernels/group_heads.h"
 #include "kernels/reduce.h"
+#include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
 #include "tests/support/compare.h"
@@ -85,6 +86,33 @@ TEST(DeviceTwins, LongAndShortRowsOfSwiglu) {
                                  .y = again});
         return support::tensors(std::move(y), std::move(again), std::move(dgate_up),
                                 std::move(dweight));
+      });
+    }
+  }
+}
+
+TEST(DeviceTwins, ManyAndLongRowsOfRmsNorm) {
+  for (const DType dtype : support::dtypes()) {
+    for (const Shape& shape : {Shape{700, 16}, Shape{5, 4104}, Shape{5, 1031}, Shape{3, 16'392}}) {
+      const Tensor x = random_tensor(dtype, shape, 13);
+      const Tensor dy = random_tensor(dtype, shape, 14);
+      const Tensor more = random_tensor(dtype, shape, 15);
+      const Tensor weight = random_tensor(dtype, {shape[1]}, 16);
+      expect_twins(concat(name_of(dtype), " ", shape), [&](Stream& stream) {
+        Tensor y(dtype, shape);
+        Tensor dh(dtype, shape);
+        Tensor rstd(DType::kF32, {shape[0]});
+        Tensor dweight = support::filled(DType::kF32, {shape[1]}, 3);
+        rms_norm_forward(stream,
+                         {.y = y, .rstd = rstd, .x = x, .weight = weight, .epsilon = 1e-3f});
+        rms_norm_backward(stream, {.dh = dh,
+                                   .dweight = dweight,
+                                   .dy = dy,
+                                   .h = x,
+                                   .weight = weight,
+                                   .rstd = rstd,
+                                   .dresidual = more});
+        return support::tensors(std::move(y), std::move(dh), std::move(rstd), std::move(dweight));
       });
     }
   }
