@@ -21,5 +21,10 @@ double sum(ThreadPool& threads, const ConstTensorView& x);
 double sum_of_squares(ThreadPool& threads, const ConstTensorView& x);
 int64_t count_non_finite(ThreadPool& threads, const ConstTensorView& x);
 }  // namespace cpu
+namespace gpu {
+double sum(Stream& stream, const ConstTensorView& x);
+double sum_of_squares(Stream& stream, const ConstTensorView& x);
+int64_t count_non_finite(Stream& stream, const ConstTensorView& x);
+}  // namespace gpu
 
 }  // namespace tessera
