@@ -1,9 +1,11 @@
 #include "model/parameter.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <utility>
 
+#include "kernels/core/copy.h"
 #include "kernels/core/random.h"
 #include "kernels/elementwise.h"
 
@@ -17,19 +19,27 @@ bool are_disjoint(const Shard& a, const Shard& b) {
          (a.begin + a.length <= b.begin || b.begin + b.length <= a.begin);
 }
 
+// The host makes the numbers, a chunk at a time: then they have the same bits on every device.
+constexpr int64_t kChunk = int64_t{1} << 20;
+
 void initialize_normal(Stream& stream, const Parameter& parameter, uint64_t seed) {
   const uint64_t key = seed ^ hash_name(parameter.name.c_str());
+  const TensorView flat = parameter.value.reshape({parameter.value.elements()});
   with_float_type(parameter.dtype, [&]<class T>() {
-    const auto value = parameter.value.as<T>();
+    std::vector<T> chunk(static_cast<size_t>(std::min(kChunk, flat.elements())));
     for_each_run(parameter.shard, [&](const ShardRun& run) {
-      stream.threads().for_ranges(run.count, 4096, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const std::array<uint32_t, 4> words =
-              philox(key, 0, static_cast<uint64_t>(run.whole + i));
-          value[static_cast<size_t>(run.local + i)] =
-              from_float<T>(static_cast<float>(parameter.init * normal(words[0], words[1])));
-        }
-      });
+      for (int64_t first = 0; first < run.count; first += kChunk) {
+        const int64_t count = std::min(kChunk, run.count - first);
+        stream.threads().for_ranges(count, 4096, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const std::array<uint32_t, 4> words =
+                philox(key, 0, static_cast<uint64_t>(run.whole + first + i));
+            chunk[static_cast<size_t>(i)] =
+                from_float<T>(static_cast<float>(parameter.init * normal(words[0], words[1])));
+          }
+        });
+        copy(stream, host_view(chunk).rows(0, count), flat.rows(run.local + first, count));
+      }
     });
   });
 }

@@ -14,7 +14,7 @@ void release(void* data) noexcept;
 }  // namespace gpu
 
 Stream::Stream(Device device, int threads)
-    : device_(device), threads_(device.kind == DeviceKind::kCpu ? threads : 1) {
+    : device_(device), threads_(device.kind == DeviceKind::kPlan ? 1 : threads) {
   if (device.kind != DeviceKind::kGpu) return;
   if constexpr (kCudaBuilt) {
     handle_ = gpu::create_stream(device.index);

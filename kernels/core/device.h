@@ -22,7 +22,7 @@ struct Device {
 /// threads; on kPlan it is not done at all.
 class Stream {
  public:
-  /// `threads` is for kCpu: how many threads its kernels use, at least 1.
+  /// `threads`, at least 1: how many the kernels of kCpu use, and what the host does beside kGpu.
   explicit Stream(Device device, int threads = 1);
   ~Stream();
   Stream(const Stream&) = delete;
@@ -32,7 +32,7 @@ class Stream {
   bool on(DeviceKind kind) const { return device_.kind == kind; }
   void synchronize();
 
-  /// For kernels in namespace cpu.
+  /// For kernels in namespace cpu, and for work on host memory.
   ThreadPool& threads() { return threads_; }
   /// The cudaStream_t, for kernels in namespace gpu; nullptr elsewhere.
   void* handle() const { return handle_; }

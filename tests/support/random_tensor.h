@@ -73,6 +73,8 @@ void with_type(DType dtype, F&& f) {
       return f.template operator()<uint16_t>();
     case DType::kU8:
       return f.template operator()<uint8_t>();
+    case DType::kF64:
+      return f.template operator()<double>();
   }
 }
 
