@@ -24,5 +24,10 @@ void add_sum(ThreadPool& threads, const AddSum& a);
 void add_sum_of_squares(ThreadPool& threads, const AddSum& a);
 int64_t count_non_finite(ThreadPool& threads, const ConstTensorView& x);
 }  // namespace cpu
+namespace gpu {
+void add_sum(Stream& stream, const AddSum& a);
+void add_sum_of_squares(Stream& stream, const AddSum& a);
+int64_t count_non_finite(Stream& stream, const ConstTensorView& x);
+}  // namespace gpu
 
 }  // namespace tessera
