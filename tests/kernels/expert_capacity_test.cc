@@ -122,6 +122,27 @@ TEST(ExpertCapacity, AgreesWithCuttingTheWholeOrder) {
   }
 }
 
+// Pairs of one expert in several chunks of pairs: its room is used up in the middle of one.
+TEST(ExpertCapacity, KeepsTheFirstOfManyPairs) {
+  constexpr int64_t kMany = 3000;
+  constexpr int32_t kRoom = 1700;
+  std::vector<int32_t> chosen;
+  for (int64_t t = 0; t < kMany; ++t) {
+    chosen.push_back(1);
+    chosen.push_back(t % 2 == 0 ? 0 : 2);
+  }
+  const Tensor pairs = from_ints(chosen);
+  const Sorted sorted = sort(as_choice(pairs), 3, kRoom);
+  EXPECT_EQ(ints(sorted.offsets), (std::vector<int32_t>{0, 1500, 3200, 4700}));
+  EXPECT_EQ(to_doubles(sorted.dropped), std::vector<double>{100 + kMany - kRoom});
+  const std::vector<int32_t> rows = ints(sorted.row_of);
+  for (int32_t t = 0; t < kMany; ++t) {
+    const auto at = static_cast<size_t>(2 * t);
+    ASSERT_EQ(rows[at], t < kRoom ? 1500 + t : -1);
+    ASSERT_EQ(rows[at + 1], t / 2 + (t % 2 == 0 ? 0 : 3200));
+  }
+}
+
 TEST(ExpertCapacity, NeedNotCount) {
   Stream stream(support::device());
   const Tensor experts = from_ints(kChosen);
