@@ -73,6 +73,14 @@ void expect_error(F&& f, const std::string& sentence) {
   ADD_FAILURE() << "nothing was thrown, expected: " << sentence;
 }
 
+/// The same for what only a kernel can find, as it reads the numbers: on the CPU it throws
+/// `sentence`, on a GPU it stops with `on_gpu`.
+template <class F>
+void expect_kernel_error(F&& f, const std::string& sentence, const std::string& on_gpu) {
+  if (!kernels_can_throw()) return;
+  expect_error(f, device().kind == DeviceKind::kGpu ? on_gpu : sentence);
+}
+
 /// Sizes of thread pools whose results must agree.
 inline std::vector<int> thread_counts() {
   return {1, 2, 3};

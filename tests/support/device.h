@@ -10,6 +10,9 @@ namespace tessera::support {
 /// The device whose kernels this test program runs: the CPU, or in builds with the CUDA backend the
 /// GPU (device_cpu.cc or device_gpu.cc is linked in). Tests of code for the CPU alone say Device{}.
 Device device();
+/// Whether a kernel of device() that finds wrong numbers throws: not on a real GPU, which it stops
+/// (kernels/core/device_check.cuh).
+bool kernels_can_throw();
 
 /// Zero-filled memory that kernels of device() and the test both reach.
 class SharedBytes {

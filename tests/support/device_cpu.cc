@@ -10,6 +10,9 @@ namespace tessera::support {
 Device device() {
   return {};
 }
+bool kernels_can_throw() {
+  return true;
+}
 
 SharedBytes::SharedBytes(int64_t bytes) {
   if (bytes == 0) return;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/core/cuda_check.h"
+#include "kernels/core/device_check.cuh"
 #include "tests/support/device.h"
 
 // Managed memory: the driver moves pages to whoever touches them. Tests on a GPU run with
@@ -13,6 +14,9 @@ namespace tessera::support {
 
 Device device() {
   return {DeviceKind::kGpu};
+}
+bool kernels_can_throw() {
+  return gpu::kStopsAreErrors;
 }
 
 SharedBytes::SharedBytes(int64_t bytes) {
