@@ -226,17 +226,19 @@ TEST(ScoreBackward, ReachesEveryBlockOfALongSegment) {
   expect_gradient({{40, 530}, {.sink_blocks = 0, .window_blocks = 1, .kept = 1}, 1, 1});
 }
 
-// Long enough for several chunks of tokens, whose sums a GPU adds.
-TEST(ScoreBackward, OfManyTokensIsTheSameOnTheProcessor) {
+// Long enough for several chunks of tokens, and wide enough for two parts of the columns.
+TEST(ScoreBackward, OfLongSegmentsAndWideKeysIsTheSameOnTheProcessor) {
   for (const int64_t gate_keys : {1, 2}) {
-    const ScoreProblem p({300, 0, 900}, {.sink_blocks = 1, .window_blocks = 1, .kept = 3},
-                         gate_keys, 140);
-    Stream stream{support::device()};
-    Stream processor{Device{}};
-    const ScoreResult found = run_scores(stream, p);
-    const ScoreResult expected = run_scores(processor, p);
-    support::expect_close(found.dqt, support::to_doubles(expected.dqt), 1e-12, "dqt");
-    support::expect_close(found.dkt, support::to_doubles(expected.dkt), 1e-12, "dkt");
+    for (const auto& [tokens, dim] : {std::pair<int64_t, int64_t>{700, 9}, {60, 140}}) {
+      const BlockRule rule{.sink_blocks = 1, .window_blocks = 1, .kept = 3};
+      const ScoreProblem p({tokens / 2, 0, tokens}, rule, gate_keys, dim);
+      Stream stream{support::device()};
+      Stream processor{Device{}};
+      const ScoreResult found = run_scores(stream, p);
+      const ScoreResult expected = run_scores(processor, p);
+      support::expect_close(found.dqt, support::to_doubles(expected.dqt), 1e-12, "dqt");
+      support::expect_close(found.dkt, support::to_doubles(expected.dkt), 1e-12, "dkt");
+    }
   }
 }
 
