@@ -1,5 +1,6 @@
 #include "kernels/gate_pool.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -60,6 +61,9 @@ void gate_pool_backward(Stream& stream, const GatePoolBackward& a) {
     expect_tensor(a.dr, DType::kF32, a.r.shape(), "gate_pool_backward: dr", "[groups, d]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::gate_pool_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gate_pool_backward(stream, a);
+  }
 }
 
 }  // namespace tessera
