@@ -157,7 +157,8 @@ void PlannedRank::finish_step() {
 }
 
 int64_t PlannedRank::snapshot_bytes() {
-  if (!saves_in_background(config_)) return 0;
+  const bool on_gpu = config_.runtime().device() == RuntimeConfig::GPU;
+  if (!saves_in_background(config_) && !on_gpu) return 0;
   std::vector<NamedTensor> buffers;
   if (world_.rank() == 0) buffers = named_parameters(store_).buffers;
   return Snapshot::bytes_for(saved_groups(optimizer_, buffers));

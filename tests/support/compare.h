@@ -53,10 +53,13 @@ inline void expect_same_bits(const ConstTensorView& a, const ConstTensorView& b,
                              const std::string& what) {
   ASSERT_EQ(a.shape(), b.shape()) << what;
   ASSERT_EQ(a.dtype(), b.dtype()) << what;
-  const auto* left = static_cast<const unsigned char*>(a.data());
-  const auto* right = static_cast<const unsigned char*>(b.data());
+  std::vector<unsigned char> left(static_cast<size_t>(a.bytes()));
+  std::vector<unsigned char> right(left.size());
+  copy_bytes(left.data(), a.data(), a.bytes());
+  copy_bytes(right.data(), b.data(), b.bytes());
   for (int64_t i = 0; i < a.bytes(); ++i) {
-    ASSERT_EQ(left[i], right[i]) << what << ": element " << i / size_of(a.dtype());
+    const auto at = static_cast<size_t>(i);
+    ASSERT_EQ(left[at], right[at]) << what << ": element " << i / size_of(a.dtype());
   }
 }
 

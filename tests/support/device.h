@@ -14,6 +14,9 @@ Device device();
 /// (kernels/core/device_check.cuh).
 bool kernels_can_throw();
 
+/// Copies between memory of the host and of device(), either way.
+void copy_bytes(void* to, const void* from, int64_t bytes);
+
 /// Zero-filled memory that kernels of device() and the test both reach.
 class SharedBytes {
  public:

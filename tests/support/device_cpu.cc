@@ -14,6 +14,10 @@ bool kernels_can_throw() {
   return true;
 }
 
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
 SharedBytes::SharedBytes(int64_t bytes) {
   if (bytes == 0) return;
   data_ = ::operator new (static_cast<size_t>(bytes), std::align_val_t{Buffer::kAlignment});

@@ -19,6 +19,11 @@ bool kernels_can_throw() {
   return gpu::kStopsAreErrors;
 }
 
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0) return;
+  CUDA_CHECK(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault));
+}
+
 SharedBytes::SharedBytes(int64_t bytes) {
   if (bytes == 0) return;
   CUDA_CHECK(cudaMallocManaged(&data_, static_cast<size_t>(bytes)));
