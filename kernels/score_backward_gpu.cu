@@ -71,7 +71,7 @@ __device__ void gather_keys(const Scores& a, int64_t row, const float* kt, int f
     const int block = a.blocks[slots + own];
     const float dscore = a.dscores[slots + own] * a.scale;
     const float score = a.scores[slots + own];
-    const int here = std::min(kWarpSize, count + (dropped ? 1 : 0) - from);
+    const int here = std::min(int{kWarpSize}, count + (dropped ? 1 : 0) - from);
     for (int s = 0; s < here; ++s) {
       const float of_slot = __shfl_sync(kWholeWarp, dscore, s);
       const float z = __shfl_sync(kWholeWarp, score, s);
