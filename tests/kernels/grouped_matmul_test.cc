@@ -73,6 +73,26 @@ TEST(GroupedMatmul, AgreesWithFloat64) {
   }
 }
 
+// More groups than a warp has lanes, and more tiles than are side by side on a GPU.
+TEST(GroupedMatmul, AgreesWithFloat64WithManyGroups) {
+  constexpr int64_t kMany = 70;
+  constexpr int64_t kN = 136;
+  constexpr int64_t kK = 8;
+  std::vector<int32_t> offsets{0};
+  for (int32_t e = 0; e < kMany; ++e) offsets.push_back(offsets.back() + e % 3);
+  const int64_t rows = offsets.back();
+  for (const DType dtype : support::dtypes()) {
+    const Tensor a = random_tensor(dtype, {rows, kK}, 1);
+    const Tensor b = random_tensor(dtype, {kMany, kN, kK}, 2);
+    const Tensor c(dtype, {rows, kN});
+    Stream stream(support::device(), 2);
+    grouped_matmul(stream,
+                   {.c = c, .a = a, .b = b, .offsets = from_ints(offsets), .transpose_b = true});
+    expect_close(c, grouped(to_doubles(a), to_doubles(b), offsets, kN, kK, true),
+                 support::tolerance(dtype), name_of(dtype));
+  }
+}
+
 TEST(GroupedMatmul, AgreesWithFloat64AcrossColumnTiles) {
   const Tensor a = random_tensor(DType::kBF16, {9, 5}, 1);
   const Tensor b = random_tensor(DType::kBF16, {2, 1600, 5}, 2);
