@@ -9,7 +9,7 @@
 
 #include "kernels/attention_tile.cuh"
 #include "kernels/core/launch.cuh"
-#include "kernels/query_tile.cuh"
+#include "kernels/key_panel.cuh"
 
 /// Forward of attention, dense and sparse: a block of threads owns a QueryTile, 16 rows per warp,
 /// and takes the panels of keys that a Walk names, in ascending order of position, with the online
@@ -58,43 +58,6 @@ struct ForwardOperands {
   int kv_heads;
   int d;
   float scale;  // log2(e) times the scale of the scores: exponentials are powers of two
-};
-
-/// What a walk says of a panel, besides what it keeps for itself.
-struct Panel {
-  int first;  ///< position of its first key
-  int count;
-  int row;  ///< of k and v, of its first key
-};
-/// How one warp sees a panel: which strips, and what its lane's two rows see and add to scores.
-struct PanelView {
-  Strips strips;
-  SeenKeys seen[2];  ///< unless strips.whole
-  float bias[2];     ///< log2 of the gate
-};
-
-/// The two rows of a lane.
-struct LaneRows {
-  int position[2];
-  int token[2];  ///< row of q
-  int head[2];   ///< of q
-  bool real[2];  ///< others repeat the last one and are not written
-  int lowest;    ///< position of the warp's rows
-  int highest;
-
-  __device__ LaneRows(const QueryTile& tile, int warp) {
-    const int last = tile.rows() - 1;
-    for (int half = 0; half < 2; ++half) {
-      const int row = 16 * warp + row_of_lane(half);
-      real[half] = row <= last;
-      const int clamped = std::min(row, last);
-      position[half] = tile.first + clamped / tile.heads;
-      token[half] = tile.origin + position[half];
-      head[half] = tile.first_head + clamped % tile.heads;
-    }
-    lowest = tile.first + std::min(16 * warp, last) / tile.heads;
-    highest = tile.first + std::min(16 * warp + 15, last) / tile.heads;
-  }
 };
 
 /// The online softmax of a warp's 16 rows: o, the largest score and the sum of a lane's columns.
@@ -284,11 +247,9 @@ __device__ __forceinline__ void copy_panel(const TileRows<T, kD>& to, const Pane
   });
 }
 
-/// A Walk, one per warp, has
-///   Walk(arguments, grid, tile, rows);
-///   bool next(Panel&): the next panel that the tile sees; the same answer in all warps;
-///   view(panel), sums(panel): how this warp sees the panel that `next` told last, and where the
-///   sums over it go (NoSums: nowhere).
+/// Besides what key_panel.cuh says, a Walk has Arguments, sums(): where the sums over the panel go
+/// that `next` told last (NoSums: nowhere), and check(), which stops a kernel whose lists are
+/// wrong.
 template <class T, int kD, class Walk>
 __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T, kD>::kBlocks)
     attention_forward_tile(ForwardOperands<T> a, typename Walk::Arguments walk_arguments) {
@@ -329,9 +290,8 @@ __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T,
   ForwardState<T, kD> state;
   state.start(rows, a.sink_logits);
   while (more) {
-    const Panel panel = next;
-    const PanelView view = walk.view(panel);
-    typename Walk::Sums sums = walk.sums(panel);
+    const PanelView view = walk.view();
+    typename Walk::Sums sums = walk.sums();
     more = walk.next(next);
     const Rows these_keys = keys;
     const Rows these_values = values;
@@ -347,9 +307,8 @@ __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T,
     wait_for_copies<0>();
     __syncthreads();
   }
-  if (!idle) {
-    state.finish(rows, tile, warp, {queries.row(16 * warp)}, a);
-  }
+  if (!idle) state.finish(rows, tile, warp, {queries.row(16 * warp)}, a);
+  walk.check();
 }
 
 /// Of the arguments of a forward kernel.
