@@ -68,9 +68,10 @@ struct Heap {
   std::map<uintptr_t, std::unique_ptr<Allocation>> allocations;
   uint64_t generation = 1;
 };
+// Never destroyed: buffers of static objects are given back when the program ends.
 Heap& heap() {
-  static Heap instance;
-  return instance;
+  static Heap* const instance = std::make_unique<Heap>().release();
+  return *instance;
 }
 
 /// Memory of the program's own file: constants, tables.
