@@ -23,12 +23,12 @@ struct TreeSearch {
   int64_t radix = 8;  ///< r: 4, 8 or 16
   int64_t beam = 0;   ///< nodes to keep per level; 0: no tree, every candidate is scored
 
-  bool enabled() const { return beam > 0; }
+  constexpr bool enabled() const { return beam > 0; }
   /// m: never so small that a token could miss a slot, or a level of a tree be needed that has no
   /// more than r nodes.
-  int64_t width(int64_t kept) const { return std::max({beam, kept + 1, radix}); }
+  constexpr int64_t width(int64_t kept) const { return std::max({beam, kept + 1, radix}); }
   /// The level at which a token begins; 0: with all candidates.
-  int64_t first_level(int64_t candidates, int64_t kept) const {
+  constexpr int64_t first_level(int64_t candidates, int64_t kept) const {
     int64_t level = 0;
     for (int64_t nodes = candidates / radix; nodes > width(kept); nodes /= radix) ++level;
     return level;

@@ -31,7 +31,15 @@ __device__ __forceinline__ Chunk<T, N> load_chunk(const void* from) {
 }
 template <class T, int N>
 __device__ __forceinline__ void store_chunk(void* to, const Chunk<T, N>& chunk) {
-  *reinterpret_cast<Chunk<T, N>*>(to) = chunk;
+  if constexpr (sizeof(chunk) == 16) {
+    const auto words = std::bit_cast<uint4>(chunk);
+    store_words(to, words.x, words.y, words.z, words.w);
+  } else if constexpr (sizeof(chunk) == 8) {
+    const auto words = std::bit_cast<uint2>(chunk);
+    store_words(to, words.x, words.y);
+  } else {
+    *static_cast<Chunk<T, N>*>(to) = chunk;
+  }
 }
 
 /// `from` is aligned to N numbers, at most to 16 bytes. N is 1 or a power of two. Pairs of bf16 are
