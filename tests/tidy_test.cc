@@ -44,7 +44,7 @@ const std::vector<Door> kDoors{
     {"(oneapi/)?dnnl.*|omp\\.h", "kernels/block_matmul_cpu\\.cc"},
     {"cublas.*", "kernels/(grouped_)?matmul_gpu\\.cu"},
     {"cudnn.*", "kernels/attention_cudnn\\.cc"},
-    {"(cuda_runtime|cuda_bf16|cuda_fp16)\\.h|cub/.*", ".*\\.(cu|cuh)|kernels/core/cuda_check\\.h"},
+    {"cuda(_runtime|_bf16|_fp16)?\\.h|cub/.*", ".*\\.(cu|cuh)|kernels/core/cuda_check\\.h"},
     {"boost/context/.*", "tests/simt/.*"},
     {"link\\.h", "tests/simt/.*"},
     {"google/protobuf/.*|.*\\.pb\\.h", "(parallel|model|checkpoint|runtime|launcher)/.*\\.cc"},

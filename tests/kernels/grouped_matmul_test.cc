@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/bench/grouped_on_streams.h"
 #include "tests/reference/complex_step.h"
 #include "tests/reference/matmul.h"
 #include "tests/support/compare.h"
@@ -189,6 +190,25 @@ TEST(GroupedMatmul, IsTheSameOnAnyNumberOfThreads) {
     grouped_matmul_weight(stream, {.c = dw, .a = c, .b = a, .offsets = offsets});
     return support::tensors(std::move(c), std::move(dw));
   });
+}
+
+TEST(GroupedMatmul, AgreesWithAProductPerGroup) {
+  Stream stream(support::device());
+  Stream other(support::device());
+  Stream* const streams[] = {&stream, &other};
+  const Tensor offsets = from_ints(kOffsets);
+  for (const DType dtype : support::dtypes()) {
+    const Tensor a = random_tensor(dtype, {kRows, 24}, 1);
+    const Tensor b = random_tensor(dtype, {kGroups, 24, 16}, 2);
+    const Tensor c(dtype, {kRows, 16});
+    const Tensor expected(dtype, {kRows, 16});
+    grouped_matmul(stream, {.c = c, .a = a, .b = b, .offsets = offsets});
+    bench::multiply_groups_on_streams(streams, {.c = expected, .a = a, .b = b, .offsets = offsets},
+                                      kOffsets);
+    stream.synchronize();
+    other.synchronize();
+    expect_close(c, to_doubles(expected), support::tolerance(dtype), name_of(dtype));
+  }
 }
 
 TEST(GroupedMatmul, TakesNoRowsAndNoGroups) {
