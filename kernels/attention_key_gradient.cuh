@@ -191,7 +191,7 @@ struct KeyGradientState {
                          const TileRows<T, kD>& keys, const TileRows<T, kD>& values,
                          int first_column) const {
     const int count = std::min(16, task.count - 16 * warp);
-    const int columns = std::min(Shape::kColumns, a.d - first_column);
+    const int columns = std::min(int{Shape::kColumns}, a.d - first_column);
     if (count <= 0 || columns <= 0) return;
     const TileRows<T, kD> k{keys.row(16 * warp)};
     const TileRows<T, kD> v{values.row(16 * warp)};
