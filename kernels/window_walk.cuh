@@ -1,26 +1,25 @@
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <algorithm>
-#include <cstdint>
 
-#include "kernels/attention_forward.cuh"
+#include "kernels/key_panel.cuh"
 
-/// Which panels the queries of causal attention with a window see.
 namespace tessera::gpu {
 
-/// The rule of kernels/attention.h.
+/// Arguments of kernels/attention.h, at most kMostReach each.
 struct Reach {
   int window;
   int sink_tokens;
 };
 
-/// The runs of a segment, panel by panel from each one's first key.
+/// Causal attention with a window: the runs of a segment, panel by panel from each one's first key,
+/// between the beginning of the tile's window and its last token, and the sink tokens before. Only
+/// panels at these edges hide anything.
 template <int kPanel>
 class WindowWalk {
  public:
-  using Arguments = Reach;
-  using Sums = NoSums;
-
   __device__ WindowWalk(const Reach& reach, const GridView& grid, const QueryTile& tile,
                         const LaneRows& rows)
       : reach_(reach),
@@ -40,7 +39,7 @@ class WindowWalk {
         key_ += (lowest_ - key_) / kPanel * kPanel;
       }
       if (key_ < last_) {
-        panel = {key_, std::min(kPanel, last_ - key_), origin_ + key_};
+        panel = panel_ = {key_, std::min(kPanel, last_ - key_), origin_ + key_};
         key_ += kPanel;
         return true;
       }
@@ -50,7 +49,8 @@ class WindowWalk {
     return false;
   }
 
-  __device__ PanelView view(const Panel& panel) const {
+  __device__ PanelView view() const {
+    const Panel& panel = panel_;
     PanelView view;
     view.strips = seen_strips(rows_.lowest - panel.first, rows_.highest - panel.first, panel.count,
                               reach_.window, reach_.sink_tokens - panel.first, kPanel);
@@ -61,7 +61,6 @@ class WindowWalk {
     }
     return view;
   }
-  __device__ NoSums sums(const Panel&) const { return {}; }
 
  private:
   __device__ void enter_run() {
@@ -71,6 +70,7 @@ class WindowWalk {
     last_ = std::min(end_, runs_.end(run_));
   }
 
+  Panel panel_;
   const Reach& reach_;
   const Stretches& runs_;
   const LaneRows& rows_;
@@ -82,11 +82,5 @@ class WindowWalk {
   int origin_ = 0;
   int last_ = 0;
 };
-
-template <class A>
-Reach reach_of(const A& a) {
-  return {static_cast<int>(std::min<int64_t>(a.window, kMostReach)),
-          static_cast<int>(std::min<int64_t>(a.sink_tokens, kMostReach))};
-}
 
 }  // namespace tessera::gpu
