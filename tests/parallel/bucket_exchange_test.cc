@@ -80,6 +80,7 @@ double whole_norm(const MeshShape& shape) {
 double owned_squares(const BucketExchange& exchange, Stream& stream) {
   const Tensor total(DType::kF64, {1});
   exchange.add_owned_squares(stream, total);
+  stream.synchronize();
   return total.as<double>()[0];
 }
 
