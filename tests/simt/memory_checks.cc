@@ -14,6 +14,7 @@
 
 #include "kernels/core/error.h"
 #include "tests/simt/block_runner.h"
+#include "tests/simt/device_memory.h"
 
 namespace tessera::simt {
 namespace {
@@ -58,6 +59,7 @@ constexpr size_t kGranule = 1;  // bytes of one cell of global memory: neighbour
 
 struct Allocation {
   size_t bytes = 0;
+  bool managed = false;
   std::unique_ptr<Cells> cells;
 };
 
@@ -102,6 +104,10 @@ bool of_launch(uintptr_t address) {
          address - reinterpret_cast<uintptr_t>(&blockIdx) < sizeof(blockIdx) ||
          address - reinterpret_cast<uintptr_t>(&blockDim) < sizeof(blockDim) ||
          address - reinterpret_cast<uintptr_t>(&gridDim) < sizeof(gridDim);
+}
+
+size_t mapped_bytes(size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage + kPage;
 }
 
 /// Everything about the launch that this thread of the host runs.
@@ -283,13 +289,15 @@ void check_access(const void* address, size_t bytes, Access access) {
   complain(access, bytes, "of memory that is not the device's");
 }
 
-void* allocate(size_t bytes) {
-  const size_t mapped = (bytes + kPage - 1) / kPage * kPage + kPage;
-  void* const data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+void* allocate(size_t bytes, bool managed) {
+  const size_t mapped = mapped_bytes(bytes);
+  void* data = managed ? mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                       : device_memory().take(mapped);
   if (data == MAP_FAILED) throw std::bad_alloc();
   auto allocation = std::make_unique<Allocation>();
   allocation->bytes = bytes;
+  allocation->managed = managed;
   allocation->cells = std::make_unique<Cells>(bytes / kGranule + 1);
   Heap& all = heap();
   const std::unique_lock lock(all.mutex);
@@ -304,9 +312,18 @@ void release(void* data) {
   const std::unique_lock lock(all.mutex);
   const auto it = all.allocations.find(reinterpret_cast<uintptr_t>(data));
   if (it == all.allocations.end()) return;
-  munmap(data, (it->second->bytes + kPage - 1) / kPage * kPage + kPage);
+  const size_t mapped = mapped_bytes(it->second->bytes);
+  it->second->managed ? static_cast<void>(munmap(data, mapped))
+                      : device_memory().give_back(data, mapped);
   all.allocations.erase(it);
   __atomic_add_fetch(&all.generation, 1, __ATOMIC_ACQ_REL);
+}
+
+DeviceWork::DeviceWork() {
+  device_memory().open();
+}
+DeviceWork::~DeviceWork() {
+  device_memory().close();
 }
 
 size_t bytes_from(const void* data) {
