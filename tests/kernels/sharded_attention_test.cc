@@ -408,8 +408,9 @@ TEST(ShardedAttention, SparseAttentionSaysWhichKeysItLacks) {
     const Chosen chosen(stream, grid, take_choices(all, owner.query_tokens()), 10);
     const Operands part = whole.of_rank(owner, heads);
     const GateResults gate(30);
-    support::expect_error([&] { attend_sparse(stream, part, grid, chosen, gate, kGroupHeads, 0); },
-                          sentence);
+    support::expect_kernel_error(
+        [&] { attend_sparse(stream, part, grid, chosen, gate, kGroupHeads, 0); }, sentence,
+        "the keys of a segment are not one run from its first to its last query's position");
   };
   const ShardedGrid window(stream, segments, share, {.before = 9, .spare_rows = 60});
   expect(window, window.grid(),
