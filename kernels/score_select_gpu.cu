@@ -28,6 +28,7 @@ constexpr int kEach = 4;              // keys of a lane
 constexpr int kRows = kTeam * kEach;  // gate keys at once
 constexpr int kSlice = 64;            // dimensions at once
 constexpr int kStride = kSlice + 4;   // of a row of gate keys: no two lanes want the same bank
+constexpr int kStage = kRows * kStride;
 /// Shared memory that lets two blocks run on a multiprocessor, and what one may have at most.
 constexpr int64_t kSharedForTwo = 100 * 1024;
 constexpr int64_t kMostShared = 160 * 1024;
@@ -57,7 +58,7 @@ __host__ __device__ constexpr int query_stride(int gate_dim) {
 /// What the block of lanes has in shared memory.
 struct Scratch {
   float* queries;   // [kTokens, query_stride], zeros behind the last token and dimension
-  float* rows[2];   // [kRows, kStride]: gate keys; then the products [kTokens, kRows + 1]
+  float* rows;      // [2, kRows, kStride]: gate keys; then the products [kTokens, kRows + 1]
   int32_t* keys;    // [length, capacity]
   int32_t* blocks;  // [length, capacity]: candidates with these keys, ascending
   int* used;        // [length]
@@ -139,12 +140,15 @@ __device__ void multiply(const Select& a, const float* queries, const float* row
 #pragma unroll 2
   for (int d = 0; d < width; d += 4) {
     float4 query[kDeep];
+#pragma unroll
     for (int i = 0; i < kDeep; ++i) {
       query[i] = *reinterpret_cast<const float4*>(q + i * kTeam * stride + d);
     }
+#pragma unroll
     for (int j = 0; j < kEach; ++j) {
-      if (j >= used) break;
+      if (j >= used) continue;
       const float4 key = *reinterpret_cast<const float4*>(k + j * kTeam * kStride + d);
+#pragma unroll
       for (int i = 0; i < kDeep; ++i) {
         float& sum = sums[i][j];
         sum = __fmaf_rn(key.x, query[i].x, sum);
@@ -160,7 +164,9 @@ __device__ void multiply(const Select& a, const float* queries, const float* row
 template <int kDeep>
 __device__ void store_products(const Select& a, float (&sums)[kDeep][kEach], float* products) {
   const Place at = place_of_lane();
+#pragma unroll
   for (int i = 0; i < kDeep; ++i) {
+#pragma unroll
     for (int j = 0; j < kEach; ++j) {
       products[(at.token + i * kTeam) * (kRows + 1) + at.key + j * kTeam] =
           __fmaf_rn(sums[i][j], a.scale, 0.0f);
@@ -259,7 +265,7 @@ __device__ void score_candidates(const Select& a, const Task& task, const Scratc
   const auto load = [&](int step) {
     if (step < steps && !by_lanes) {
       load_rows(a, task, step / slices * blocks * a.gate_keys, count_of(step) * a.gate_keys,
-                step % slices, s.rows[step % 2]);
+                step % slices, s.rows + step % 2 * kStage);
     }
     close_copies();
   };
@@ -269,7 +275,7 @@ __device__ void score_candidates(const Select& a, const Task& task, const Scratc
     load(step + 1);
     wait_for_copies<1>();
     __syncthreads();
-    float* const rows = s.rows[step % 2];
+    float* const rows = s.rows + step % 2 * kStage;
     const int count = count_of(step);
     const int first = step / slices * blocks;
     if (by_lanes) {
@@ -311,7 +317,7 @@ __device__ void write_rows(const Select& a, const Task& task, const Scratch& s) 
 
 /// A block of lanes per part of up to 16 kDeep tokens and group.
 template <int kDeep>
-__global__ void __launch_bounds__(kThreads) select_blocks(Select a) {
+__global__ void __launch_bounds__(kThreads, 2) select_blocks(Select a) {
   constexpr int kTokens = kTeam * kDeep;
   const StretchPart part =
       find_part(a.grid.pieces, a.length, static_cast<int>(gridDim.x - 1 - blockIdx.x));
@@ -329,8 +335,7 @@ __global__ void __launch_bounds__(kThreads) select_blocks(Select a) {
   SharedMemory shared;
   Scratch s;
   s.queries = shared.take<float>(kTokens * query_stride(a.gate_dim));
-  s.rows[0] = shared.take<float>(kRows * kStride);
-  s.rows[1] = shared.take<float>(kRows * kStride);
+  s.rows = shared.take<float>(2 * kStage);
   s.keys = shared.take<int32_t>(a.length * a.capacity);
   s.blocks = shared.take<int32_t>(a.length * a.capacity);
   s.used = shared.take<int>(a.length);
@@ -352,7 +357,7 @@ __global__ void check_blocks(GridView grid) {
 
 int64_t shared_bytes(const Select& a, int deep) {
   return shared_bytes_of<float>(int64_t{kTeam} * deep * query_stride(a.gate_dim)) +
-         2 * shared_bytes_of<float>(kRows * kStride) +
+         shared_bytes_of<float>(2 * kStage) +
          2 * shared_bytes_of<int32_t>(int64_t{a.length} * a.capacity) +
          2 * shared_bytes_of<int>(a.length);
 }

@@ -121,20 +121,34 @@ void expect_same(const Case& c) {
 
 TEST(SelectionTwins, ShapesThatFillNoTile) {
   expect_same({{0, 37, 0, 0, 171, 1, 16, 0}, 16, {0, 1, 3}, 20});
-  expect_same({{5, 160, 233}, 32, {1, 1, 1}, 5, 4});
+  expect_same({{5, 160, 33}, 32, {1, 1, 1}, 5, 4});
+}
+
+TEST(SelectionTwins, BlocksThatAreNoPowerOfTwo) {
   expect_same({{333}, 48, {2, 2, 2}, 1, 3});
-  expect_same({{300}, 16, {1, 2, 1000}, 8});
-  expect_same({{400}, 64, {1, 2, 2}, 130, 2});
+}
+
+TEST(SelectionTwins, MoreThanThereIs) {
+  expect_same({{130}, 16, {1, 2, 1000}, 8});
+}
+
+TEST(SelectionTwins, LongGateKeys) {
+  expect_same({{320}, 64, {1, 2, 1}, 130, 2});
+}
+
+/// A few tokens at the end of a long segment, and in its middle.
+support::Share late_tokens(int64_t tokens) {
+  return {{tokens / 2, tokens / 2 + 7}, {tokens - 20, tokens}};
 }
 
 TEST(SelectionTwins, MoreCandidatesThanFitAtOnce) {
-  // Late tokens have more than 64 candidates, and more than the 112 or 160 that are kept.
+  // Late tokens have more than 64 candidates, and more than the 96 or 160 that are kept.
   Case c{{3300}, 16, {0, 1, 5}, 6};
   for (const int64_t kept : {5, 60}) {
     c.rule.kept = kept;
     const Segments segments(c.lengths, c.block);
     Stream stream{support::device()};
-    const ShardedGrid late(stream, segments, {{1800, 1817}, {3200, 3300}}, {.whole = true});
+    const ShardedGrid late(stream, segments, late_tokens(3300), {.whole = true});
     for (const Values values : {Values::kTies, Values::kRandom, Values::kSomeNotFinite}) {
       expect_same(c, late.grid(), values, 1);
     }
@@ -142,36 +156,40 @@ TEST(SelectionTwins, MoreCandidatesThanFitAtOnce) {
 }
 
 TEST(SelectionTwins, MoreGateKeysThanFitAtOnce) {
-  expect_same({{700}, 80, {0, 1, 2}, 4, 80});
+  expect_same({{390}, 80, {0, 1, 1}, 3, 80});
 }
 
 TEST(SelectionTwins, SomeTokensOfLongBlocks) {
   Case c{{1500, 300}, 64, {1, 1, 4}, 68};
   const Segments segments(c.lengths, c.block);
   Stream stream{support::device()};
-  for (const support::Share& share : support::dealt_shares(segments.tokens(), 3, 101)) {
+  for (const support::Share& share : support::dealt_shares(segments.tokens(), 6, 101)) {
+    if (share.size() % 2 == 0) continue;
     const ShardedGrid part(stream, segments, share, {.whole = true});
     expect_same(c, part.grid(), Values::kTies, 3);
   }
 }
 
-TEST(SelectionTwins, DownTheTree) {
-  const Case cases[] = {
-      {{1500, 100}, 16, {1, 2, 2}, 7, 1, {4, 1}},
-      {{1500}, 32, {0, 1, 2}, 8, 1, {4, 1}},
-      {{5000}, 16, {2, 3, 6}, 20, 1, {8, 11}},
-      {{5000}, 16, {1, 2, 17}, 5, 1, {16, 1}},
-  };
-  for (const Case& c : cases) {
-    const Segments segments(c.lengths, c.block);
-    const int64_t end = c.lengths[0];
-    Stream stream{support::device()};
-    const ShardedGrid some(stream, segments, {{0, 40}, {end / 2, end / 2 + 30}, {end - 70, end}},
-                           {.whole = true});
-    for (const Values values : {Values::kTies, Values::kRandom, Values::kSomeNotFinite}) {
-      expect_same(c, some.grid(), values, 5);
-    }
+void expect_same_in_tree(const Case& c) {
+  const Segments segments(c.lengths, c.block);
+  Stream stream{support::device()};
+  const ShardedGrid late(stream, segments, late_tokens(c.lengths[0]), {.whole = true});
+  for (const Values values : {Values::kTies, Values::kRandom, Values::kSomeNotFinite}) {
+    expect_same(c, late.grid(), values, 5);
   }
+}
+
+TEST(SelectionTwins, DownATreeOfFours) {
+  expect_same_in_tree({{1500, 100}, 16, {1, 2, 2}, 7, 1, {4, 1}});
+  expect_same_in_tree({{1500}, 32, {0, 1, 2}, 8, 1, {4, 1}});
+}
+
+TEST(SelectionTwins, DownATreeOfEights) {
+  expect_same_in_tree({{5000}, 16, {2, 3, 6}, 20, 1, {8, 11}});
+}
+
+TEST(SelectionTwins, DownATreeOfSixteens) {
+  expect_same_in_tree({{5000}, 16, {1, 2, 17}, 5, 1, {16, 1}});
 }
 
 // Shapes nobody thought of.
