@@ -157,7 +157,7 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
                                  return tensor + a.query(token, tile.first_head + i % tile.heads);
                                });
   };
-  Panel next;
+  Panel next{};
   const auto copy_keys = [&](const Rows& to, const T* tensor) {
     // Zeros behind the last key, as ds of 0 does not hide a NaN.
     constexpr int kTogether = 16 * Shape::kStrips;
