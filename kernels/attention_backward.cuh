@@ -3,9 +3,11 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <limits>
+#include <span>
 
-#include "kernels/attention_forward.cuh"
+#include "kernels/attention_tile.cuh"
+#include "kernels/core/launch.cuh"
+#include "kernels/query_tile.cuh"
 
 /// What the kernels of attention's backward share, dense and sparse. There are two, without atomics
 /// and so with 7 products where one kernel would need 5: attention_query_gradient.cuh for dq and

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/attention.h"
 #include "kernels/attention_key_gradient.cuh"
 #include "kernels/attention_query_gradient.cuh"
@@ -8,6 +10,14 @@
 
 namespace tessera::gpu {
 namespace {
+
+template <int kPanel>
+class Walk : public WindowWalk<kPanel> {
+ public:
+  using Arguments = Reach;
+  static constexpr bool kChoices = false;
+  using WindowWalk<kPanel>::WindowWalk;
+};
 
 /// The tokens that see a panel by the rule of kernels/attention.h. Panels count from the beginning
 /// of a run, wherever that is.
@@ -78,12 +88,13 @@ class WindowSource {
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
   attention_delta(stream, delta_of(a));
-  const Reach reach = reach_of(a);
+  const Reach reach{static_cast<int>(std::min<int64_t>(a.window, kMostReach)),
+                    static_cast<int>(std::min<int64_t>(a.sink_tokens, kMostReach))};
   const int64_t tokens = a.q.shape()[0];
   with_float_type(a.q.dtype(), [&]<class T>() {
     const BackwardOperands<T> operands = backward_operands<T>(a, "attention_backward");
     with_head_dim(a.q.shape()[2], [&]<int kD>() {
-      start_query_gradient<T, kD, WindowWalk>(stream, operands, reach, a.groups.size());
+      start_query_gradient<T, kD, Walk>(stream, operands, reach, a.groups.size());
       constexpr int64_t kKeys = KeyGradientShape<T, kD>::kKeys;
       const Stretches& runs = operands.grid.runs;
       WindowSource::Arguments arguments{.reach = reach, .split = {}};

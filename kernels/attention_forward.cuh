@@ -21,8 +21,6 @@
 /// FLOP per byte; each warp reads 32 KB of shared memory for 128 products m16n8k16.
 namespace tessera::gpu {
 
-inline constexpr float kLog2E = 1.44269504f;
-inline constexpr float kLn2 = 0.693147181f;
 inline constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 /// Sizes by the bytes of a row, so that two panels fit beside the queries into 163 KB.

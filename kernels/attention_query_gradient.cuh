@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/attention_backward.cuh"
+#include "kernels/key_panel.cuh"
 
 /// dq, and the gradient of the log gates: a block of threads owns a QueryTile, 16 rows per warp,
 /// and takes the panels of keys that a Walk of the forward pass names. Scores and d_o . v are
@@ -91,85 +94,137 @@ struct QueryGradientState {
   }
 };
 
-/// Where ds of a token's chosen blocks goes, for walks that have such. Rows leave their sums in
-/// shared memory, in turn in one half and the other; after the block's barrier a lane per token
-/// adds them up over the heads, in order.
+/// ds of chosen blocks, summed over the heads: rows leave their sums in shared memory, in turn in
+/// one half and the other; behind the block's barrier a lane per token adds them up in order.
 struct GateSums {
-  float* of_row;     // [2, rows]
-  int* slot;         // [2, rows]
-  float* dlog_gate;  // [tokens, kept] of the group
-  int kept;
+  float* of_row;  // [2, rows]
+  int* slot;      // [2, rows]
+  int rows;
+  int turn = 0;
+
+  __device__ static GateSums take(SharedMemory& shared, int rows) {
+    return {shared.take<float>(2 * rows), shared.take<int>(2 * rows), rows};
+  }
+  static constexpr int64_t bytes(int rows) {
+    return shared_bytes_of<float>(2 * rows) + shared_bytes_of<int>(2 * rows);
+  }
+
+  __device__ void keep(int row, float sum, int of_slot) const {
+    of_row[turn * rows + row] = sum;
+    slot[turn * rows + row] = of_slot;
+  }
+  /// `to`: [tokens, kept] of the group, from the tile's first token on.
+  __device__ void add(const QueryTile& tile, float* to, int kept) {
+    const auto token = static_cast<int>(threadIdx.x);
+    if (token < tile.count) {
+      const int first = turn * rows + token * tile.heads;
+      float sum = 0;
+      for (int head = 0; head < tile.heads; ++head) sum += of_row[first + head];
+      if (slot[first] >= 0) to[int64_t{token} * kept + slot[first]] += sum;
+    }
+    turn = 1 - turn;
+  }
 };
 
+/// Memory of a block of threads.
+template <class T, int kD>
+struct QueryGradientPlaces {
+  TileRows<T, kD> q;
+  TileRows<T, kD> d_o;
+  TileRows<T, kD> keys[2];
+  TileRows<T, kD> values[2];
+};
+
+/// One tile. A Walk is one of kernels/key_panel.h with Arguments; where it has kChoices, also
+/// slot() as BlockWalk, check() and the arguments `dlog_gate` and `choices`.
 template <class T, int kD, class Walk>
 __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a,
                                                     const typename Walk::Arguments& arguments,
                                                     const QueryTile& tile,
-                                                    const TileRows<T, kD>& queries,
-                                                    const TileRows<T, kD>& gradients,
-                                                    const TileRows<T, kD> (&panels)[4]) {
+                                                    const QueryGradientPlaces<T, kD>& places,
+                                                    GateSums& gate_sums) {
   using Shape = QueryGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
-  Rows keys = panels[0];
-  Rows values = panels[1];
-  Rows other_keys = panels[2];
-  Rows other_values = panels[3];
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const bool idle = 16 * warp >= tile.rows();
   const LaneRows rows(tile, warp);
   Walk walk(arguments, a.grid, tile, rows);
-  const auto query_row = [&](const T* tensor, int i) -> const T* {
-    if (i >= tile.rows()) return nullptr;
-    return tensor +
-           a.query(tile.origin + tile.first + i / tile.heads, tile.first_head + i % tile.heads);
-  };
-  const int filled = (tile.rows() + 15) / 16 * 16;
-  copy_rows<Shape::kThreads>(queries, filled, a.d, a.q, [&](int i) { return query_row(a.q, i); });
-  copy_rows<Shape::kThreads>(gradients, filled, a.d, a.d_o,
-                             [&](int i) { return query_row(a.d_o, i); });
-  Panel next;
-  bool more = walk.next(next);
-  const auto copy_panel = [&](const Rows& to, const T* tensor) {
-    // Rows of strips that some keys are in: zeros, as ds of 0 does not hide a NaN.
-    constexpr int kTogether = 16 * Shape::kStrips;
-    copy_rows<Shape::kThreads>(to, (next.count + kTogether - 1) / kTogether * kTogether, a.d,
-                               tensor, [&](int i) -> const T* {
-                                 return i < next.count ? tensor + a.key(next.row + i, tile.kv_head)
-                                                       : nullptr;
+  const auto copy_queries = [&](const Rows& to, const T* tensor) {
+    copy_rows<Shape::kThreads>(to, (tile.rows() + 15) / 16 * 16, a.d, tensor,
+                               [&](int i) -> const T* {
+                                 if (i >= tile.rows()) return nullptr;
+                                 const int token = tile.origin + tile.first + i / tile.heads;
+                                 return tensor + a.query(token, tile.first_head + i % tile.heads);
                                });
   };
+  Panel next{};
+  const auto copy_keys = [&](const Rows& to, const T* tensor) {
+    // Zeros behind the last key, as ds of 0 does not hide a NaN.
+    constexpr int kTogether = 16 * Shape::kStrips;
+    const int count = (next.count + kTogether - 1) / kTogether * kTogether;
+    copy_rows<Shape::kThreads>(to, count, a.d, tensor, [&](int i) -> const T* {
+      return i < next.count ? tensor + a.key(next.row + i, tile.kv_head) : nullptr;
+    });
+  };
+  copy_queries(places.q, a.q);
+  copy_queries(places.d_o, a.d_o);
+  bool more = walk.next(next);
+  Rows keys = places.keys[0];
+  Rows values = places.values[0];
+  Rows other_keys = places.keys[1];
+  Rows other_values = places.values[1];
   if (more) {
-    copy_panel(keys, a.k);
-    copy_panel(values, a.v);
+    copy_keys(keys, a.k);
+    copy_keys(values, a.v);
   }
   close_copies();
-  wait_for_copies<0>();
-  __syncthreads();
   ReadRows<T, kD> q;
   ReadRows<T, kD> d_o;
-  q.load(queries, 16 * warp);
-  d_o.load(gradients, 16 * warp);
+  q.load(places.q, 16 * warp);
+  d_o.load(places.d_o, 16 * warp);
   QueryGradientState<T, kD> state;
   state.start(rows, a);
   const float scale = a.scale * kLog2E;
+  wait_for_copies<0>();
+  __syncthreads();
   while (more) {
-    const PanelView view = walk.view(next);
-    float totals[2] = {};
+    const PanelView view = walk.view();
+    int slots[2] = {-1, -1};
+    if constexpr (Walk::kChoices) {
+      for (int half = 0; half < 2; ++half) slots[half] = walk.slot(half);
+    }
     more = walk.next(next);
     if (more) {
-      copy_panel(other_keys, a.k);
-      copy_panel(other_values, a.v);
+      copy_keys(other_keys, a.k);
+      copy_keys(other_values, a.v);
     }
     close_copies();
+    float totals[2] = {};
     if (!idle && !view.strips.none()) state.absorb(q, d_o, keys, values, view, scale, totals);
+    if constexpr (Walk::kChoices) {
+      for (int half = 0; half < 2; ++half) {
+        const float sum = row_sum(totals[half]);
+        if (threadIdx.x % 4 == 0 && rows.real[half]) {
+          gate_sums.keep(16 * warp + row_of_lane(half), sum, slots[half]);
+        }
+      }
+    }
     wait_for_copies<0>();
     __syncthreads();
+    if constexpr (Walk::kChoices) {
+      const int64_t first = tile.place * a.tokens + tile.origin + tile.first;
+      gate_sums.add(tile, arguments.dlog_gate + first * arguments.choices.kept,
+                    arguments.choices.kept);
+    }
     swap_places(keys, other_keys);
     swap_places(values, other_values);
   }
-  if (!idle) state.finish(tile, warp, {queries.row(16 * warp)}, a);
+  if constexpr (Walk::kChoices) walk.check();
+  if (!idle) state.finish(tile, warp, {places.q.row(16 * warp)}, a);
 }
 
+/// With choices one block of threads does all parts of a group's heads, one after the other: so
+/// that it alone adds to the gates of its tokens.
 template <class T, int kD, class Walk>
 __global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads,
                                   QueryGradientShape<T, kD>::kBlocks)
@@ -177,24 +232,39 @@ __global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads,
                              typename Walk::Arguments arguments) {
   using Shape = QueryGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
-  const QueryTile tile = find_query_tile(a.grid, cut, a.groups, a.map);
-  if (tile.rows() <= 0) return;
   SharedMemory shared;
-  const Rows queries = Rows::take(shared, Shape::kRows);
-  const Rows gradients = Rows::take(shared, Shape::kRows);
-  const Rows panels[4] = {Rows::take(shared, Shape::kPanel), Rows::take(shared, Shape::kPanel),
-                          Rows::take(shared, Shape::kPanel), Rows::take(shared, Shape::kPanel)};
-  add_query_gradients<T, kD, Walk>(a, arguments, tile, queries, gradients, panels);
+  const auto take = [&](int rows) { return Rows::take(shared, rows); };
+  const QueryGradientPlaces<T, kD> places{take(Shape::kRows),
+                                          take(Shape::kRows),
+                                          {take(Shape::kPanel), take(Shape::kPanel)},
+                                          {take(Shape::kPanel), take(Shape::kPanel)}};
+  GateSums gate_sums = GateSums::take(shared, Walk::kChoices ? Shape::kRows : 0);
+  if constexpr (Walk::kChoices) {
+    for (int part = 0; part < cut.parts; ++part) {
+      const auto place = static_cast<int>(blockIdx.y);
+      const QueryTile tile = query_tile(a.grid, cut, a.groups, a.map, place, part);
+      if (tile.rows() <= 0) return;
+      if (part > 0) __syncthreads();
+      add_query_gradients<T, kD, Walk>(a, arguments, tile, places, gate_sums);
+    }
+  } else {
+    const QueryTile tile = find_query_tile(a.grid, cut, a.groups, a.map);
+    if (tile.rows() <= 0) return;
+    add_query_gradients<T, kD, Walk>(a, arguments, tile, places, gate_sums);
+  }
 }
 
 template <class T, int kD, template <int> class Walk, class Arguments>
 void start_query_gradient(Stream& stream, const BackwardOperands<T>& operands,
                           const Arguments& arguments, size_t groups) {
   using Shape = QueryGradientShape<T, kD>;
+  constexpr bool kChoices = Walk<Shape::kPanel>::kChoices;
   const QueryCut cut = QueryCut::of(operands.map.group_heads, Shape::kRows);
-  launch(stream, attention_query_gradient<T, kD, Walk<Shape::kPanel>>,
-         query_tiles(operands.grid, cut, groups), Shape::kThreads, Shape::kSharedBytes, operands,
-         cut, arguments);
+  dim3 grid = query_tiles(operands.grid, cut, groups);
+  if (kChoices) grid.y = static_cast<unsigned>(groups);
+  launch(stream, attention_query_gradient<T, kD, Walk<Shape::kPanel>>, grid, Shape::kThreads,
+         Shape::kSharedBytes + GateSums::bytes(kChoices ? Shape::kRows : 0), operands, cut,
+         arguments);
 }
 
 }  // namespace tessera::gpu

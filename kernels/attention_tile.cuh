@@ -19,6 +19,9 @@
 /// g, c[n][2] and c[n][3] those of row g + 8. A *strip* is 16 columns: c[2 s] and c[2 s + 1].
 namespace tessera::gpu {
 
+inline constexpr float kLog2E = 1.44269504f;
+inline constexpr float kLn2 = 0.693147181f;
+
 /// Numbers of the inner dimension that one product takes: 32 bytes of a row.
 template <class T>
 inline constexpr int kDepth = 32 / static_cast<int>(sizeof(T));

@@ -97,6 +97,9 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a)
   expect_tensor(a.dlog_gate, DType::kF32, {groups, tokens, a.selection.kept()},
                 "sparse_attention_backward: dlog_gate", "[groups, tokens, k]");
   if (stream.on(DeviceKind::kCpu)) cpu::sparse_attention_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::sparse_attention_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -85,6 +85,7 @@ void sparse_attention_backward(ThreadPool& threads, const SparseAttentionBackwar
 }  // namespace cpu
 namespace gpu {
 void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a);
+void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a);
 }  // namespace gpu
 
 }  // namespace tessera
