@@ -69,26 +69,23 @@ __global__ void __launch_bounds__(kMapThreads)
 }
 
 __global__ void __launch_bounds__(kMapThreads)
-    sum_parts(double* total, const double* parts, int count) {
+    add_parts(double* total, const double* parts, int count) {
   SharedMemory shared;
   double* const scratch = shared.take<double>(kWarpSize);
   double sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kMapThreads) sum += parts[i];
   sum = block_total(sum, scratch);
-  if (threadIdx.x == 0) *total = sum;
+  if (threadIdx.x == 0) *total += sum;
 }
 
-/// Waits for the result: it is wanted on the host.
 template <Term kTerm>
-double reduce(Stream& stream, const ConstTensorView& x, const char* who) {
+void add_reduced(Stream& stream, double* total, const ConstTensorView& x, Workspace& workspace) {
   const int64_t count = x.elements();
-  if (count == 0) return 0;
+  if (count == 0) return;
   // A chunk is whole packs, so that all begin at one.
   const int64_t wanted = std::max(kLeastChunk, (count + kMostChunks - 1) / kMostChunks);
   const int64_t chunk = (wanted + 7) / 8 * 8;
   const unsigned chunks = blocks_for(count, chunk);
-  Workspace workspace(stream, who);
-  auto* const total = workspace.take<double>(1);
   auto* const parts = workspace.take<double>(chunks);
   const int64_t shared = shared_bytes_of<double>(kWarpSize);
   with_float_type(x.dtype(), [&]<class T>() {
@@ -96,26 +93,31 @@ double reduce(Stream& stream, const ConstTensorView& x, const char* who) {
     launch(stream, sum_chunks<T, kTerm>, dim3(chunks), kMapThreads, shared, parts, from, count,
            chunk, aligned_to_packs(from));
   });
-  launch(stream, sum_parts, dim3(1), kMapThreads, shared, total, parts, static_cast<int>(chunks));
-  double result = 0;
-  CUDA_CHECK(cudaMemcpyAsync(&result, total, sizeof(result), cudaMemcpyDeviceToHost,
-                             static_cast<cudaStream_t>(stream.handle())));
-  stream.synchronize();
-  return result;
+  launch(stream, add_parts, dim3(1), kMapThreads, shared, total, parts, static_cast<int>(chunks));
 }
 
 }  // namespace
 
-double sum(Stream& stream, const ConstTensorView& x) {
-  return reduce<Term::kValue>(stream, x, "sum");
+void add_sum(Stream& stream, const AddSum& a) {
+  Workspace workspace(stream, "add_sum");
+  add_reduced<Term::kValue>(stream, a.total.as<double>().data(), a.x, workspace);
 }
 
-double sum_of_squares(Stream& stream, const ConstTensorView& x) {
-  return reduce<Term::kSquare>(stream, x, "sum_of_squares");
+void add_sum_of_squares(Stream& stream, const AddSum& a) {
+  Workspace workspace(stream, "add_sum_of_squares");
+  add_reduced<Term::kSquare>(stream, a.total.as<double>().data(), a.x, workspace);
 }
 
 int64_t count_non_finite(Stream& stream, const ConstTensorView& x) {
-  return static_cast<int64_t>(reduce<Term::kNonFinite>(stream, x, "count_non_finite"));
+  Workspace workspace(stream, "count_non_finite");
+  auto* const total = workspace.take<double>(1);
+  const auto handle = static_cast<cudaStream_t>(stream.handle());
+  CUDA_CHECK(cudaMemsetAsync(total, 0, sizeof(double), handle));
+  add_reduced<Term::kNonFinite>(stream, total, x, workspace);
+  double result = 0;
+  CUDA_CHECK(cudaMemcpyAsync(&result, total, sizeof(result), cudaMemcpyDeviceToHost, handle));
+  stream.synchronize();
+  return static_cast<int64_t>(result);
 }
 
 }  // namespace tessera::gpu

@@ -10,8 +10,10 @@ namespace tessera {
 
 namespace gpu {
 void* allocate_zeroed(int device_index, int64_t bytes);
+void* allocate_pinned(int device_index, int64_t bytes);
 void* allocate_managed(int device_index, int64_t bytes);
 void release(void* data) noexcept;
+void release_pinned(void* data) noexcept;
 }  // namespace gpu
 
 Buffer::Buffer(Device device, int64_t bytes) : bytes_(bytes), device_(device) {
@@ -28,9 +30,27 @@ Buffer::Buffer(Device device, int64_t bytes) : bytes_(bytes), device_(device) {
   std::memset(data_, 0, static_cast<size_t>(bytes));
 }
 
+Buffer Buffer::pinned(Device device, int64_t bytes) {
+  if constexpr (kCudaBuilt) {
+    if (device.kind == DeviceKind::kGpu && bytes > 0) {
+      Buffer buffer;
+      buffer.data_ = gpu::allocate_pinned(device.index, bytes);
+      std::memset(buffer.data_, 0, static_cast<size_t>(bytes));
+      buffer.bytes_ = bytes;
+      buffer.pinned_ = true;
+      return buffer;
+    }
+  }
+  return {device.kind == DeviceKind::kPlan ? device : Device{}, bytes};
+}
+
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if constexpr (kCudaBuilt) {
+    if (pinned_) {
+      gpu::release_pinned(data_);
+      return;
+    }
     if (device_.kind == DeviceKind::kGpu) {
       gpu::release(data_);
       return;
@@ -42,12 +62,14 @@ Buffer::~Buffer() {
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
-      device_(other.device_) {}
+      device_(other.device_),
+      pinned_(other.pinned_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   std::swap(device_, other.device_);
+  std::swap(pinned_, other.pinned_);
   return *this;
 }
 

@@ -13,6 +13,9 @@ class Buffer {
 
   Buffer() = default;
   Buffer(Device device, int64_t bytes);
+  /// Host memory that `device` copies from and to: a GPU does so by itself, while the host goes on,
+  /// only with memory that stays where it is. Ordinary memory for the CPU.
+  static Buffer pinned(Device device, int64_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -26,6 +29,7 @@ class Buffer {
   void* data_ = nullptr;
   int64_t bytes_ = 0;
   Device device_;
+  bool pinned_ = false;
 };
 
 /// `bytes` rounded up to Buffer::kAlignment.

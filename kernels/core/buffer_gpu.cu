@@ -15,6 +15,15 @@ void* allocate(int device_index, int64_t bytes) {
 void* allocate_zeroed(int device_index, int64_t bytes) {
   void* const data = allocate(device_index, bytes);
   CUDA_CHECK(cudaMemset(data, 0, static_cast<size_t>(bytes)));
+  // Streams of ours do not wait for the default one, in which the zeros are under way.
+  CUDA_CHECK(cudaDeviceSynchronize());
+  return data;
+}
+
+void* allocate_pinned(int device_index, int64_t bytes) {
+  void* data = nullptr;
+  CUDA_CHECK(cudaSetDevice(device_index));
+  CUDA_CHECK(cudaMallocHost(&data, static_cast<size_t>(bytes)));
   return data;
 }
 
@@ -28,6 +37,10 @@ void* allocate_managed(int device_index, int64_t bytes) {
 
 void release(void* data) noexcept {
   cudaFree(data);
+}
+
+void release_pinned(void* data) noexcept {
+  cudaFreeHost(data);
 }
 
 }  // namespace tessera::gpu

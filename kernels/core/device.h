@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "kernels/core/thread_pool.h"
 
@@ -17,14 +18,30 @@ struct Device {
   /// Buffers on a GPU are memory that the host reaches too, at a price: for tests.
   bool managed = false;
 
-  friend bool operator==(const Device&, const Device&) = default;
+  friend bool operator==(const Device& a, const Device& b) {
+    return a.kind == b.kind && a.index == b.index;
+  }
 };
+
+/// The GPUs that this process sees.
+struct Gpus {
+  int count = 0;
+  std::string trouble = {};  ///< why there are none, in the words of CUDA or of this build
+};
+Gpus find_gpus();
+
+/// Why GPU `index` cannot be used where there are `gpus`, and what to do; empty when it can.
+std::string gpu_complaint(const Gpus& gpus, int index);
+
+/// Bytes of a GPU's memory that nobody has; of other devices the most that a number can say.
+int64_t free_bytes(Device device);
 
 /// An ordered queue of work on one device. On kCpu work is done at once, on the stream's own
 /// threads; on kPlan it is not done at all.
 class Stream {
  public:
-  /// `threads` is for kCpu: how many threads its kernels use, at least 1.
+  /// `threads`, at least 1: how many the kernels of kCpu use, and what the host does beside kGpu.
+  /// Throws kUsage when the device is a GPU that is not there, or that this build has no code for.
   explicit Stream(Device device, int threads = 1);
   ~Stream();
   Stream(const Stream&) = delete;
@@ -34,7 +51,7 @@ class Stream {
   bool on(DeviceKind kind) const { return device_.kind == kind; }
   void synchronize();
 
-  /// For kernels in namespace cpu.
+  /// For kernels in namespace cpu, and for work on host memory.
   ThreadPool& threads() { return threads_; }
   /// The cudaStream_t, for kernels in namespace gpu; nullptr elsewhere.
   void* handle() const { return handle_; }

@@ -6,11 +6,8 @@
 #include "kernels/core/error.h"
 #include "tests/simt/memory_checks.h"
 
-// The CUDA runtime over the interpreter's memory: everything happens at once, so streams and events
-// are only names.
-
-struct SimtStream {};
-struct SimtEvent {};
+// The CUDA runtime over the interpreter's memory; streams, events and graphs are in
+// stream_calls.cc.
 
 namespace tessera::simt {
 namespace {
@@ -29,6 +26,10 @@ cudaError_t allocated(void** data, size_t bytes, bool managed) {
   }
 }
 
+void expect_success(cudaError_t status) {
+  CHECK(status == cudaSuccess, "work of a graph: ", cudaGetErrorString(status));
+}
+
 }  // namespace
 }  // namespace tessera::simt
 
@@ -40,6 +41,14 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
+    case cudaErrorStreamCaptureUnjoined:
+      return "capturing stream has unjoined work";
     default:
       return "invalid argument";
   }
@@ -52,7 +61,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
-  return device >= 0 && device < 8 ? cudaSuccess : cudaErrorInvalidValue;
+  return device >= 0 && device < 8 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrComputeCapabilityMajor   ? 8
@@ -75,10 +84,15 @@ cudaError_t cudaFree(void* data) {
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
-  return cudaMalloc(data, bytes);
+  return tessera::simt::allocated(data, bytes, /*managed=*/true);
 }
 cudaError_t cudaFreeHost(void* data) {
   return cudaFree(data);
+}
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* all) {
+  *free = *all = size_t{64} << 30;
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemset(void* data, int byte, size_t bytes) {
@@ -88,8 +102,11 @@ cudaError_t cudaMemset(void* data, int byte, size_t bytes) {
   std::memset(data, byte, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* data, int byte, size_t bytes, cudaStream_t) {
-  return cudaMemset(data, byte, bytes);
+cudaError_t cudaMemsetAsync(void* data, int byte, size_t bytes, cudaStream_t stream) {
+  if (!tessera::simt::is_captured(stream)) return cudaMemset(data, byte, bytes);
+  tessera::simt::note(stream,
+                      [=] { tessera::simt::expect_success(cudaMemset(data, byte, bytes)); });
+  return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   if (bytes == 0) return cudaSuccess;
@@ -104,38 +121,9 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  static SimtStream only;
-  *stream = &only;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  static SimtEvent only;
-  *event = &only;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t) {
+                            cudaStream_t stream) {
+  if (!tessera::simt::is_captured(stream)) return cudaMemcpy(to, from, bytes, kind);
+  tessera::simt::note(stream,
+                      [=] { tessera::simt::expect_success(cudaMemcpy(to, from, bytes, kind)); });
   return cudaSuccess;
 }

@@ -50,6 +50,20 @@ TEST(Buffer, APlanHasASizeAndNoMemory) {
   EXPECT_EQ(buffer.view(DType::kF32, {1 << 20}, 1 << 20).data(), nullptr);
 }
 
+TEST(Buffer, PinnedMemoryIsTheHosts) {
+  Buffer buffer = Buffer::pinned(support::device(), 1000);
+  EXPECT_EQ(buffer.device(), Device{});
+  EXPECT_EQ(buffer.bytes(), 1000);
+  const auto values = buffer.view(DType::kU8, {1000}).as<uint8_t>();
+  EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](uint8_t x) { return x == 0; }));
+  Buffer other = Buffer::pinned(Device{}, 10);
+  std::swap(buffer, other);
+  EXPECT_EQ(other.view(DType::kU8, {1000}).data(), values.data());
+  EXPECT_EQ(Buffer::pinned(support::device(), 0).bytes(), 0);
+  const Buffer plan = Buffer::pinned(Device{DeviceKind::kPlan}, int64_t{1} << 50);
+  EXPECT_EQ(plan.view(DType::kU8, {1}).data(), nullptr);
+}
+
 TEST(Aligned, RoundsUp) {
   EXPECT_EQ(aligned(0), 0);
   EXPECT_EQ(aligned(1), Buffer::kAlignment);

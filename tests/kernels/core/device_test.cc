@@ -20,15 +20,30 @@ TEST(Stream, KnowsItsDeviceAndThreads) {
   EXPECT_EQ(plan.threads().threads(), 1);
 }
 
-TEST(Stream, SaysHowToGetAGpu) {
-  if constexpr (kCudaBuilt) GTEST_SKIP() << "this build has the CUDA backend";
+TEST(Stream, RefusesAGpuThatIsNotThere) {
+  const Gpus gpus = find_gpus();
+  EXPECT_EQ(gpus.count == 0, !gpus.trouble.empty());
   try {
-    Stream gpu(Device{DeviceKind::kGpu});
+    Stream gpu(Device{DeviceKind::kGpu, gpus.count});
     FAIL() << "nothing was thrown";
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ExitCode::kUsage);
-    EXPECT_NE(std::string(e.what()).find("this build has no CUDA backend"), std::string::npos);
+    EXPECT_EQ(e.what(), gpu_complaint(gpus, gpus.count));
+    EXPECT_EQ(kCudaBuilt,
+              std::string(e.what()).find("this build has no CUDA backend") == std::string::npos);
   }
+}
+
+TEST(GpuComplaint, NamesWhatIsThereAndTheWayOut) {
+  EXPECT_EQ(gpu_complaint({2}, 1), "");
+  EXPECT_EQ(
+      gpu_complaint({0, "no CUDA-capable device is detected"}, 0),
+      "device: gpu was asked for, but there is none to use: no CUDA-capable device is detected; "
+      "use a machine with one, or set device to cpu");
+  const std::string few = gpu_complaint({2}, 2);
+  EXPECT_NE(few.find("GPU 2 was asked for, but CUDA sees 2 GPUs here"), std::string::npos) << few;
+  EXPECT_NE(few.find("set device to cpu"), std::string::npos) << few;
+  EXPECT_NE(gpu_complaint({1}, -1), "");
 }
 
 TEST(Device, EqualWhenKindAndIndexAre) {

@@ -16,7 +16,7 @@
 
 /// Stands in for the toolkit's header when g++ compiles a .cu file for the interpreter: the part of
 /// the CUDA runtime and of its device functions that Tessera uses. Work of a stream is done at
-/// once, so a missing wait is not found here.
+/// once, so a missing wait is not found here; while a graph is captured it is noted down.
 
 #define __global__
 #define __device__
@@ -100,12 +100,26 @@ enum cudaError_t : int {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
-  cudaErrorNotReady = 600
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorNotReady = 600,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureUnjoined = 904
 };
 struct SimtStream;
 struct SimtEvent;
+struct SimtGraph;
+struct SimtGraphExec;
 using cudaStream_t = SimtStream*;
 using cudaEvent_t = SimtEvent*;
+using cudaGraph_t = SimtGraph*;
+using cudaGraphExec_t = SimtGraphExec*;
+enum cudaStreamCaptureMode : int {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
 enum cudaMemcpyKind : int {
   cudaMemcpyHostToHost,
   cudaMemcpyHostToDevice,
@@ -138,6 +152,7 @@ cudaError_t cudaMalloc(T** data, size_t bytes) {
 cudaError_t cudaMallocManaged(void** data, size_t bytes, unsigned flags = cudaMemAttachGlobal);
 cudaError_t cudaFree(void* data);
 cudaError_t cudaMallocHost(void** data, size_t bytes);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* all);
 cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaMemset(void* data, int byte, size_t bytes);
 cudaError_t cudaMemsetAsync(void* data, int byte, size_t bytes, cudaStream_t stream);
@@ -153,7 +168,21 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph,
+                                 unsigned long long flags = 0);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready);
 
+struct cudaFuncAttributes {
+  int numRegs = 0;
+};
+template <class... P>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)(P...)) {
+  return cudaSuccess;
+}
 template <class... P>
 cudaError_t cudaFuncSetAttribute(void (*)(P...), cudaFuncAttribute, int) {
   return cudaSuccess;
@@ -171,13 +200,31 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs = 0;
 };
 
+namespace tessera::simt {
+/// Whether work of the stream is noted down for a graph, and not done.
+bool is_captured(const SimtStream* stream);
+void note(SimtStream* stream, std::function<void()> work);
+}  // namespace tessera::simt
+
 /// The lanes run here and now: cudaLaunchKernelEx of the runtime.
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... a) {
+  const tessera::simt::Launch launch{reinterpret_cast<const void*>(kernel), config->gridDim,
+                                     config->blockDim,
+                                     static_cast<int64_t>(config->dynamicSmemBytes)};
   const std::tuple<P...> arguments(static_cast<P>(std::forward<A>(a))...);
-  // Each lane gets a copy on its own stack, as a kernel's parameters are.
-  tessera::simt::run({reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim,
-                      static_cast<int64_t>(config->dynamicSmemBytes)},
-                     [&] { std::apply(kernel, arguments); });
+  const auto start = [launch, kernel](const std::tuple<P...>& given) {
+    void (*const on_stack)(P...) = kernel;
+    // Each lane gets a copy on its own stack, as a kernel's parameters are.
+    tessera::simt::run(launch, [&] { std::apply(on_stack, given); });
+  };
+  if (!tessera::simt::is_captured(config->stream)) {
+    start(arguments);
+    return cudaSuccess;
+  }
+  tessera::simt::note(config->stream, [start, arguments] {
+    const std::tuple<P...> given = arguments;
+    start(given);
+  });
   return cudaSuccess;
 }

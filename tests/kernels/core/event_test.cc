@@ -1,0 +1,71 @@
+#include "kernels/core/event.h"
+
+#include <gtest/gtest.h>
+
+#include <utility>
+#include <vector>
+
+#include "kernels/core/buffer.h"
+#include "kernels/core/copy.h"
+#include "tests/support/compare.h"
+
+namespace tessera {
+namespace {
+
+TEST(Event, IsPassedBeforeItsFirstRecord) {
+  const Event event(support::device());
+  EXPECT_TRUE(event.passed());
+  event.wait();
+  Stream stream(support::device());
+  event.hold(stream);
+  stream.synchronize();
+}
+
+// The second stream reads what the first has written, and the host what the second has.
+TEST(Event, OrdersStreamsAndTheHost) {
+  Stream writer(support::device());
+  Stream reader(support::device());
+  const int64_t bytes = 1 << 20;
+  const Buffer source = Buffer::pinned(support::device(), bytes);
+  const Buffer data(support::device(), bytes);
+  const Buffer back = Buffer::pinned(support::device(), bytes);
+  Event written(support::device());
+  Event read(support::device());
+  for (uint8_t round = 1; round < 4; ++round) {
+    const auto values = source.view(DType::kU8, {bytes}).as<uint8_t>();
+    std::fill(values.begin(), values.end(), round);
+    copy(writer, source.view(DType::kU8, {bytes}), data.view(DType::kU8, {bytes}));
+    written.record(writer);
+    written.hold(reader);
+    copy(reader, data.view(DType::kU8, {bytes}), back.view(DType::kU8, {bytes}));
+    read.record(reader);
+    read.wait();
+    EXPECT_TRUE(read.passed());
+    EXPECT_TRUE(written.passed());
+    EXPECT_EQ(back.view(DType::kU8, {bytes}).as<uint8_t>().back(), round);
+  }
+}
+
+TEST(Event, Moves) {
+  Stream stream(support::device());
+  std::vector<Event> events;
+  events.emplace_back(support::device());
+  events.emplace_back(support::device());
+  events.front().record(stream);
+  events.erase(events.begin());
+  events.front().record(stream);
+  events.front().wait();
+  EXPECT_TRUE(events.front().passed());
+}
+
+TEST(Event, IsForStreamsOfItsDevice) {
+  Stream plan(Device{DeviceKind::kPlan});
+  Event event(support::device());
+  support::expect_error([&] { event.record(plan); },
+                        "Event::record: the stream is on another device");
+  support::expect_error([&] { event.hold(plan); }, "Event::hold: the stream is on another device");
+  Event(Device{DeviceKind::kPlan}).record(plan);
+}
+
+}  // namespace
+}  // namespace tessera
