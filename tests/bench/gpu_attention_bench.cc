@@ -294,7 +294,7 @@ void measure_together(GpuBench& bench, const GpuWork& whole, const std::vector<P
                            .call = call,
                            .note = whole.note}) >= 0;
   }
-  if (!complete) return bench.print_failure(whole.name + " " + whole.shape, "a part of it failed");
+  if (!complete) return bench.print_failure(whole.name, whole.shape, "a part of it failed");
   GpuWork together = whole;
   together.call = [&] {
     for (const auto& part : parts) part.second();

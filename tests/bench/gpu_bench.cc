@@ -155,7 +155,7 @@ double GpuBench::run(const GpuWork& work) {
     print(work, us, calls);
     return us;
   } catch (const std::exception& error) {
-    print_failure(concat(work.name, " ", work.shape), error.what());
+    print_failure(work.name, work.shape, error.what());
     return -1;
   }
 }
@@ -182,10 +182,11 @@ void GpuBench::print(const GpuWork& work, double us, int calls) const {
   std::fflush(stdout);
 }
 
-void GpuBench::print_failure(const std::string& name, const std::string& why) {
+void GpuBench::print_failure(const std::string& name, const std::string& shape,
+                             const std::string& why) {
   ++failures_;
-  std::printf("{\"by\": \"tessera\", \"name\": %s, \"error\": %s}\n", quoted(name).c_str(),
-              quoted(why).c_str());
+  std::printf("{\"by\": \"tessera\", \"name\": %s, \"shape\": %s, \"error\": %s}\n",
+              quoted(name).c_str(), quoted(shape).c_str(), quoted(why).c_str());
   std::fflush(stdout);
 }
 
@@ -194,7 +195,7 @@ void GpuBench::group(const std::string& name, const std::function<void()>& prepa
   try {
     prepare_and_run();
   } catch (const std::exception& error) {
-    print_failure(name, error.what());
+    print_failure(name, "", error.what());
   }
 }
 

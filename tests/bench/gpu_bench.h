@@ -56,7 +56,7 @@ class GpuBench {
   /// took no longer than none fails too, because there was no kernel.
   double run(const GpuWork& work);
   /// A line for work that could not even be prepared.
-  void print_failure(const std::string& name, const std::string& why);
+  void print_failure(const std::string& name, const std::string& shape, const std::string& why);
   /// Calls `prepare_and_run`, and prints a failure of it as the one of `group`, if it is wanted.
   void group(const std::string& name, const std::function<void()>& prepare_and_run);
   /// The exit code: 0 when nothing failed.
