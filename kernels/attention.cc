@@ -101,6 +101,9 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
                                   .sink_logits = a.sink_logits,
                                   .dsink_logits = a.dsink_logits});
   if (stream.on(DeviceKind::kCpu)) cpu::attention_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::attention_backward(stream, a);
+  }
 }
 
 void check_attention_gradient(const char* who, const AttentionGradientTensors& a) {

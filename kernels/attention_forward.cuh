@@ -9,7 +9,7 @@
 
 #include "kernels/attention_tile.cuh"
 #include "kernels/core/launch.cuh"
-#include "kernels/query_tile.cuh"
+#include "kernels/key_panel.cuh"
 
 /// Forward of attention, dense and sparse: a block of threads owns a QueryTile, 16 rows per warp,
 /// and takes the panels of keys that a Walk names, in ascending order of position, with the online
@@ -21,8 +21,6 @@
 /// FLOP per byte; each warp reads 32 KB of shared memory for 128 products m16n8k16.
 namespace tessera::gpu {
 
-inline constexpr float kLog2E = 1.44269504f;
-inline constexpr float kLn2 = 0.693147181f;
 inline constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 /// Sizes by the bytes of a row, so that two panels fit beside the queries into 163 KB.
@@ -60,71 +58,35 @@ struct ForwardOperands {
   float scale;  // log2(e) times the scale of the scores: exponentials are powers of two
 };
 
-/// What a walk says of a panel, besides what it keeps for itself.
-struct Panel {
-  int first;  ///< position of its first key
-  int count;
-  int row;  ///< of k and v, of its first key
-};
-/// How one warp sees a panel: which strips, and what its lane's two rows see and add to scores.
-struct PanelView {
-  Strips strips;
-  SeenKeys seen[2];  ///< unless strips.whole
-  float bias[2];     ///< log2 of the gate
-};
-
-/// The two rows of a lane.
-struct LaneRows {
-  int position[2];
-  int token[2];  ///< row of q
-  int head[2];   ///< of q
-  bool real[2];  ///< others repeat the last one and are not written
-  int lowest;    ///< position of the warp's rows
-  int highest;
-
-  __device__ LaneRows(const QueryTile& tile, int warp) {
-    const int last = tile.rows() - 1;
-    for (int half = 0; half < 2; ++half) {
-      const int row = 16 * warp + row_of_lane(half);
-      real[half] = row <= last;
-      const int clamped = std::min(row, last);
-      position[half] = tile.first + clamped / tile.heads;
-      token[half] = tile.origin + position[half];
-      head[half] = tile.first_head + clamped % tile.heads;
-    }
-    lowest = tile.first + std::min(16 * warp, last) / tile.heads;
-    highest = tile.first + std::min(16 * warp + 15, last) / tile.heads;
-  }
-};
-
 /// The online softmax of a warp's 16 rows: o, the largest score and the sum of a lane's columns.
-template <class T, int kD>
+template <class T, int kD, int kStrips>
 struct ForwardState {
-  using Shape = ForwardShape<T, kD>;
-  static constexpr int kStrips = Shape::kPanel / 16;
-
   float o[kD / 8][4];
   float largest[2];  ///< in units of log2(e)
   float sum[2];
 
-  /// The sink is a key with score a_h and no value.
-  __device__ void start(const LaneRows& rows, const float* sink_logits) {
+  __device__ void start() {
 #pragma unroll
     for (int n = 0; n < kD / 8; ++n) {
       for (int i = 0; i < 4; ++i) o[n][i] = 0;
     }
     for (int half = 0; half < 2; ++half) {
-      const float sink = sink_logits == nullptr ? kHidden : sink_logits[rows.head[half]];
-      largest[half] = sink * kLog2E;
-      sum[half] = threadIdx.x % 4 == 0 && sink != kHidden ? 1.0f : 0.0f;
+      largest[half] = kHidden;
+      sum[half] = 0;
+    }
+  }
+  /// The sink is a key with score a_h and no value.
+  __device__ void add_sinks(const LaneRows& rows, const float* sink_logits) {
+    for (int half = 0; half < 2; ++half) {
+      largest[half] = sink_logits[rows.head[half]] * kLog2E;
+      sum[half] = threadIdx.x % 4 == 0 && largest[half] != kHidden ? 1.0f : 0.0f;
     }
   }
 
   /// Takes a panel. `sums` is told each row's sum over it, if it wants to know (BlockSums).
-  template <class Sums>
-  __device__ void absorb(const typename Shape::Queries& q, const TileRows<T, kD>& keys,
-                         const TileRows<T, kD>& values, const PanelView& view, float scale,
-                         Sums& sums) {
+  template <class Left, class Sums>
+  __device__ void absorb(const Left& q, const TileRows<T, kD>& keys, const TileRows<T, kD>& values,
+                         const PanelView& view, float scale, Sums& sums) {
     float s[2 * kStrips][4];
 #pragma unroll
     for (int n = 0; n < 2 * kStrips; ++n) {
@@ -157,8 +119,8 @@ struct ForwardState {
   }
 
   /// Writes o and lse, by way of `place`: 16 rows of shared memory that are this warp's alone.
-  __device__ void finish(const LaneRows& rows, const QueryTile& tile, int warp,
-                         const TileRows<T, kD>& place, const ForwardOperands<T>& a);
+  __device__ void finish(const QueryTile& tile, int warp, const TileRows<T, kD>& place,
+                         const ForwardOperands<T>& a);
 
  private:
   __device__ static void hide(float (&s)[2 * kStrips][4], const PanelView& view) {
@@ -227,19 +189,16 @@ struct ForwardState {
   }
 };
 
-template <class T, int kD>
-__device__ void ForwardState<T, kD>::finish(const LaneRows& rows, const QueryTile& tile, int warp,
-                                            const TileRows<T, kD>& place,
-                                            const ForwardOperands<T>& a) {
+template <class T, int kD, int kStrips>
+__device__ void ForwardState<T, kD, kStrips>::finish(const QueryTile& tile, int warp,
+                                                     const TileRows<T, kD>& place,
+                                                     const ForwardOperands<T>& a) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  float totals[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float total = row_sum(sum[half]);
-    if (lane % 4 == 0 && rows.real[half]) {
-      a.lse[int64_t{rows.head[half]} * a.tokens + rows.token[half]] =
-          (largest[half] + log2f(total)) * kLn2;
-    }
-    const float inverse = 1.0f / total;
+    totals[half] = row_sum(sum[half]);
+    const float inverse = 1.0f / totals[half];
     T* const row = place.row(row_of_lane(half)) + 2 * (lane % 4);
 #pragma unroll
     for (int n = 0; n < kD / 8; ++n) {
@@ -252,10 +211,19 @@ __device__ void ForwardState<T, kD>::finish(const LaneRows& rows, const QueryTil
       }
     }
   }
+  // Row r of the warp is that of lane 4 (r % 8): lane r writes.
+  const float lower = __shfl_sync(kWholeWarp, largest[0] + log2f(totals[0]), lane % 8 * 4);
+  const float upper = __shfl_sync(kWholeWarp, largest[1] + log2f(totals[1]), lane % 8 * 4);
+  const int count = std::min(16, tile.rows() - 16 * warp);
+  if (lane < count) {
+    const int row = 16 * warp + lane;
+    const int64_t token = tile.origin + tile.first + row / tile.heads;
+    const int64_t head = tile.first_head + row % tile.heads;
+    a.lse[head * a.tokens + token] = (lane < 8 ? lower : upper) * kLn2;
+  }
   __syncwarp();
   // Whole rows of o, 16 bytes per lane.
   const int packs = a.d / Pack<T>::kSize;
-  const int count = std::min(16, tile.rows() - 16 * warp);
   for (int i = lane; i < count * packs; i += kWarpSize) {
     const int row = 16 * warp + i / packs;
     const int64_t token = tile.origin + tile.first + row / tile.heads;
@@ -284,11 +252,9 @@ __device__ __forceinline__ void copy_panel(const TileRows<T, kD>& to, const Pane
   });
 }
 
-/// A Walk, one per warp, has
-///   Walk(arguments, grid, tile, rows);
-///   bool next(Panel&): the next panel that the tile sees; the same answer in all warps;
-///   view(panel), sums(panel): how this warp sees the panel that `next` told last, and where the
-///   sums over it go (NoSums: nowhere).
+/// Besides what key_panel.cuh says, a Walk has Arguments, sums(): where the sums over the panel go
+/// that `next` told last (NoSums: nowhere), and check(), which stops a kernel whose lists are
+/// wrong.
 template <class T, int kD, class Walk>
 __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T, kD>::kBlocks)
     attention_forward_tile(ForwardOperands<T> a, typename Walk::Arguments walk_arguments) {
@@ -298,11 +264,8 @@ __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T,
   if (tile.rows() <= 0) return;
   SharedMemory shared;
   const Rows queries = Rows::take(shared, Shape::kRows);
-  Rows keys = Rows::take(shared, Shape::kPanel);
-  Rows values = Rows::take(shared, Shape::kPanel);
-  Rows other_keys = Rows::take(shared, Shape::kPanel);
-  Rows other_values = Rows::take(shared, Shape::kPanel);
-
+  constexpr int kPanelSize = Rows::elements(Shape::kPanel);
+  T* const panels = shared.take<T>(4 * kPanelSize);  // keys and values of two
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const bool idle = 16 * warp >= tile.rows();
   const LaneRows rows(tile, warp);
@@ -316,9 +279,12 @@ __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T,
                              });
   Panel next;
   bool more = walk.next(next);
+  int stage = 0;
   const auto copy_next = [&] {
-    copy_panel<Shape>(keys, next, a.k, tile.kv_head, a);
-    copy_panel<Shape>(values, next, a.v, tile.kv_head, a);
+    T* const place = panels + 2 * kPanelSize * stage;
+    copy_panel<Shape>(Rows{place}, next, a.k, tile.kv_head, a);
+    copy_panel<Shape>(Rows{place + kPanelSize}, next, a.v, tile.kv_head, a);
+    close_copies();
   };
   if (more) copy_next();
   close_copies();
@@ -326,30 +292,24 @@ __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T,
   __syncthreads();
   typename Shape::Queries q;
   if (!idle) q.load(queries, 16 * warp);
-  ForwardState<T, kD> state;
-  state.start(rows, a.sink_logits);
+  ForwardState<T, kD, Shape::kPanel / 16> state;
+  state.start();
+  if (a.sink_logits != nullptr) state.add_sinks(rows, a.sink_logits);
   while (more) {
-    const Panel panel = next;
-    const PanelView view = walk.view(panel);
-    typename Walk::Sums sums = walk.sums(panel);
+    const PanelView view = walk.view();
+    typename Walk::Sums sums = walk.sums();
     more = walk.next(next);
-    const Rows these_keys = keys;
-    const Rows these_values = values;
-    keys = other_keys;
-    values = other_values;
-    other_keys = these_keys;
-    other_values = these_values;
+    T* const place = panels + 2 * kPanelSize * stage;
+    stage ^= 1;
     if (more) copy_next();
-    close_copies();
     if (!idle && !view.strips.none()) {
-      state.absorb(q, these_keys, these_values, view, a.scale, sums);
+      state.absorb(q, Rows{place}, Rows{place + kPanelSize}, view, a.scale, sums);
     }
     wait_for_copies<0>();
     __syncthreads();
   }
-  if (!idle) {
-    state.finish(rows, tile, warp, {queries.row(16 * warp)}, a);
-  }
+  if (!idle) state.finish(tile, warp, {queries.row(16 * warp)}, a);
+  walk.check();
 }
 
 /// Of the arguments of a forward kernel.

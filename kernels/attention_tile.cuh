@@ -19,6 +19,9 @@
 /// g, c[n][2] and c[n][3] those of row g + 8. A *strip* is 16 columns: c[2 s] and c[2 s + 1].
 namespace tessera::gpu {
 
+inline constexpr float kLog2E = 1.44269504f;
+inline constexpr float kLn2 = 0.693147181f;
+
 /// Numbers of the inner dimension that one product takes: 32 bytes of a row.
 template <class T>
 inline constexpr int kDepth = 32 / static_cast<int>(sizeof(T));
@@ -145,9 +148,10 @@ __device__ __forceinline__ void add_strips(float (&c)[2 * kStrips][4], const Lef
 }
 
 /// c[n] += w b: w is a strip [16, 16] of weights as a product left it, rounded to T, and b the 16
-/// rows from `first` on. With c of [16, kD] this is weights times values, or dS times keys.
-template <class T, int kD>
-__device__ __forceinline__ void add_weighted(float (&c)[kD / 8][4], const float (&w0)[4],
+/// rows from `first` on. With c of [16, kD] this is weights times values, or dS times keys; c may
+/// have fewer columns than b.
+template <int kTiles, class T, int kD>
+__device__ __forceinline__ void add_weighted(float (&c)[kTiles][4], const float (&w0)[4],
                                              const float (&w1)[4], const TileRows<T, kD>& b,
                                              int first) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -157,7 +161,7 @@ __device__ __forceinline__ void add_weighted(float (&c)[kD / 8][4], const float 
     // Matrices: rows 0-7 and 8-15 of columns 0-7; the same of columns 8-15.
     const T* const row = b.row(first + lane % 16) + lane / 16 * 8;
 #pragma unroll
-    for (int n = 0; n < kD / 8; n += 2) {
+    for (int n = 0; n < kTiles; n += 2) {
       uint32_t parts[4];
       load_transposed(parts, row + 8 * n);
       multiply_bf16(c[n], a, parts[0], parts[1]);
@@ -173,7 +177,7 @@ __device__ __forceinline__ void add_weighted(float (&c)[kD / 8][4], const float 
                              __float_as_uint(w[3])};
       const T* const row = b.row(first + 8 * half + 2 * (lane % 4)) + lane / 4;
 #pragma unroll
-      for (int n = 0; n < kD / 8; ++n) {
+      for (int n = 0; n < kTiles; ++n) {
         multiply_parts<T>(c[n], a, __float_as_uint(row[8 * n]),
                           __float_as_uint(row[8 * n + TileRows<T, kD>::kStride]));
       }

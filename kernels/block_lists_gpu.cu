@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) count_entries(Choices a, Lists lists
   check_choices(a, range, first_token, before);
   int entries = 0;
   for (int first = 0; first < before; first += kWindow) {
-    const int count = std::min(kWindow, before - first);
+    const int count = std::min(int{kWindow}, before - first);
     mark_choices(a, range, first_token, first, count, masks);
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
       entries += mask_at(masks, i) != 0;
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) write_entries(Choices a, Lists lists
   int64_t entry = int64_t{blockIdx.y} * lists.capacity +
                   lists.tile_offsets[int64_t{blockIdx.y} * (lists.max_tiles + 1) + tile];
   for (int first = 0; first < before; first += kWindow) {
-    const int count = std::min(kWindow, before - first);
+    const int count = std::min(int{kWindow}, before - first);
     mark_choices(a, range, first_token, first, count, masks);
     for (int base = 0; base < count; base += kThreads) {
       const int i = base + static_cast<int>(threadIdx.x);
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kThreads) mark_strips(Lists lists, GridView gr
   SharedMemory shared;
   uint32_t* const words = shared.take<uint32_t>(kWindow);
   const int first = static_cast<int>(blockIdx.y) * kWindow;
-  const int count = std::min(kWindow, x.blocks - first);
+  const int count = std::min(int{kWindow}, x.blocks - first);
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) words[i] = 0;
   __syncthreads();
   for_each_entry(lists, grid, x, first, first + count,

@@ -70,6 +70,9 @@ void score_select(Stream& stream, const ScoreSelect& a) {
                   "score_select: nodes", "[groups, tree_rows(max_blocks), gate_dim]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::score_select(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::score_select(stream, a);
+  }
 }
 
 void build_block_lists(Stream& stream, const BuildBlockLists& a) {

@@ -16,7 +16,7 @@ struct BlockRule {
   int64_t kept;           ///< k >= 1, blocks chosen at most
 
   /// Candidates of a token whose own block is `own`: sink_blocks .. own - window_blocks.
-  int64_t candidates(int64_t own) const {
+  constexpr int64_t candidates(int64_t own) const {
     const int64_t count = own - window_blocks + 1 - sink_blocks;
     return count > 0 ? count : 0;
   }

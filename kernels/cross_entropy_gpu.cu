@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kMapThreads, 4) put_gradient(Gradient<T, D> a)
   const float offset = a.merged[t * kSoftmaxStats];
   const float scale = a.scale;
   const float factor = scale / a.merged[t * kSoftmaxStats + 1];
-  const auto gradient = [&](float logit, int64_t v) {
+  const auto gradient = [=](float logit, int64_t v) {
     return __expf(logit - offset) * factor - (v == target ? scale : 0.0f);
   };
   const int64_t begin =

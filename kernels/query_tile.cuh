@@ -66,12 +66,13 @@ inline dim3 query_tiles(const GridView& grid, const QueryCut& cut, size_t groups
   return {static_cast<unsigned>(part_bound(grid.pieces, grid.tokens, cut.tokens)),
           static_cast<unsigned>(static_cast<int64_t>(groups) * cut.parts)};
 }
-__device__ inline QueryTile find_query_tile(const GridView& grid, const QueryCut& cut,
-                                            const GroupList& groups, const HeadMap& map) {
+/// Of the tokens that this block of threads has by blockIdx.x: a group and a part of its heads.
+__device__ inline QueryTile query_tile(const GridView& grid, const QueryCut& cut,
+                                       const GroupList& groups, const HeadMap& map, int place,
+                                       int part_of_heads) {
   const auto number = static_cast<int>(gridDim.x - 1 - blockIdx.x);
   const StretchPart part = find_part(grid.pieces, cut.tokens, number);
-  const int place = static_cast<int>(blockIdx.y) / cut.parts;
-  const int skipped = static_cast<int>(blockIdx.y) % cut.parts * cut.heads;
+  const int skipped = part_of_heads * cut.heads;
   const int kv_head = groups.at[place];
   return {
       .piece = part.stretch,
@@ -83,6 +84,12 @@ __device__ inline QueryTile find_query_tile(const GridView& grid, const QueryCut
       .kv_head = kv_head,
       .first_head = static_cast<int>(map.begin_of(kv_head)) + skipped,
       .heads = std::max(0, std::min(cut.heads, static_cast<int>(map.count_of(kv_head)) - skipped))};
+}
+
+__device__ inline QueryTile find_query_tile(const GridView& grid, const QueryCut& cut,
+                                            const GroupList& groups, const HeadMap& map) {
+  const auto group_part = static_cast<int>(blockIdx.y);
+  return query_tile(grid, cut, groups, map, group_part / cut.parts, group_part % cut.parts);
 }
 
 }  // namespace tessera::gpu

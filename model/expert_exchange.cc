@@ -86,7 +86,7 @@ int64_t ExpertExchange::count_rows(StepContext& step, ConstTensorView offsets,
   std::vector<int32_t> theirs(static_cast<size_t>(received.elements()));
   copy(step.stream, offsets, host_view(own));
   copy(step.stream, received, host_view(theirs));
-  step.stream.synchronize();
+  step.mesh.world().synchronize(step.stream);
   std::vector<int32_t> counts;
   decision.send_rows.clear();
   decision.receive_rows.clear();

@@ -42,7 +42,7 @@ class ExpertExchange {
 
   /// From `offsets` [experts + 1], i32, of this rank's sorted rows, `pairs` on a plan. Collective.
   /// Returns how many rows this rank has. The host waits for the stream: nobody can receive rows
-  /// without knowing how many (decision 15).
+  /// without knowing how many (docs/decisions/0016).
   int64_t decide(StepContext& step, ConstTensorView offsets, int64_t pairs,
                  Decision& decision) const;
 

@@ -2,12 +2,15 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kernels/core/event.h"
 #include "parallel/flight_recorder.h"
 
 namespace tessera {
@@ -24,6 +27,7 @@ struct Traffic {
 /// and all of them in sums. One log for all communicators that were split from the same world. On
 /// kPlan the bytes are those that the exchange would move. Another thread may read sums while the
 /// rank works, or hangs; the map has its own rules.
+/// An exchange on a GPU is complete when the GPU is past it, and not when the host is.
 class CollectiveLog {
  public:
   /// Written into all records from now on; -1 for outside of any step or layer.
@@ -67,15 +71,37 @@ class CollectiveLog {
   /// The index of the record, in which it fills in the communicator and the place in the run.
   int64_t start(const Group& group, CollectiveRecord record);
   void complete(int64_t index) { recorder_.complete(index); }
+  /// Exchange `index` takes place on a GPU: it begins when the stream is past what it was given so
+  /// far. Without this it has begun with its start.
+  void begin_behind(int64_t index, Stream& stream);
+  /// Likewise its end. No effect after the first call for an exchange.
+  void end_behind(int64_t index, Stream& stream);
+  /// Completes the exchanges whose end the GPU has passed.
+  void look_at_streams();
   void add_scratch(int64_t bytes);
 
  private:
+  friend class StreamWait;
+
+  /// An exchange that a GPU has still to do, or does.
+  struct OnStream {
+    int64_t index;
+    std::optional<Event> begin;
+    std::optional<Event> end;
+  };
+  OnStream& on_stream(int64_t index);
+  Event take_event(const Stream& stream);
+
   struct Sums {
     std::string communicator;
     std::array<Traffic, kCollectives> of{};
   };
 
   FlightRecorder recorder_;
+  std::deque<OnStream> on_streams_;  // in the order of their starts
+  std::vector<Event> events_;        // unused ones
+  bool host_waits_ = false;
+  int64_t waits_in_ = -1;  // what the host was last seen to wait for, while it does
   std::function<bool()> proceed_;
   mutable std::mutex mutex_;
   std::vector<Sums> sums_;
@@ -91,6 +117,19 @@ class ExchangeWait {
   ~ExchangeWait() { log_.recorder().end_wait(); }
   ExchangeWait(const ExchangeWait&) = delete;
   ExchangeWait& operator=(const ExchangeWait&) = delete;
+
+ private:
+  CollectiveLog& log_;
+};
+
+/// While this lives the host waits for a stream of a GPU: it is blocked in an exchange whenever
+/// look_at_streams finds that the GPU is.
+class StreamWait {
+ public:
+  explicit StreamWait(CollectiveLog& log) : log_(log) { log_.host_waits_ = true; }
+  ~StreamWait();
+  StreamWait(const StreamWait&) = delete;
+  StreamWait& operator=(const StreamWait&) = delete;
 
  private:
   CollectiveLog& log_;

@@ -1,11 +1,14 @@
 #include "parallel/communicator.h"
 
 #include <algorithm>
-#include <cstring>
+#include <chrono>
 #include <exception>
 #include <numeric>
+#include <thread>
 #include <utility>
 
+#include "kernels/core/copy.h"
+#include "kernels/core/event.h"
 #include "kernels/core/log.h"
 #include "parallel/message_sizes.h"
 #include "parallel/subgroup.h"
@@ -122,14 +125,16 @@ int64_t row_bytes(const ConstTensorView& tensor) {
   return tensor.shape().with(0, 1).elements() * size_of(tensor.dtype());
 }
 
-Pending::Pending(Communicator& communicator, int ticket, int64_t record)
+Pending::Pending(Communicator& communicator, Stream& stream, int ticket, int64_t record)
     : communicator_(&communicator),
+      stream_(&stream),
       ticket_(ticket),
       record_(record),
       exceptions_(std::uncaught_exceptions()) {}
 
 Pending::Pending(Pending&& other) noexcept
     : communicator_(std::exchange(other.communicator_, nullptr)),
+      stream_(other.stream_),
       ticket_(other.ticket_),
       record_(other.record_),
       exceptions_(other.exceptions_) {}
@@ -138,6 +143,7 @@ Pending& Pending::operator=(Pending&& other) {
   if (this == &other) return *this;
   wait();
   communicator_ = std::exchange(other.communicator_, nullptr);
+  stream_ = other.stream_;
   ticket_ = other.ticket_;
   record_ = other.record_;
   exceptions_ = other.exceptions_;
@@ -158,7 +164,7 @@ void Pending::wait() {
   Communicator& communicator = *std::exchange(communicator_, nullptr);
   const ExchangeWait blocked(communicator.log(), record_);
   communicator.do_finish(ticket_);
-  communicator.log().complete(record_);
+  communicator.let_go(*stream_, record_);
 }
 
 Communicator::Communicator(int rank, int size)
@@ -174,21 +180,41 @@ Communicator::Communicator(int rank, int size)
 Communicator::Communicator(int rank, int size, const Communicator& parent, const std::string& name)
     : rank_(rank), size_(size), name_(name), log_(parent.log_) {}
 
-void Communicator::copy_own_rows(const Call& call) const {
-  const int64_t width = row_bytes(call.from);
-  const char* from = static_cast<const char*>(call.from.data());
-  char* to = static_cast<char*>(call.to.data());
+Communicator::Communicator(const Communicator* host)
+    : rank_(host->rank_),
+      size_(host->size_),
+      name_(host->name_),
+      log_(host->log_),
+      members_(host->members_),
+      log_group_(host->log_group_),
+      calls_(host->calls_) {}
+
+void Communicator::copy_own_rows(Stream& stream, const Call& call) const {
+  if (call.operation == Collective::kAllToAll) {
+    const auto first = [&](std::span<const int64_t> rows) {
+      return std::accumulate(rows.begin(), rows.begin() + rank_, int64_t{0});
+    };
+    const int64_t rows = call.send_rows[static_cast<size_t>(rank_)];
+    copy(stream, call.from.rows(first(call.send_rows), rows),
+         call.to.rows(first(call.receive_rows), rows));
+    return;
+  }
   for_own_pairs(call.sends, call.receives, rank_, [&](const RowTransfer& s, const RowTransfer& r) {
-    const int64_t bytes = s.rows * width;
-    if (bytes > 0) {
-      std::memcpy(to + r.first * width, from + s.first * width, static_cast<size_t>(bytes));
-    }
+    copy(stream, call.from.rows(s.first, s.rows), call.to.rows(r.first, r.rows));
   });
+}
+
+void Communicator::copy_alone(Stream& stream, const Call& call) const {
+  if (call.operation == Collective::kAllToAll || call.operation == Collective::kExchangeRows) {
+    copy_own_rows(stream, call);
+  } else if (call.from.data() != call.to.data()) {
+    copy(stream, call.from, call.to.reshape(call.from.shape()));
+  }
 }
 
 int64_t Communicator::record(const Entry& entry, int64_t sent, int64_t received) {
   CollectiveRecord record;
-  record.number = calls_++;
+  record.number = (*calls_)++;
   record.elements = entry.elements;
   record.sent = sent;
   record.received = received;
@@ -229,12 +255,12 @@ int64_t Communicator::record(const Call& call) {
 
 Pending Communicator::start(Stream& stream, Call call) {
   if (!log_->proceed()) return {};
-  call.number = calls_;
-  const int64_t index = record(call);
-  const bool alone = size_ == 1 && call.operation == Collective::kAllReduce;
-  const bool planned = stream.on(DeviceKind::kPlan);
+  call.number = *calls_;
+  const int64_t index = call.record = record(call);
   const auto begin = [&] {
-    return alone ? kDone : planned ? do_plan(call) : do_start(stream, call);
+    if (size_ > 1) return stream.on(DeviceKind::kPlan) ? do_plan(call) : do_start(stream, call);
+    copy_alone(stream, call);
+    return kDone;
   };
   int ticket = kDone;
   if (call.blocking) {
@@ -243,9 +269,15 @@ Pending Communicator::start(Stream& stream, Call call) {
   } else {
     ticket = begin();
   }
-  if (ticket != kDone) return Pending(*this, ticket, index);
-  log_->complete(index);
+  if (ticket != kDone) return Pending(*this, stream, ticket, index);
+  let_go(stream, index);
   return {};
+}
+
+void Communicator::let_go(Stream& stream, int64_t index) {
+  if (!stream.on(DeviceKind::kGpu)) return log_->complete(index);
+  log_->end_behind(index, stream);
+  log_->look_at_streams();
 }
 
 void Communicator::run(Stream& stream, Call call) {
@@ -364,7 +396,7 @@ void Communicator::broadcast(Stream& stream, TensorView data, int root, CallSite
                                sender ? data.bytes() * (size_ - 1) : 0, sender ? 0 : data.bytes());
   const ExchangeWait blocked(*log_, index);
   if (!stream.on(DeviceKind::kPlan) && size_ > 1) do_broadcast(stream, data, root);
-  log_->complete(index);
+  let_go(stream, index);
 }
 
 void Communicator::all_reduce_values(std::span<double> values, CallSite where) {
@@ -390,6 +422,23 @@ void Communicator::barrier(CallSite where) {
   const ExchangeWait blocked(*log_, index);
   if (size_ > 1) do_barrier();
   log_->complete(index);
+}
+
+void Communicator::synchronize(Stream& stream) {
+  if (stream.on(DeviceKind::kGpu)) {
+    Event end(stream.device());
+    end.record(stream);
+    const StreamWait wait(*log_);
+    for (int64_t looks = 0; !end.passed(); ++looks) {
+      log_->look_at_streams();
+      do_check();
+      // Short waits are the rule; who waits long may lose a little.
+      if (looks > 1000) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+    log_->look_at_streams();
+    do_check();
+  }
+  stream.synchronize();
 }
 
 std::unique_ptr<Communicator> Communicator::split(std::span<const int> colors,

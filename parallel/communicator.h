@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/core/device.h"
 #include "kernels/core/tensor_view.h"
 #include "parallel/collective_log.h"
 
@@ -25,7 +26,7 @@ struct RowTransfer {
 };
 
 /// An exchange that was started. Until wait() its inputs must not change, and its outputs hold
-/// nothing. Move-only; the communicator must outlive it.
+/// nothing. Move-only; the communicator and the stream must outlive it.
 class [[nodiscard]] Pending {
  public:
   /// Nothing to wait for.
@@ -37,16 +38,18 @@ class [[nodiscard]] Pending {
   /// the other ranks may never come: the exchange then stays unfinished.
   ~Pending();
 
-  /// Ends the exchange on this rank. No effect when it has ended. Throws as the exchange itself.
+  /// Ends the exchange on this rank: on a GPU, work that the stream is given from now on finds it
+  /// ended. No effect when it has ended. Throws as the exchange itself.
   void wait();
   /// Whether there is something to wait for.
   bool active() const { return communicator_ != nullptr; }
 
  private:
   friend class Communicator;
-  Pending(Communicator& communicator, int ticket, int64_t record);
+  Pending(Communicator& communicator, Stream& stream, int ticket, int64_t record);
 
   Communicator* communicator_ = nullptr;
+  Stream* stream_ = nullptr;
   int ticket_ = -1;
   int64_t record_ = -1;
   int exceptions_ = 0;  // in flight when it was made
@@ -61,12 +64,18 @@ class [[nodiscard]] Pending {
 /// implementation, and blocking or not. A NaN on one rank is a NaN in the sum and in the maximum.
 /// Throws Error when a shape, dtype or count is wrong, or when another rank has failed.
 ///
+/// On a GPU an exchange is one more piece of work of the stream: it comes after what the stream was
+/// given before, and the host may go on before it has ended. The log calls an exchange complete
+/// when the GPU has passed its end, which it looks for in every call and in synchronize(). None may
+/// be a part of a WorkGraph.
+///
 /// The log says where each exchange was called, `where`, which nobody has to pass.
 ///
 /// start_x does the same as x, but returns at once; Pending::wait ends it. Several exchanges may be
 /// under way, on one communicator and on different ones, and others may be done in between. All
 /// ranks start them in the same order, and wait for them in the same order, which need not be that
-/// of the starts. Counts and transfers are copied; tensors must live until the wait.
+/// of the starts. Counts and transfers are copied; tensors must live until the wait, and on a GPU
+/// until the stream is past it.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -135,6 +144,9 @@ class Communicator {
   void plan_values(int64_t values);
   /// Blocks the host until every rank has called it.
   void barrier(CallSite where = CallSite::current());
+  /// The host waits for the stream, as Stream::synchronize. On a GPU it sees meanwhile which
+  /// exchanges begin and end there, for the log, and throws when one of them fails.
+  void synchronize(Stream& stream);
   /// New groups of the ranks with equal colors, ordered by their rank here. `colors` has one color
   /// for each rank of this group and is the same on every rank (so a plan, which has only one
   /// rank, can split too). `name` is for messages and for the log. This group must outlive the new
@@ -156,6 +168,7 @@ class Communicator {
     std::span<const RowTransfer> receives = {};
     CallSite where = {};
     int64_t number = 0;     // of this exchange on this communicator
+    int64_t record = -1;    // of this exchange in the log
     bool blocking = false;  // whether the wait follows at once
   };
 
@@ -167,14 +180,35 @@ class Communicator {
   /// A group of ranks of `parent`.
   Communicator(int rank, int size, const Communicator& parent, const std::string& name);
 
-  /// Copies in host memory what a call of exchange_rows sends to this rank itself.
-  void copy_own_rows(const Call& call) const;
+  /// In the place of `host`, of the same ranks, which does what this one leaves to it. Both have
+  /// one log, name and count of exchanges; from now on `host` is called only through x_of.
+  explicit Communicator(const Communicator* host);
+
+  /// Copies what a call of all_to_all or exchange_rows sends to this rank itself.
+  void copy_own_rows(Stream& stream, const Call& call) const;
+
+  // What another implementation does, without checks and records.
+  static int start_of(Communicator& host, Stream& stream, const Call& call) {
+    return host.do_start(stream, call);
+  }
+  static void finish_of(Communicator& host, int ticket) { host.do_finish(ticket); }
+  static void broadcast_of(Communicator& host, Stream& stream, TensorView data, int root) {
+    host.do_broadcast(stream, data, root);
+  }
+  static void values_of(Communicator& host, std::span<double> values) {
+    host.do_all_reduce_values(values);
+  }
+  static void barrier_of(Communicator& host) { host.do_barrier(); }
+  static std::unique_ptr<Communicator> split_of(Communicator& host, std::span<const int> colors,
+                                                const std::string& name) {
+    return host.do_split(colors, name);
+  }
 
  private:
   friend class Pending;
 
-  // Called with checked arguments, never on kPlan. Ranks agree on everything but counts and
-  // transfers; reductions only when there are several ranks.
+  // Called with checked arguments, never on kPlan, only when there are several ranks. Ranks agree
+  // on everything but counts and transfers.
   /// Returns kDone, or a ticket for one call of do_finish.
   virtual int do_start(Stream& stream, const Call& call) = 0;
   virtual void do_finish(int ticket) = 0;
@@ -184,13 +218,19 @@ class Communicator {
   virtual void do_broadcast(Stream& stream, TensorView data, int root) = 0;
   virtual void do_all_reduce_values(std::span<double> values) = 0;
   virtual void do_barrier() = 0;
+  /// Throws when an exchange of this communicator, or of one that has the same log, has failed.
+  virtual void do_check() {}
   virtual std::unique_ptr<Communicator> do_split(std::span<const int> colors,
                                                  const std::string& name) = 0;
 
   Call reduce_call(const Stream& stream, TensorView data, Reduction reduction) const;
   Call gather_call(const Stream& stream, ConstTensorView part, TensorView whole) const;
   Call scatter_call(const Stream& stream, ConstTensorView whole, TensorView part) const;
+  /// What an exchange of a rank alone is.
+  void copy_alone(Stream& stream, const Call& call) const;
   Pending start(Stream& stream, Call call);
+  /// The host has no more to do with the exchange.
+  void let_go(Stream& stream, int64_t record);
   void run(Stream& stream, Call call);
   /// What is recorded of an exchange, besides its bytes.
   struct Entry {
@@ -208,7 +248,7 @@ class Communicator {
   std::shared_ptr<CollectiveLog> log_;
   std::vector<int> members_;  ///< their ranks in the world
   CollectiveLog::Group log_group_;
-  int64_t calls_ = 0;
+  std::shared_ptr<int64_t> calls_ = std::make_shared<int64_t>(0);
 };
 
 /// Bytes of one row of a tensor: an index of its outermost axis.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/core/buffer.h"
+#include "parallel/host_communicator.h"
 #include "parallel/message_sizes.h"
 #include "parallel/ordered_reduction.h"
 
@@ -82,15 +83,17 @@ struct Slice {
   int64_t count;
 };
 
-class MpiCommunicator final : public Communicator {
+class MpiCommunicator final : public HostCommunicator {
  public:
   explicit MpiCommunicator(MPI_Comm world)
-      : Communicator(rank_in(world), size_of_group(world)), comm_(world), owned_(false) {
+      : HostCommunicator(rank_in(world), size_of_group(world)), comm_(world), owned_(false) {
     MPI_CHECK(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN));
   }
   /// Frees `comm` on destruction.
   MpiCommunicator(MPI_Comm comm, const Communicator& parent, const std::string& name)
-      : Communicator(rank_in(comm), size_of_group(comm), parent, name), comm_(comm), owned_(true) {
+      : HostCommunicator(rank_in(comm), size_of_group(comm), parent, name),
+        comm_(comm),
+        owned_(true) {
     MPI_CHECK(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN));
   }
   ~MpiCommunicator() override {
@@ -99,9 +102,9 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  int do_start(Stream& stream, const Call& call) override;
-  void do_finish(int ticket) override;
-  void do_broadcast(Stream& stream, TensorView data, int root) override;
+  int host_start(const Call& call) override;
+  void host_finish(int ticket) override;
+  void host_broadcast(TensorView data, int root) override;
   void do_all_reduce_values(std::span<double> values) override;
   void do_barrier() override { MPI_CHECK(MPI_Barrier(comm_)); }
   std::unique_ptr<Communicator> do_split(std::span<const int> colors,
@@ -332,8 +335,7 @@ bool MpiCommunicator::run_short(const Call& call) {
   return true;
 }
 
-int MpiCommunicator::do_start(Stream& stream, const Call& call) {
-  CHECK(stream.on(DeviceKind::kCpu), "MPI communicator: the tensors are not in host memory");
+int MpiCommunicator::host_start(const Call& call) {
   if (call.blocking && run_short(call)) return kDone;
   const int ticket = take_flight();
   Flight& flight = *flights_[static_cast<size_t>(ticket)];
@@ -358,7 +360,7 @@ int MpiCommunicator::do_start(Stream& stream, const Call& call) {
 }
 
 // After an error the flight stays taken: MPI may still write into its memory.
-void MpiCommunicator::do_finish(int ticket) {
+void MpiCommunicator::host_finish(int ticket) {
   Flight& flight = *flights_[static_cast<size_t>(ticket)];
   wait_all(flight);
   const bool all = flight.operation == Collective::kAllReduce;
@@ -379,8 +381,7 @@ void MpiCommunicator::do_finish(int ticket) {
   flight.free = true;
 }
 
-void MpiCommunicator::do_broadcast(Stream& stream, TensorView data, int root) {
-  CHECK(stream.on(DeviceKind::kCpu), "MPI communicator: the tensors are not in host memory");
+void MpiCommunicator::host_broadcast(TensorView data, int root) {
   for (int64_t at = 0; at < data.bytes(); at += kMessageBytes) {
     const int bytes = static_cast<int>(std::min(kMessageBytes, data.bytes() - at));
     MPI_CHECK(MPI_Bcast(static_cast<char*>(data.data()) + at, bytes, MPI_BYTE, root, comm_));

@@ -22,7 +22,7 @@ struct StartedRanks {
 void check_world_size(int world_size, const StartedRanks& started);
 
 /// MPI for the life of the process. Make one, in main, before any other thread is started; only
-/// the thread that made it may communicate. Tensors are in host memory.
+/// the thread that made it may communicate. A HostCommunicator: tensors of a GPU are staged.
 class MpiEnvironment {
  public:
   /// Initialises MPI.

@@ -1,7 +1,6 @@
 #include "parallel/self_communicator.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "parallel/message_sizes.h"
 #include "parallel/subgroup.h"
@@ -22,23 +21,13 @@ SelfCommunicator::SelfCommunicator(int rank, int size)
         size - 1);
 }
 
-void SelfCommunicator::check_alone(const char* who) const {
-  CHECK(size() == 1, who, ": rank ", rank(), " of ", size(), " is only planned, expected a stream ",
+void SelfCommunicator::refuse(const char* who) const {
+  CHECK(false, who, ": rank ", rank(), " of ", size(), " is only planned, expected a stream ",
         "on the plan device");
 }
 
-int SelfCommunicator::do_start(Stream& stream, const Call& call) {
-  check_alone(name_of(call.operation));
-  CHECK(stream.on(DeviceKind::kCpu), "self communicator: the tensors are not in host memory");
-  if (call.operation == Collective::kExchangeRows) {
-    copy_own_rows(call);
-    return kDone;
-  }
-  const bool rows = call.operation == Collective::kAllToAll;
-  const int64_t bytes = rows ? call.send_rows[0] * row_bytes(call.from) : call.from.bytes();
-  if (bytes > 0 && call.from.data() != call.to.data()) {
-    std::memcpy(call.to.data(), call.from.data(), static_cast<size_t>(bytes));
-  }
+int SelfCommunicator::do_start(Stream&, const Call& call) {
+  refuse(name_of(call.operation));
   return kDone;
 }
 
@@ -72,11 +61,11 @@ void SelfCommunicator::do_plan_values(int64_t values) {
 }
 
 void SelfCommunicator::do_broadcast(Stream&, TensorView, int) {
-  check_alone("broadcast");
+  refuse("broadcast");
 }
 
 void SelfCommunicator::do_all_reduce_values(std::span<double>) {
-  check_alone("all_reduce_values");
+  refuse("all_reduce_values");
 }
 
 std::unique_ptr<Communicator> SelfCommunicator::do_split(std::span<const int> colors,

@@ -6,9 +6,9 @@
 
 namespace tessera {
 
-/// A rank without company: the only one of its world, where every exchange is a copy on the host,
-/// or one of a larger world that is planned, where only shapes are checked,
-/// and bytes and scratch memory counted as those of an MPI rank.
+/// A rank without company: the only one of its world, where every exchange is a copy, on any
+/// device, or one of a larger world that is planned, where only shapes are checked, and bytes and
+/// scratch memory counted as those of an MPI rank.
 class SelfCommunicator final : public Communicator {
  public:
   /// The only rank.
@@ -30,7 +30,7 @@ class SelfCommunicator final : public Communicator {
   std::unique_ptr<Communicator> do_split(std::span<const int> colors,
                                          const std::string& name) override;
 
-  void check_alone(const char* who) const;
+  void refuse(const char* who) const;
   /// Makes scratch memory of `held` bytes one of at least `bytes`.
   void grow(int64_t& held, int64_t bytes);
 

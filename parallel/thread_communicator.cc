@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "parallel/host_communicator.h"
 #include "parallel/message_sizes.h"
 #include "parallel/ordered_reduction.h"
 #include "parallel/subgroup.h"
@@ -177,23 +178,23 @@ struct Started {
   }
 };
 
-class ThreadCommunicator final : public Communicator {
+class ThreadCommunicator final : public HostCommunicator {
  public:
   // The group is shared by its ranks and lives as long as the last of them.
   ThreadCommunicator(std::shared_ptr<Group> group, int rank)
-      : Communicator(rank, static_cast<int>(group->members.size())),
+      : HostCommunicator(rank, static_cast<int>(group->members.size())),
         group_(std::move(group)),
         parts_(static_cast<size_t>(size())) {}
   ThreadCommunicator(std::shared_ptr<Group> group, int rank, const Communicator& parent,
                      const std::string& name)
-      : Communicator(rank, static_cast<int>(group->members.size()), parent, name),
+      : HostCommunicator(rank, static_cast<int>(group->members.size()), parent, name),
         group_(std::move(group)),
         parts_(static_cast<size_t>(size())) {}
 
  private:
-  int do_start(Stream& stream, const Call& call) override;
-  void do_finish(int ticket) override;
-  void do_broadcast(Stream& stream, TensorView data, int root) override;
+  int host_start(const Call& call) override;
+  void host_finish(int ticket) override;
+  void host_broadcast(TensorView data, int root) override;
   void do_all_reduce_values(std::span<double> values) override;
   void do_barrier() override { const Exchange exchange(*group_, rank(), {.call = "barrier"}); }
   std::unique_ptr<Communicator> do_split(std::span<const int> colors,
@@ -221,7 +222,7 @@ class ThreadCommunicator final : public Communicator {
   std::vector<std::unique_ptr<Started>> started_;
 };
 
-int ThreadCommunicator::do_start(Stream&, const Call& call) {
+int ThreadCommunicator::host_start(const Call& call) {
   size_t ticket = 0;
   while (ticket < started_.size() && !started_[ticket]->free) ++ticket;
   if (ticket == started_.size()) started_.push_back(std::make_unique<Started>());
@@ -239,7 +240,7 @@ int ThreadCommunicator::do_start(Stream&, const Call& call) {
   return static_cast<int>(ticket);
 }
 
-void ThreadCommunicator::do_finish(int ticket) {
+void ThreadCommunicator::host_finish(int ticket) {
   Started& work = *started_[static_cast<size_t>(ticket)];
   work.free = true;  // nothing is started before it has ended
   if (work.operation == Collective::kAllReduce) return all_reduce_now(work);
@@ -324,7 +325,7 @@ void ThreadCommunicator::exchange_rows_now(const Started& work) {
   }
 }
 
-void ThreadCommunicator::do_broadcast(Stream&, TensorView data, int root) {
+void ThreadCommunicator::host_broadcast(TensorView data, int root) {
   const Exchange exchange(*group_, rank(), {.call = "broadcast", .tensor = data, .choice = root});
   if (rank() != root) copy(slot(root).tensor.data(), data.data(), data.bytes());
 }

@@ -6,8 +6,8 @@
 
 namespace tessera {
 
-/// Runs `body` on `ranks` threads of this process, each with its own Communicator of that size, in
-/// host memory. The communicator of tests and of sanitizer builds: no mpirun, no network.
+/// Runs `body` on `ranks` threads of this process, each with its own Communicator of that size, a
+/// HostCommunicator. That of tests and of sanitizer builds: no mpirun, no network.
 ///
 /// A rank that throws, or returns while others still wait for it, ends the run: the others get an
 /// Error from the exchange they are in, or from their next one. Ranks that meet in different

@@ -44,7 +44,7 @@ const std::vector<Door> kDoors{
     {"(oneapi/)?dnnl.*|omp\\.h", "kernels/block_matmul_cpu\\.cc"},
     {"cublas.*", "kernels/(grouped_)?matmul_gpu\\.cu"},
     {"cudnn.*", "kernels/attention_cudnn\\.cc"},
-    {"(cuda_runtime|cuda_bf16|cuda_fp16)\\.h|cub/.*", ".*\\.(cu|cuh)|kernels/core/cuda_check\\.h"},
+    {"cuda(_runtime|_bf16|_fp16)?\\.h|cub/.*", ".*\\.(cu|cuh)|kernels/core/cuda_check\\.h"},
     {"boost/context/.*", "tests/simt/.*"},
     {"link\\.h", "tests/simt/.*"},
     {"google/protobuf/.*|.*\\.pb\\.h", "(parallel|model|checkpoint|runtime|launcher)/.*\\.cc"},
@@ -80,6 +80,7 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"model/sparsity_plan.h", "a struct"},
     {"model/step_context.h", "a struct"},
     {"parallel/flight_map.h", "structs; flight_recorder_test is about them"},
+    {"parallel/host_communicator.h", "in builds for a GPU the tests of its implementations are"},
     {"parallel/nvtx_ranges.h", "needs a profiler of NVIDIA's to be seen"},
     // Layers: every gradient, bit and byte in transformer_test, every number in
     // end_to_end/reference_model.py, which is an independent model in float64.

@@ -1,5 +1,7 @@
 #include "kernels/core/device.h"
 
+#include <limits>
+
 #include "kernels/core/build.h"
 #include "kernels/core/error.h"
 
@@ -8,6 +10,7 @@ namespace tessera {
 namespace gpu {
 Gpus find_gpus();
 std::string missing_code(int device_index);
+int64_t free_bytes(int device_index);
 void* create_stream(int device_index);
 void destroy_stream(void* handle) noexcept;
 void synchronize_stream(void* handle);
@@ -32,6 +35,13 @@ std::string gpu_complaint(const Gpus& gpus, int index) {
   return concat("device: GPU ", index, " was asked for, but CUDA sees ", gpus.count,
                 gpus.count == 1 ? " GPU" : " GPUs", " here, numbered from 0; name one of them, ",
                 "let more be seen (CUDA_VISIBLE_DEVICES), or set device to cpu");
+}
+
+int64_t free_bytes(Device device) {
+  if constexpr (kCudaBuilt) {
+    if (device.kind == DeviceKind::kGpu) return gpu::free_bytes(device.index);
+  }
+  return std::numeric_limits<int64_t>::max();
 }
 
 Stream::Stream(Device device, int threads)

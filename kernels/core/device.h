@@ -33,6 +33,9 @@ Gpus find_gpus();
 /// Why GPU `index` cannot be used where there are `gpus`, and what to do; empty when it can.
 std::string gpu_complaint(const Gpus& gpus, int index);
 
+/// Bytes of a GPU's memory that nobody has; of other devices the most that a number can say.
+int64_t free_bytes(Device device);
+
 /// An ordered queue of work on one device. On kCpu work is done at once, on the stream's own
 /// threads; on kPlan it is not done at all.
 class Stream {

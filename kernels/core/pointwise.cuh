@@ -31,7 +31,15 @@ __device__ __forceinline__ Chunk<T, N> load_chunk(const void* from) {
 }
 template <class T, int N>
 __device__ __forceinline__ void store_chunk(void* to, const Chunk<T, N>& chunk) {
-  *reinterpret_cast<Chunk<T, N>*>(to) = chunk;
+  if constexpr (sizeof(chunk) == 16) {
+    const auto words = std::bit_cast<uint4>(chunk);
+    store_words(to, words.x, words.y, words.z, words.w);
+  } else if constexpr (sizeof(chunk) == 8) {
+    const auto words = std::bit_cast<uint2>(chunk);
+    store_words(to, words.x, words.y);
+  } else {
+    *static_cast<Chunk<T, N>*>(to) = chunk;
+  }
 }
 
 /// `from` is aligned to N numbers, at most to 16 bytes. N is 1 or a power of two. Pairs of bf16 are
@@ -106,23 +114,23 @@ __device__ __forceinline__ float device_sigmoid(float x) {
 
 /// op.template load<N>(i), then op.template store<N>(i, loaded) for all i < count, each once. A
 /// lane has two groups of Op::kGroup elements, both read before either is written. `packed`: every
-/// address is a multiple of a group; else it goes one by one.
+/// address is a multiple of a group; else, and in the last block, lanes go one by one.
 template <class Op>
 __global__ void __launch_bounds__(kMapThreads) map_elements(Op op, int64_t count, bool packed) {
   constexpr int kN = Op::kGroup;
-  const int64_t first = (int64_t{blockIdx.x} * 2 * kMapThreads + threadIdx.x) * kN;
-  const int64_t second = first + kMapThreads * kN;
-  if (packed && second + kN <= count) {
+  const int64_t begin = int64_t{blockIdx.x} * 2 * kMapThreads * kN;
+  const int64_t end = std::min(begin + 2 * kMapThreads * kN, count);
+  if (packed && end - begin == 2 * kMapThreads * kN) {
+    const int64_t first = begin + static_cast<int64_t>(threadIdx.x) * kN;
+    const int64_t second = first + kMapThreads * kN;
     const auto one = op.template load<kN>(first);
     const auto two = op.template load<kN>(second);
     op.template store<kN>(first, one);
     op.template store<kN>(second, two);
     return;
   }
-  for (int64_t begin = first; begin <= second; begin += kMapThreads * kN) {
-    for (int64_t i = begin; i < begin + kN && i < count; ++i) {
-      op.template store<1>(i, op.template load<1>(i));
-    }
+  for (int64_t i = begin + threadIdx.x; i < end; i += kMapThreads) {
+    op.template store<1>(i, op.template load<1>(i));
   }
 }
 template <class Op>

@@ -144,6 +144,7 @@ GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
+  mesh_.world().synchronize(stream_);
   const StepSums& sums = sums_.read(stream_);
   const auto gate = sums.gate_losses.as<float>();
   const auto router = sums.router_losses.as<float>();
@@ -204,6 +205,7 @@ double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const St
     }
   }
   // Every rank of a context group has counted the same tokens.
+  mesh_.world().synchronize(stream_);
   std::array<double, 2> totals{sums_.read(stream_).loss.as<double>()[0],
                                targets / mesh_.group(kContext).size()};
   mesh_.world().all_reduce_values(totals);

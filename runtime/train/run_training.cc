@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "kernels/core/log.h"
+#include "kernels/core/random.h"
 #include "parallel/agreement.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
@@ -25,13 +27,41 @@ namespace tessera {
 
 namespace {
 
-Device compute_device(const TrainConfig& config) {
-  if (config.runtime().device() == RuntimeConfig::GPU) {
-    throw Error(ExitCode::kUsage,
-                "runtime.device is GPU, but this version has no CUDA kernels yet; set "
-                "runtime.device to CPU");
+// This rank's number among those of its host. Ranks know hosts by 52 bits of their names, which a
+// double holds exactly.
+int local_rank(Communicator& world) {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  std::vector<double> hosts(static_cast<size_t>(world.size()));
+  const auto own = static_cast<size_t>(world.rank());
+  hosts[own] = static_cast<double>(hash_name(name.data()) >> 12);
+  world.all_reduce_values(hosts);
+  const auto begin = hosts.begin();
+  return static_cast<int>(std::count(begin, begin + world.rank(), hosts[own]));
+}
+
+// The ranks of a host share its GPUs out: each takes the one of its number among them.
+Device compute_device(const TrainConfig& config, Communicator& world) {
+  if (config.runtime().device() != RuntimeConfig::GPU) return {};
+  return {DeviceKind::kGpu, local_rank(world)};
+}
+
+// Early and in one sentence, rather than by an allocation somewhere in the middle.
+void check_room(const MemoryPlan& memory, Device device, Communicator& world) {
+  const int64_t free = free_bytes(device);
+  const auto gib = [](int64_t bytes) {
+    return concat(static_cast<double>(bytes * 100 >> 30) / 100, " GiB");
+  };
+  std::optional<Failure> failure;
+  if (memory.total() > free) {
+    failure = {.reason = concat("the run needs ", gib(memory.total()), " of the memory of GPU ",
+                                device.index, ", which has ", gib(free),
+                                " free; use more ranks (tessera plan finds a mesh), set "
+                                "batch.micro_sequences lower, or runtime.recompute to BLOCK"),
+               .code = ExitCode::kUsage};
   }
-  return {DeviceKind::kCpu};
+  failure = first_failure(world, failure);
+  if (failure) throw Error(failure->code, to_text(*failure, world));
 }
 
 // A rank that its launcher has bound to some cores uses these; otherwise the ranks of the job
@@ -196,7 +226,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
   const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
-  const Device device = compute_device(config);
+  const Device device = compute_device(config, world);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
   const Split data(config, kTrainSplit, /*shuffle=*/true);
@@ -205,6 +235,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     validation.emplace(config, kValidationSplit, /*shuffle=*/false);
   }
   const MemoryPlan memory = plan_memory(config, world.rank());
+  check_room(memory, device, world);
 
   std::filesystem::create_directories(run_directory);
   if (extras.watch != nullptr && config.watch().enabled()) {

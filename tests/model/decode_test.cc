@@ -24,7 +24,7 @@ void expect_decoding_equals_training(const TrainConfig& config, const SparsityPl
   batch.tokens.resize(static_cast<size_t>(length));
   batch.targets.resize(static_cast<size_t>(length));
   const int64_t vocabulary = config.model().vocabulary();
-  Buffer buffer(support::device(), 2 * length * vocabulary * 4);
+  Buffer buffer(support::bare_device(), 2 * length * vocabulary * 4);
   const TensorView expected = buffer.view(DType::kF32, {length, vocabulary});
   const TensorView found = buffer.view(DType::kF32, {length, vocabulary}, length * vocabulary * 4);
   Transformer::Run run = tiny.run(plan);

@@ -107,13 +107,13 @@ DType dtype_of(const TrainConfig& config) {
 class Rank {
  public:
   Rank(const TrainConfig& config, Communicator& world, const Case& c)
-      : stream_(support::device(), 1),
+      : stream_(support::bare_device(), 1),
         mesh_(world, c.mesh),
         model_(config.model(), dtype_of(config), c.recompute, store_, place_in(mesh_)),
         planner_(mesh_, model_.planner_options(c.order)),
-        arena_(support::device(), int64_t{16} << 20),
-        sums_(support::device(), model_) {
-    store_.allocate(support::device());
+        arena_(support::bare_device(), int64_t{16} << 20),
+        sums_(support::bare_device(), model_) {
+    store_.allocate(support::bare_device());
     store_.initialize(stream_, config.seed());
     store_.zero_gradients(stream_);
     sums_.clear(stream_);
@@ -222,7 +222,7 @@ void expect_invariant(const TrainConfig& config, const Case& c, const Step& expe
     EXPECT_NEAR(found.loss, expected.loss, tolerance * expected.loss) << what;
     expect_near(found.auxiliary, expected.auxiliary, tolerance, what + ", auxiliary ");
     EXPECT_EQ(found.expert_counts, expected.expert_counts) << what;
-    expect_gradients(rank.stream(), rank.store(), expected, tolerance, what);
+    expect_gradients(rank.store(), expected, tolerance, what);
   });
 }
 

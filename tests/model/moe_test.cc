@@ -62,7 +62,7 @@ class Layer {
               .dropped_pairs = dropped_,
               .expert_counts = counts_},
         x_(dtype, {static_cast<int64_t>(batch_.tokens.size()), kHidden}) {
-    store_.allocate(support::device());
+    store_.allocate(support::bare_device());
     store_.initialize(stream_, 1);
   }
 
@@ -76,8 +76,8 @@ class Layer {
   const Tensor& x() const { return x_; }
 
  private:
-  Stream stream_{support::device(), 1};
-  Arena arena_{support::device(), int64_t{4} << 20};
+  Stream stream_{support::bare_device(), 1};
+  Arena arena_{support::bare_device(), int64_t{4} << 20};
   ParameterStore store_;
   Moe moe_;
   TrainConfig config_;

@@ -12,10 +12,10 @@ namespace {
 
 TEST(ParameterStore, InitialValuesDoNotDependOnTheShards) {
   const Shape whole{6, 10, 4};
-  Stream stream{support::device()};
+  Stream stream{support::bare_device()};
   ParameterStore full;
   const Parameter& all = full.declare({.name = "w", .shard = Shard::replicated(whole)});
-  full.allocate(support::device());
+  full.allocate(support::bare_device());
   full.initialize(stream, 7);
   const std::vector<float> expected = support::elements<float>(all.value);
   for (int axis = 0; axis < 3; ++axis) {
@@ -23,7 +23,7 @@ TEST(ParameterStore, InitialValuesDoNotDependOnTheShards) {
       ParameterStore parts;
       const Parameter& mine =
           parts.declare({.name = "w", .shard = Shard::split(whole, axis, part, 2)});
-      parts.allocate(support::device());
+      parts.allocate(support::bare_device());
       parts.initialize(stream, 7);
       const Shape local = mine.shard.local();
       const std::vector<float> found = support::elements<float>(mine.value);
@@ -39,12 +39,12 @@ TEST(ParameterStore, InitialValuesDoNotDependOnTheShards) {
 }
 
 TEST(ParameterStore, InitialValuesAreNormalAndDependOnSeedAndName) {
-  Stream stream{support::device()};
+  Stream stream{support::bare_device()};
   const auto values = [&](const std::string& name, uint64_t seed) {
     ParameterStore store;
     const Parameter& w =
         store.declare({.name = name, .shard = Shard::replicated({100, 100}), .init = 0.5});
-    store.allocate(support::device());
+    store.allocate(support::bare_device());
     store.initialize(stream, seed);
     return support::to_doubles(w.value);
   };
@@ -80,7 +80,7 @@ TEST(ParameterStore, InitialValuesAreTheSameOnEveryDevice) {
       EXPECT_EQ(support::to_doubles(one.value), (std::vector<double>{1, 1, 1}));
       return support::to_doubles(w.value);
     };
-    EXPECT_EQ(values(support::device()), values(Device{}));
+    EXPECT_EQ(values(support::bare_device()), values(Device{}));
   }
 }
 

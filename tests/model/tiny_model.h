@@ -80,20 +80,20 @@ struct TinyBatch {
   }
 };
 
-/// A model with its parameters, sums and arena on support::device().
+/// A model with its parameters, sums and arena on support::bare_device().
 class TinyModel {
  public:
   explicit TinyModel(const TrainConfig& config, int threads = 1,
                      Recompute recompute = Recompute::kNothing, int64_t arena_bytes = 64 << 20)
-      : stream(device(), threads),
+      : stream(bare_device(), threads),
         model(config.model(),
               config.runtime().precision() == RuntimeConfig::F32 ? DType::kF32 : DType::kBF16,
               recompute, store),
         alone(model),
-        arena(device(), arena_bytes),
-        buffer(device(), model),
+        arena(bare_device(), arena_bytes),
+        buffer(bare_device(), model),
         sums(buffer.views()) {
-    store.allocate(device());
+    store.allocate(bare_device());
     store.initialize(stream, config.seed());
   }
 

@@ -159,8 +159,8 @@ TEST(Transformer, LaterTokensChangeNoEarlierLogit) {
   TinyModel tiny(config);
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   const int64_t vocabulary = config.model().vocabulary();
-  Buffer before(support::device(), tokens * vocabulary * 4);
-  Buffer after(support::device(), tokens * vocabulary * 4);
+  Buffer before(support::bare_device(), tokens * vocabulary * 4);
+  Buffer after(support::bare_device(), tokens * vocabulary * 4);
   const Shape shape{tokens, vocabulary};
   Transformer::Run run = tiny.run(tiny_plan());
   tiny.model.logits(run, batch.view(), before.view(DType::kF32, shape));

@@ -80,6 +80,7 @@ double whole_norm(const MeshShape& shape) {
 double owned_squares(const BucketExchange& exchange, Stream& stream) {
   const Tensor total(DType::kF64, {1});
   exchange.add_owned_squares(stream, total);
+  stream.synchronize();
   return total.as<double>()[0];
 }
 
@@ -89,7 +90,7 @@ TEST(BucketExchange, SumsForTheOwnersAndCountsEachElementOnceOnEveryMesh) {
     const double expected_norm = whole_norm(shape);
     std::vector<double> norms(8);
     run_ranks(8, [&](Communicator& world) {
-      Stream stream{Device{}, 1};
+      Stream stream{support::device(), 1};
       const ProcessMesh mesh(world, shape);
       RankBuckets mine(mesh, DType::kF32);
       BucketExchange exchange(mine.buckets, mesh);
@@ -100,6 +101,7 @@ TEST(BucketExchange, SumsForTheOwnersAndCountsEachElementOnceOnEveryMesh) {
         }
         if (step == 1) exchange.ready_from(stream, 15);
         exchange.finish_sums(stream);
+        stream.synchronize();
         for (size_t i = 0; i < mine.buckets.size(); ++i) {
           const Bucket& bucket = mine.buckets[i];
           const std::vector<double> sums = summed(shape, i, shard_of(mesh, i));
@@ -120,7 +122,7 @@ TEST(BucketExchange, SumsForTheOwnersAndCountsEachElementOnceOnEveryMesh) {
 TEST(BucketExchange, GathersWhatTheOwnersHaveSet) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     run_ranks(4, [&](Communicator& world) {
-      Stream stream{Device{}, 1};
+      Stream stream{support::device(), 1};
       const ProcessMesh mesh(world, {1, 2, 1, 2});
       RankBuckets mine(mesh, dtype);
       BucketExchange exchange(mine.buckets, mesh);
@@ -134,6 +136,7 @@ TEST(BucketExchange, GathersWhatTheOwnersHaveSet) {
         exchange.start_gather(stream, i);
       }
       exchange.finish_gathers();
+      stream.synchronize();
       for (size_t i = 0; i < mine.buckets.size(); ++i) {
         const uint64_t seed = 10 * i + static_cast<uint64_t>(shard_of(mesh, i));
         const Tensor wanted = support::random_tensor(dtype, {kPerShard}, seed);
@@ -147,7 +150,7 @@ TEST(BucketExchange, TheNormSeesOneElementThatIsNotFinite) {
   const float infinity = std::numeric_limits<float>::infinity();
   for (const float bad : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
     run_ranks(2, [&](Communicator& world) {
-      Stream stream{Device{}, 1};
+      Stream stream{support::device(), 1};
       const ProcessMesh mesh(world, {2, 1, 1, 1});
       RankBuckets mine(mesh, DType::kF32);
       BucketExchange exchange(mine.buckets, mesh);

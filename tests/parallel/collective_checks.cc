@@ -90,21 +90,23 @@ Routing routing_of(int rank, int ranks, int64_t many) {
 }  // namespace
 
 void check_all_reduce(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI32, DType::kI64}) {
     for (const int64_t length : kLengths) {
       const Tensor data = brought(dtype, {length}, world.rank());
       world.all_reduce(stream, data, Reduction::kSum);
+      world.synchronize(stream);
       EXPECT_EQ(support::to_doubles(data.view()), ordered_sum(dtype, {length}, world.size()))
           << name_of(dtype) << " " << length;
     }
   }
   const Tensor empty(DType::kF32, {0, 4});
   world.all_reduce(stream, empty, Reduction::kSum);
+  world.synchronize(stream);
 }
 
 void check_max_and_nan(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const int64_t length : {int64_t{5}, int64_t{20011}}) {
     const Tensor data = brought(DType::kF32, {length}, world.rank());
     std::vector<double> largest = support::to_doubles(brought(DType::kF32, {length}, 0).view());
@@ -115,6 +117,7 @@ void check_max_and_nan(Communicator& world) {
       }
     }
     world.all_reduce(stream, data, Reduction::kMax);
+    world.synchronize(stream);
     EXPECT_EQ(support::to_doubles(data.view()), largest);
   }
   for (const Reduction reduction : {Reduction::kSum, Reduction::kMax}) {
@@ -122,6 +125,7 @@ void check_max_and_nan(Communicator& world) {
       const Tensor data = support::filled(DType::kF32, {3}, 1);
       if (world.rank() == who) data.as<float>()[1] = std::numeric_limits<float>::quiet_NaN();
       world.all_reduce(stream, data, reduction);
+      world.synchronize(stream);
       EXPECT_TRUE(std::isfinite(data.as<float>()[0]));
       EXPECT_TRUE(std::isnan(data.as<float>()[1])) << "the NaN of rank " << who << " is lost";
     }
@@ -129,11 +133,12 @@ void check_max_and_nan(Communicator& world) {
 }
 
 void check_all_gather(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const int64_t rows : {int64_t{0}, int64_t{1}, int64_t{3}, int64_t{5001}}) {
     const Tensor part = brought(DType::kBF16, {rows, 7}, world.rank());
     const Tensor whole = support::filled(DType::kBF16, {rows * world.size(), 7}, -1);
     world.all_gather(stream, part, whole);
+    world.synchronize(stream);
     for (int r = 0; r < world.size(); ++r) {
       support::expect_same_bits(whole.view().rows(r * rows, rows),
                                 brought(DType::kBF16, {rows, 7}, r).view(),
@@ -143,12 +148,13 @@ void check_all_gather(Communicator& world) {
 }
 
 void check_reduce_scatter(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const int64_t rows : {int64_t{0}, int64_t{1}, int64_t{3}, int64_t{9001}}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const Shape shape{rows * world.size(), 5};
       const Tensor part = support::filled(dtype, {rows, 5}, -1);
       world.reduce_scatter(stream, brought(dtype, shape, world.rank()).view(), part);
+      world.synchronize(stream);
       EXPECT_EQ(support::to_doubles(part.view()),
                 rows_of(ordered_sum(dtype, shape, world.size()), world.rank() * rows * 5, rows * 5))
           << name_of(dtype) << " " << shape;
@@ -157,12 +163,13 @@ void check_reduce_scatter(Communicator& world) {
 }
 
 void check_all_to_all(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const int64_t many : {int64_t{0}, int64_t{1}, int64_t{2000}}) {
     const Routing own = routing_of(world.rank(), world.size(), many);
     const Tensor send = brought(DType::kF32, {own.sent, 6}, world.rank());
     const Tensor receive = support::filled(DType::kF32, {own.received + 2, 6}, -7);
     world.all_to_all(stream, send, own.send_rows, receive, own.receive_rows);
+    world.synchronize(stream);
     int64_t at = 0;
     for (int r = 0; r < world.size(); ++r) {
       const Routing theirs = routing_of(r, world.size(), many);
@@ -181,10 +188,11 @@ void check_all_to_all(Communicator& world) {
 }
 
 void check_broadcast(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (int root = 0; root < world.size(); ++root) {
     const Tensor data = brought(DType::kI64, {1234}, world.rank());
     world.broadcast(stream, data, root);
+    world.synchronize(stream);
     support::expect_same_bits(data.view(), brought(DType::kI64, {1234}, root).view(),
                               concat("from rank ", root));
   }
@@ -205,7 +213,7 @@ void check_values(Communicator& world) {
 }
 
 void check_split(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   std::vector<int> colors;
   for (int r = 0; r < world.size(); ++r) colors.push_back(r % 2);
   const std::unique_ptr<Communicator> half = world.split(colors, "half");
@@ -213,6 +221,7 @@ void check_split(Communicator& world) {
   EXPECT_EQ(half->size(), (world.size() + 1 - world.rank() % 2) / 2);
   const Tensor data = support::filled(DType::kI32, {1}, world.rank());
   half->all_reduce(stream, data, Reduction::kSum);
+  world.synchronize(stream);
   int sum = 0;
   for (int r = world.rank() % 2; r < world.size(); r += 2) sum += r;
   EXPECT_EQ(data.as<int32_t>()[0], sum);
@@ -232,27 +241,32 @@ void check_split(Communicator& world) {
 }
 
 uint64_t exchange_digest(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   uint64_t digest = 0xCBF29CE484222325;
   const Tensor long_sum = brought_quickly(4300001, world.rank());
   world.all_reduce(stream, long_sum, Reduction::kSum);
+  world.synchronize(stream);
   digest = hash(digest, long_sum.view());
   for (uint64_t round = 1; round <= 2; ++round) {
     for (const int64_t length : {int64_t{3}, int64_t{5000}, int64_t{60000}}) {
       const Tensor sum = brought(DType::kF32, {length}, world.rank(), round);
       world.all_reduce(stream, sum, Reduction::kSum);
+      world.synchronize(stream);
       digest = hash(digest, sum.view());
     }
     const Tensor part(DType::kF32, {1000, 9});
     const Tensor whole = brought(DType::kF32, {1000 * world.size(), 9}, world.rank(), round);
     world.reduce_scatter(stream, whole, part);
+    world.synchronize(stream);
     digest = hash(digest, part.view());
     world.all_gather(stream, part, whole);
+    world.synchronize(stream);
     digest = hash(digest, whole.view());
     const Routing own = routing_of(world.rank(), world.size(), 10);
     const Tensor receive(DType::kF32, {own.received, 9});
     world.all_to_all(stream, brought(DType::kF32, {own.sent, 9}, world.rank(), round).view(),
                      own.send_rows, receive, own.receive_rows);
+    world.synchronize(stream);
     digest = hash(digest, receive.view());
     double values[] = {0.1 * (world.rank() + 1), 1.0 / 3};
     world.all_reduce_values(values);

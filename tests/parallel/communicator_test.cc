@@ -61,7 +61,7 @@ TEST_P(EveryWorld, CountsBytesAndKeepsRecords) {
 template <class Call>
 void expect_refused(const std::string& sentence, Call call) {
   run_ranks(3, [&](Communicator& world) {
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     support::expect_error([&] { call(world, stream); }, sentence);
   });
 }
@@ -121,7 +121,7 @@ TEST(Communicator, RefusesRowsThatDoNotFit) {
 
 TEST(Communicator, RefusesPartsThatAreNotInTheirPlace) {
   run_ranks(3, [](Communicator& world) {
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     const Tensor own(DType::kF32, {6, 2});
     const TensorView part = own.view().rows(world.rank() == 2 ? 3 : 2 * world.rank() + 1, 2);
     support::expect_error([&] { world.all_gather(stream, part, own); },
@@ -153,7 +153,7 @@ TEST(Communicator, RefusesTransfersThatDoNotFit) {
                    world.exchange_rows(stream, from.view(), {}, wide, {});
                  });
   SelfCommunicator world;
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   support::expect_error(
       [&] {
         world.exchange_rows(stream, from.view(), Rows{{0, 0, 1}}, to, Rows{{0, 0, 2}});

@@ -69,7 +69,7 @@ Transfers transfers_of(int rank, int ranks, int64_t many) {
 }  // namespace
 
 void check_in_place(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const int64_t rows : {int64_t{0}, int64_t{3}, int64_t{9001}}) {
     SCOPED_TRACE(rows);
     const Shape shape{rows * world.size(), 5};
@@ -78,6 +78,7 @@ void check_in_place(Communicator& world) {
       const Tensor whole = brought(DType::kF32, shape, world.rank());
       const Tensor part(DType::kF32, {rows, 5});
       world.reduce_scatter(stream, whole.view(), part);
+      world.synchronize(stream);
       const Tensor before = support::copy_of(whole.view());
       const TensorView place = whole.view().rows(first, rows);
       if (start) {
@@ -85,23 +86,26 @@ void check_in_place(Communicator& world) {
       } else {
         world.reduce_scatter(stream, whole.view(), place);
       }
+      world.synchronize(stream);
       support::expect_same_bits(place, part.view(), "own rows of the sum");
       support::expect_same_bits(whole.view().rows(0, first), before.view().rows(0, first),
                                 "rows before the own ones");
       const Tensor gathered(DType::kF32, shape);
       world.all_gather(stream, part.view(), gathered);
+      world.synchronize(stream);
       if (start) {
         world.start_all_gather(stream, place, whole).wait();
       } else {
         world.all_gather(stream, place, whole);
       }
+      world.synchronize(stream);
       support::expect_same_bits(whole.view(), gathered.view(), "whole");
     }
   }
 }
 
 void check_exchange_rows(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   for (const int64_t many : {int64_t{1}, int64_t{2}, int64_t{3000}}) {
     SCOPED_TRACE(many);
     const Transfers own = transfers_of(world.rank(), world.size(), many);
@@ -109,6 +113,7 @@ void check_exchange_rows(Communicator& world) {
     const Tensor from = brought(DType::kBF16, shape, world.rank());
     const Tensor to = support::filled(DType::kBF16, {own.rows, 7}, -7);
     world.exchange_rows(stream, from.view(), own.sends, to, own.receives);
+    world.synchronize(stream);
     for (int r = 0; r < world.size(); ++r) {
       const size_t i = 2 * static_cast<size_t>(r);
       const Tensor theirs = brought(DType::kBF16, shape, r);
@@ -126,12 +131,13 @@ void check_exchange_rows(Communicator& world) {
   }
   const Tensor rows = brought(DType::kF32, {4, 2}, 0);
   world.exchange_rows(stream, rows.view(), {}, Tensor(DType::kF32, {1, 2}), {});
+  world.synchronize(stream);
 }
 
 // All forms are under way at once, on the world and on a part of it, twice each, and blocking ones
 // in between. They are waited for in another order.
 void check_pending(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const int rank = world.rank();
   const int ranks = world.size();
   const std::unique_ptr<Communicator> half = world.split(even_and_odd(ranks), "half");
@@ -167,6 +173,7 @@ void check_pending(Communicator& world) {
       world_waits.push_back(world.start_all_reduce(stream, largest, Reduction::kMax));
       world_waits.push_back(world.start_reduce_scatter(stream, whole.view(), part));
       world.all_reduce(stream, sum_a_now, Reduction::kSum);
+      world.synchronize(stream);
       world_waits.push_back(world.start_all_gather(stream, gather_part.view(), gathered));
       world_waits.push_back(
           world.start_exchange_rows(stream, from.view(), rows.sends, to, rows.receives));
@@ -175,6 +182,7 @@ void check_pending(Communicator& world) {
       world.barrier();
       world_waits[3].wait();
       half->all_reduce(stream, sum_b_now, Reduction::kSum);
+      world.synchronize(stream);
       half_waits.clear();
       for (const size_t i : {size_t{5}, size_t{1}, size_t{4}, size_t{0}, size_t{2}}) {
         world_waits[i].wait();
@@ -186,6 +194,7 @@ void check_pending(Communicator& world) {
       world.all_gather(stream, gather_part.view(), gathered_now);
       world.exchange_rows(stream, from.view(), rows.sends, to_now, rows.receives);
       world.all_to_all(stream, whole.view(), counts, received_now, counts);
+      world.synchronize(stream);
       support::expect_same_bits(sum_a.view(), sum_a_now.view(), "sum");
       support::expect_same_bits(sum_b.view(), sum_b_now.view(), "sum of the half");
       support::expect_same_bits(largest.view(), largest_now.view(), "maximum");
@@ -199,7 +208,7 @@ void check_pending(Communicator& world) {
 }
 
 void check_pending_in_chunks(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const int64_t part_rows = 4300001 / world.size() + 1;
   const Tensor whole = brought(DType::kF32, {part_rows * world.size()}, world.rank());
   const Tensor sum = support::copy_of(whole.view());
@@ -208,10 +217,13 @@ void check_pending_in_chunks(Communicator& world) {
   Pending first = world.start_all_reduce(stream, sum, Reduction::kSum);
   Pending second = world.start_reduce_scatter(stream, whole.view(), part);
   world.all_reduce(stream, sum_now, Reduction::kSum);
+  world.synchronize(stream);
   // The move waits for the first one.
   first = std::move(second);
+  world.synchronize(stream);
   support::expect_same_bits(sum.view(), sum_now.view(), "sum");
   first.wait();
+  world.synchronize(stream);
   support::expect_same_bits(part.view(), sum.view().rows(world.rank() * part_rows, part_rows),
                             "part");
 }
@@ -251,7 +263,7 @@ bool contains(const TokenRanges& ranges, int64_t token) {
 void check_fetch_and_give_back(Communicator& world, DType dtype,
                                const std::vector<TokenRanges>& owned,
                                const std::vector<TokenRanges>& needed) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const size_t rank = static_cast<size_t>(world.rank());
   RowExchange exchange;
   exchange.plan(world.rank(), owned, needed);
@@ -270,6 +282,7 @@ void check_fetch_and_give_back(Communicator& world, DType dtype,
   const int64_t capacity = exchange.rows_needed() + 2;
   const Tensor found = support::filled(dtype, {capacity, 3}, -1);
   exchange.fetch(world, stream, own.view(), found);
+  world.synchronize(stream);
   support::expect_same_bits(found.view(), rows_with(dtype, needed[rank], capacity, value_of).view(),
                             "fetched rows");
 
@@ -277,8 +290,9 @@ void check_fetch_and_give_back(Communicator& world, DType dtype,
     return gradient_of(token, c, world.rank());
   });
   const Tensor down = support::filled(dtype, own.shape(), 99);
-  Arena arena(Device{}, 1 << 20);
+  Arena arena(support::device(), 1 << 20);
   exchange.give_back(world, stream, arena, dneeded.view(), down);
+  world.synchronize(stream);
   EXPECT_EQ(arena.mark(), 0);
   const Tensor expected =
       rows_with(dtype, owned[rank], exchange.rows_owned(), [&](int64_t token, int64_t c) {
@@ -327,7 +341,7 @@ void check_row_exchange(Communicator& world) {
 }
 
 void check_traffic(Communicator& world) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const int64_t others = world.size() - 1;
   const std::unique_ptr<Communicator> group =
       world.split(std::vector<int>(static_cast<size_t>(world.size()), 0), "traffic");
@@ -338,10 +352,12 @@ void check_traffic(Communicator& world) {
   const Tensor whole(DType::kF32, {4 * world.size(), 2});
   const Tensor part(DType::kF32, {4, 2});
   group->all_gather(stream, part.view(), whole);
+  world.synchronize(stream);
   group->start_all_gather(stream, part.view(), whole).wait();
   EXPECT_EQ(log.traffic("traffic", Collective::kAllGather),
             (Traffic{2, 2 * 32 * others, 2 * 32 * others}));
   group->reduce_scatter(stream, whole.view(), part);
+  world.synchronize(stream);
   EXPECT_EQ(log.traffic("traffic", Collective::kReduceScatter),
             (Traffic{1, 32 * others, 32 * others}));
   const Transfers rows = transfers_of(world.rank(), world.size(), 2);
@@ -362,12 +378,15 @@ void check_traffic(Communicator& world) {
     EXPECT_EQ(record.step, 17);
     EXPECT_EQ(record.layer, 3);
     EXPECT_EQ(record.sent, sent);
-    EXPECT_EQ(record.completed > 0, !pending.active());
+    if (!pending.active()) world.synchronize(stream);
+    EXPECT_EQ(log.record(record.index).completed > 0, !pending.active());
   }
+  world.synchronize(stream);
   EXPECT_GT(log.record(log.size() - 1).completed, 0);
   const Tensor long_sum(DType::kF32, {20011});
   group->all_reduce(stream, long_sum, Reduction::kSum);
   group->broadcast(stream, part, world.size() - 1);
+  world.synchronize(stream);
   std::vector<double> totals;
   for (int operation = 0; operation < kCollectives; ++operation) {
     const Traffic traffic = log.traffic("traffic", static_cast<Collective>(operation));

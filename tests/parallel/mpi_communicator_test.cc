@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "kernels/core/buffer.h"
 #include "parallel/process_mesh.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
@@ -85,7 +86,7 @@ TEST(MpiCommunicator, AMeshCutsTheWorld) {
 
 TEST(MpiCommunicator, CountsThatDisagreeAreNamed) {
   Communicator& world = mpi().world();
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const size_t ranks = static_cast<size_t>(world.size());
   const support::Tensor send(DType::kF32, {64, 3});
   const support::Tensor receive(DType::kF32, {64, 3});
@@ -103,7 +104,7 @@ TEST(MpiCommunicator, CountsThatDisagreeAreNamed) {
 
 TEST(MpiCommunicator, TransfersThatDisagreeAreNamed) {
   Communicator& world = mpi().world();
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const support::Tensor from(DType::kF32, {64, 3});
   const support::Tensor to(DType::kF32, {64, 3});
   // What rank 1 sends rank 0, and what rank 0 expects: fewer, none, and more.
@@ -128,7 +129,7 @@ TEST(MpiCommunicator, TransfersThatDisagreeAreNamed) {
 
 TEST(MpiCommunicator, AMessageThatNobodyTakesStaysOutOfTheNextExchange) {
   Communicator& world = mpi().world();
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const support::Tensor from = support::filled(DType::kF32, {4, 3}, world.rank());
   const support::Tensor to(DType::kF32, {4, 3});
   std::vector<RowTransfer> sends;
@@ -139,6 +140,7 @@ TEST(MpiCommunicator, AMessageThatNobodyTakesStaysOutOfTheNextExchange) {
   const std::vector<RowTransfer> to_right{{right, 0, 4}};
   const std::vector<RowTransfer> from_left{{left, 0, 4}};
   world.exchange_rows(stream, from.view(), to_right, to, from_left);
+  stream.synchronize();
   EXPECT_EQ(support::to_doubles(to.view()), std::vector<double>(12, left));
 }
 

@@ -30,7 +30,7 @@ TEST(ProcessMesh, AxesJoinTheRanksThatDifferOnlyThere) {
     run_ranks(8, [&](Communicator& world) {
       const ProcessMesh mesh(world, shape);
       const auto own = coordinates(shape, world.rank());
-      Stream stream{Device{}};
+      Stream stream{support::device()};
       for (int a = 0; a < kAxes; ++a) {
         const Axis axis = static_cast<Axis>(a);
         EXPECT_EQ(mesh.coordinate(axis), own[static_cast<size_t>(a)]) << to_string(shape);
@@ -43,6 +43,7 @@ TEST(ProcessMesh, AxesJoinTheRanksThatDifferOnlyThere) {
         const support::Tensor members(DType::kI64, {1});
         members.as<int64_t>()[0] = int64_t{1} << (4 * world.rank());
         mesh.along(axis).all_reduce(stream, members, Reduction::kSum);
+        stream.synchronize();
         EXPECT_EQ(members.as<int64_t>()[0], expected) << to_string(shape) << " " << name_of(axis);
         EXPECT_EQ(mesh.along(axis).name(), name_of(axis));
         EXPECT_EQ(&mesh.group({axis}), &mesh.along(axis));
@@ -56,7 +57,7 @@ TEST(ProcessMesh, GroupsJoinTheRanksThatDifferOnlyThere) {
     run_ranks(8, [&](Communicator& world) {
       const ProcessMesh mesh(world, shape);
       const auto own = coordinates(shape, world.rank());
-      Stream stream{Device{}};
+      Stream stream{support::device()};
       for (const AxisSet axes : {kContext, kBatch, kTensorReplicas, kExpertReplicas, kAllAxes}) {
         SCOPED_TRACE(to_string(shape) + " " + axes.name());
         std::vector<int> expected;
@@ -73,6 +74,7 @@ TEST(ProcessMesh, GroupsJoinTheRanksThatDifferOnlyThere) {
         const support::Tensor part = support::filled(DType::kI32, {1}, world.rank());
         const support::Tensor whole(DType::kI32, {group.size()});
         group.all_gather(stream, part.view(), whole);
+        stream.synchronize();
         const auto members = whole.as<int32_t>();
         EXPECT_EQ(std::vector<int>(members.begin(), members.end()), expected);
         EXPECT_EQ(expected[static_cast<size_t>(group.rank())], world.rank());

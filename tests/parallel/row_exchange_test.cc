@@ -63,7 +63,7 @@ TEST(RowExchange, TakesTheSameScratchForEveryPlan) {
 
 TEST(RowExchange, FetchesWhileOthersAreUnderWay) {
   run_ranks(3, [](Communicator& world) {
-    Stream stream{Device{}};
+    Stream stream{support::device()};
     const std::vector<TokenRanges> owned{{{0, 2}}, {{2, 4}}, {{4, 6}}};
     const std::vector<TokenRanges> needed{{{0, 2}}, {{0, 4}}, {{0, 6}}};
     RowExchange exchange;
@@ -76,6 +76,7 @@ TEST(RowExchange, FetchesWhileOthersAreUnderWay) {
     Pending second = exchange.start_fetch(world, stream, values.view(), all_values);
     first.wait();
     second.wait();
+    stream.synchronize();
     for (size_t i = 0; i < 2 * static_cast<size_t>(world.rank() + 1); ++i) {
       EXPECT_EQ(all_keys.as<float>()[i], static_cast<float>(i / 2));
       EXPECT_EQ(all_values.as<float>()[i], -static_cast<float>(i / 2));
@@ -111,7 +112,7 @@ TEST(RowExchange, SaysWhatIsWrong) {
       },
       "row_exchange: rank 1 plans with the owned tokens of 1 ranks");
   SelfCommunicator world;
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   exchange.plan(0, {{{0, 8}}}, {{{0, 4}}});
   const Tensor rows(DType::kF32, {4, 2});
   const Tensor few(DType::kF32, {3, 2});

@@ -38,7 +38,7 @@ TEST(SelfCommunicator, APlannedRankSplitsButMovesNothing) {
   const auto half = planned.split(std::vector<int>{0, 1, 0, 1, 0, 1, 0, 1}, "half");
   EXPECT_EQ(half->size(), 4);
   EXPECT_EQ(half->rank(), 2);
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor data(DType::kF32, {4});
   support::expect_error([&] { planned.all_reduce(stream, data, Reduction::kSum); },
                         "all_reduce: rank 5 of 8 is only planned");

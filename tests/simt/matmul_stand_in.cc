@@ -1,4 +1,5 @@
 #include "kernels/matmul.h"
+#include "tests/simt/memory_checks.h"
 
 // cuBLASLt is a library for real GPUs. Memory of the interpreter's device is memory of the host, so
 // the CPU's product takes its place.
@@ -6,6 +7,7 @@
 namespace tessera::gpu {
 
 void matmul(Stream& stream, const Matmul& a) {
+  const simt::DeviceWork work;
   cpu::matmul(stream.threads(), a);
 }
 

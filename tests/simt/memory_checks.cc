@@ -20,9 +20,9 @@ namespace tessera::simt {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kArgumentBytes = 16384;            // of the launching stack that may be read
-constexpr uint32_t kSeveral = UINT32_MAX;           // lanes of one warp or, global, of one block
-constexpr uint32_t kSeveralWarps = UINT32_MAX - 1;  // global: of several blocks
+constexpr size_t kArgumentBytes = 16384;        // of the launching stack that may be read
+constexpr uint32_t kSeveral = 1u << 31;         // + a warp: lanes of it
+constexpr uint32_t kSeveralWarps = UINT32_MAX;  // lanes of more than one
 
 /// Who touched some bytes last, and when. Times are `epoch`: it grows with every launch, block and
 /// barrier, so an epoch tells the block too. 0: nobody yet, as in fresh memory.
@@ -68,9 +68,10 @@ struct Heap {
   std::map<uintptr_t, std::unique_ptr<Allocation>> allocations;
   uint64_t generation = 1;
 };
+// Never destroyed: buffers of static objects are given back when the program ends.
 Heap& heap() {
-  static Heap instance;
-  return instance;
+  static Heap* const instance = std::make_unique<Heap>().release();
+  return *instance;
 }
 
 /// Memory of the program's own file: constants, tables.
@@ -157,8 +158,8 @@ bool collides(const State& s, const Touch& touch, uint32_t lane) {
   if (touch.epoch < s.epoch || touch.lane == lane) return false;
   if (touch.lane == kSeveralWarps) return true;
   const bool same_warp_epoch = touch.warp_epoch == s.warp_epochs[warp_of(lane)];
-  return touch.lane == kSeveral ? same_warp_epoch
-                                : warp_of(touch.lane) != warp_of(lane) || same_warp_epoch;
+  const uint32_t warp = touch.lane >= kSeveral ? touch.lane - kSeveral : warp_of(touch.lane);
+  return warp != warp_of(lane) || same_warp_epoch;
 }
 
 /// Readers since the last barrier: one, several of a warp that has no barrier since, or more.
@@ -166,13 +167,11 @@ void remember_read(const State& s, Touch& read, uint32_t lane) {
   const uint32_t warp_epoch = s.warp_epochs[warp_of(lane)];
   uint32_t reader = lane;
   if (read.epoch == s.epoch && read.lane != lane) {
-    // Epochs of warps are unique, so an equal one is of the same warp.
-    if (read.lane == kSeveralWarps) {
+    const uint32_t warp = read.lane >= kSeveral ? read.lane - kSeveral : warp_of(read.lane);
+    if (read.lane == kSeveralWarps || warp != warp_of(lane)) {
       reader = kSeveralWarps;
     } else if (read.warp_epoch == warp_epoch) {
-      reader = kSeveral;
-    } else if (read.lane == kSeveral || warp_of(read.lane) != warp_of(lane)) {
-      reader = kSeveralWarps;
+      reader = kSeveral + warp;
     }
   }
   read = {s.epoch, warp_epoch, reader};

@@ -153,6 +153,7 @@ cudaError_t cudaMalloc(T** data, size_t bytes) {
 cudaError_t cudaMallocManaged(void** data, size_t bytes, unsigned flags = cudaMemAttachGlobal);
 cudaError_t cudaFree(void* data);
 cudaError_t cudaMallocHost(void** data, size_t bytes);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* all);
 cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaMemset(void* data, int byte, size_t bytes);
 cudaError_t cudaMemsetAsync(void* data, int byte, size_t bytes, cudaStream_t stream);
