@@ -24,9 +24,9 @@ enum class TensorKind : uint8_t {
 /// "parameter", "master", "exp_avg", "exp_avg_sq", "buffer".
 const char* name_of(TensorKind kind);
 
-/// Tensors of one kind: this rank's boxes of them, in host memory, boxes of one tensor one after
-/// the other. Names are those of the parameters, without padding that only some meshes need (store
-/// the logical vocabulary).
+/// Tensors of one kind: this rank's boxes of them, boxes of one tensor one after the other. Names
+/// are those of the parameters, without padding that only some meshes need (store the logical
+/// vocabulary).
 struct TensorGroup {
   TensorKind kind = TensorKind::kParameter;
   std::span<const NamedTensor> tensors;

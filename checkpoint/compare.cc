@@ -72,6 +72,8 @@ void compare_bits(const ConstTensorView& left, const ConstTensorView& right,
       return compare.template operator()<uint16_t>();
     case DType::kU8:
       return compare.template operator()<uint8_t>();
+    case DType::kF64:
+      return compare.template operator()<double>();
   }
 }
 

@@ -92,8 +92,6 @@ void CheckpointReader::State::locate(TensorKind kind, const NamedTensor& target,
   const std::string who = concat(name_of(kind), " ", target.name);
   CHECK(target.data.shape() == target.box.extents, "checkpoint: ", who, " is ", target.data.shape(),
         ", expected the box's ", target.box.extents);
-  CHECK(target.data.device().kind == DeviceKind::kCpu, "checkpoint: ", who,
-        " is not in host memory");
   const int number = find(kind, target.name);
   if (number < 0) refuse(concat(directory.path().string(), " holds no ", who));
   const wire::Tensor& tensor = manifest.tensors(number);
@@ -201,6 +199,12 @@ std::vector<StoredRun> CheckpointReader::locate(std::span<const TensorGroup> int
 }
 
 int64_t CheckpointReader::read(std::span<const TensorGroup> into) const {
+  for (const TensorGroup& group : into) {
+    for (const NamedTensor& target : group.tensors) {
+      CHECK(target.data.device().kind == DeviceKind::kCpu, "checkpoint: ", name_of(group.kind), " ",
+            target.name, " is not in host memory");
+    }
+  }
   std::optional<BlockReader> file;
   int opened = -1;
   int64_t bytes = 0;

@@ -69,8 +69,8 @@ class CheckpointReader {
   /// In one pass over the files: fewer blocks are read than group by group. Returns how many bytes
   /// of them were.
   int64_t read(std::span<const TensorGroup> into) const;
-  /// Where the data of `into` are stored, in the order of files and offsets. Checks what read()
-  /// looks up, and reads nothing.
+  /// Where the data of `into`, on any device, are stored, in the order of files and offsets. Checks
+  /// what read() looks up, and reads nothing.
   std::vector<StoredRun> locate(std::span<const TensorGroup> into) const;
   bool contains_blob(const std::string& name) const;
   std::string read_blob(const std::string& name) const;

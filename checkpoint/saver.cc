@@ -61,8 +61,13 @@ CheckpointSaver::CheckpointSaver(Communicator& ranks, CheckpointStore* store, Op
   if (!options_.on_stage) options_.on_stage = [](const char*) {};
 }
 
-void CheckpointSaver::reserve(ThreadPool& threads, const CheckpointContents& contents) {
-  if (options_.background) (void)snapshot_.take(threads, contents);
+// Files are written from host memory.
+bool CheckpointSaver::copies(const Stream& stream) const {
+  return options_.background || !stream.on(DeviceKind::kCpu);
+}
+
+void CheckpointSaver::reserve(Stream& stream, const CheckpointContents& contents) {
+  if (copies(stream)) (void)snapshot_.take(stream, contents);
 }
 
 int64_t CheckpointSaver::step() const {
@@ -70,7 +75,7 @@ int64_t CheckpointSaver::step() const {
   return contents_.step;
 }
 
-bool CheckpointSaver::start(ThreadPool& threads, const CheckpointContents& contents) {
+bool CheckpointSaver::start(Stream& stream, const CheckpointContents& contents) {
   if (busy()) {
     ++skipped_;
     return false;
@@ -83,7 +88,7 @@ bool CheckpointSaver::start(ThreadPool& threads, const CheckpointContents& conte
   // Checks the contents, too.
   std::array<double, 1> bytes{static_cast<double>(part_bytes(contents, ranks_.rank()))};
   ranks_.all_reduce_values(bytes);
-  contents_ = options_.background ? snapshot_.take(threads, contents) : contents;
+  contents_ = copies(stream) ? snapshot_.take(stream, contents) : contents;
   options_.on_stage("snapshot taken");
   phase_ = Phase::kOpening;
   if (store_ == nullptr) return true;

@@ -29,7 +29,8 @@ using SaveVotes = std::array<double, 7>;
 class CheckpointSaver {
  public:
   struct Options {
-    /// false: nothing is copied, and the contents stay as they are until finish() returns.
+    /// false: nothing is copied but what is not in host memory, and the contents stay as they are
+    /// until finish() returns.
     bool background = true;
     StageObserver on_stage = {};  ///< of this rank; what rank 0 does is told to its store's, too
   };
@@ -37,11 +38,11 @@ class CheckpointSaver {
   CheckpointSaver(Communicator& ranks, CheckpointStore* store, Options options);
 
   /// Takes the memory for snapshots of `contents` now rather than at the first save.
-  void reserve(ThreadPool& threads, const CheckpointContents& contents);
+  void reserve(Stream& stream, const CheckpointContents& contents);
 
   /// Begins to save what this rank holds; steps, counts and blobs are rank 0's. Collective. False
   /// when a save is under way: then this one is skipped, and counted.
-  bool start(ThreadPool& threads, const CheckpointContents& contents);
+  bool start(Stream& stream, const CheckpointContents& contents);
   bool busy() const { return phase_ != Phase::kIdle; }
   /// The step that is being saved; only while busy().
   int64_t step() const;
@@ -74,6 +75,7 @@ class CheckpointSaver {
     SaveReport report;
   };
 
+  bool copies(const Stream& stream) const;
   void run(std::function<void(Outcome&)> work);
   bool ended();
   void write_own_part(const SaveTicket& ticket, Outcome& outcome) const;

@@ -10,6 +10,7 @@
 #include "checkpoint/manifest.pb.h"
 #include "checkpoint/segments.h"
 #include "checkpoint/state_digest.h"
+#include "kernels/core/copy.h"
 #include "parallel/agreement.h"
 
 namespace tessera {
@@ -96,7 +97,8 @@ class SharedLoad {
   int64_t width() const { return std::max<int64_t>(1, kBlocksInARound / ranks_.size()); }
 
   Communicator& ranks_;
-  Stream& stream_;
+  Stream& stream_;         // of the tensors
+  Stream host_{Device{}};  // of what the ranks send each other
   const CheckpointReader& reader_;
   BlockSequence sequence_;
   std::vector<Stretch> stretches_;  // by position
@@ -129,6 +131,12 @@ void SharedLoad::cut(const std::vector<StoredRun>& runs) {
 
 int64_t SharedLoad::run(std::span<const TensorGroup> into) {
   std::vector<StoredRun> runs;
+  for (const TensorGroup& group : into) {
+    for (const NamedTensor& target : group.tensors) {
+      CHECK(target.data.device() == stream_.device(), "load_together: ", target.name,
+            " is not on the device of the stream");
+    }
+  }
   failure_ = first_failure(ranks_, failure_of([&] { runs = reader_.locate(into); }));
   if (!failure_) {
     cut(runs);
@@ -147,16 +155,18 @@ void SharedLoad::round(int64_t number) {
   const Asked asked = exchange(wants);
   const std::vector<std::byte> sent = answer(asked.requests);
   std::vector<std::byte> received(static_cast<size_t>(sum_of(wants.bytes_from)));
-  ranks_.all_to_all(stream_, {sent.data(), DType::kU8, {std::ssize(sent)}, Device{}},
-                    asked.bytes_to, {received.data(), DType::kU8, {std::ssize(received)}, Device{}},
+  ranks_.all_to_all(host_, {sent.data(), DType::kU8, {std::ssize(sent)}, Device{}}, asked.bytes_to,
+                    {received.data(), DType::kU8, {std::ssize(received)}, Device{}},
                     wants.bytes_from);
   failure_ = first_failure(ranks_, failure_);
   if (failure_) return;
   const std::byte* from = received.data();
   for (const Stretch* stretch : wants.stretches) {
-    std::memcpy(stretch->to, from, static_cast<size_t>(stretch->bytes));
+    copy(stream_, {from, DType::kU8, {stretch->bytes}, Device{}},
+         {stretch->to, DType::kU8, {stretch->bytes}, stream_.device()});
     from += stretch->bytes;
   }
+  stream_.synchronize();
 }
 
 Wants SharedLoad::wants_in(int64_t number) {
@@ -192,7 +202,7 @@ Asked SharedLoad::exchange(const Wants& wants) {
   std::vector<int64_t> theirs(2 * size());
   const std::vector<int64_t> one_each(size(), 1);
   const Shape pairs{ranks_.size(), 2};
-  ranks_.all_to_all(stream_, {mine.data(), DType::kI64, pairs, Device{}}, one_each,
+  ranks_.all_to_all(host_, {mine.data(), DType::kI64, pairs, Device{}}, one_each,
                     {theirs.data(), DType::kI64, pairs, Device{}}, one_each);
   Asked asked;
   std::vector<int64_t> requests_from(size());
@@ -201,7 +211,7 @@ Asked SharedLoad::exchange(const Wants& wants) {
     asked.bytes_to.push_back(theirs[2 * r + 1]);
   }
   asked.requests.resize(static_cast<size_t>(sum_of(requests_from)));
-  ranks_.all_to_all(stream_,
+  ranks_.all_to_all(host_,
                     {wants.requests.data(), DType::kI64, {std::ssize(wants.requests), 2}, Device{}},
                     wants.requests_to,
                     {asked.requests.data(), DType::kI64, {std::ssize(asked.requests), 2}, Device{}},
@@ -264,7 +274,7 @@ void check_digests(Communicator& ranks, Stream& stream, const CheckpointReader& 
   const auto& tensors = reader.tensors();
   std::vector<uint64_t> sums(2 * tensors.size());  // digests, then how many ranks own a part
   for (const TensorGroup& group : owned) {
-    const std::vector<uint64_t> shares = digest_shares(stream.threads(), group.tensors);
+    const std::vector<uint64_t> shares = digest_shares(stream, group.tensors);
     for (size_t i = 0; i < shares.size(); ++i) {
       const size_t number = number_of(reader, group.kind, group.tensors[i].name);
       sums[number] += shares[i];

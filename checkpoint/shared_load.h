@@ -13,7 +13,7 @@ namespace tessera {
 /// it. So the file system gives each byte once, whatever is replicated, and whichever way a mesh
 /// cuts what another has saved. Each rank reads one stretch of the files, forwards; in memory it
 /// holds, besides the tensors, some hundred MiB of what is under way. Collective; `into` is this
-/// rank's.
+/// rank's, on the device of `stream`.
 ///
 /// What every element of the checkpoint was is checked end to end: `owned` are boxes in the memory
 /// of `into` that together, over all ranks, hold every element of their tensors once. The sums of

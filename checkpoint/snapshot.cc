@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/core/copy.h"
+
 namespace tessera {
 
 namespace {
@@ -27,18 +29,18 @@ int64_t Snapshot::bytes_for(const std::vector<TensorGroup>& groups) {
   return bytes;
 }
 
-CheckpointContents Snapshot::take(ThreadPool& threads, const CheckpointContents& contents) {
-  copy(threads, contents.groups);
+CheckpointContents Snapshot::take(Stream& stream, const CheckpointContents& contents) {
+  copy_all(stream, contents.groups);
   CheckpointContents own = contents;
   for (size_t i = 0; i < tensors_.size(); ++i) own.groups[i].tensors = tensors_[i];
   return own;
 }
 
-void Snapshot::copy(ThreadPool& threads, const std::vector<TensorGroup>& groups) {
+void Snapshot::copy_all(Stream& stream, const std::vector<TensorGroup>& groups) {
   const int64_t needed = bytes_for(groups);
   if (memory_.bytes() < needed) {
     memory_ = Buffer();  // before the larger one: not both at a time
-    memory_ = Buffer(Device{}, needed);
+    memory_ = Buffer::pinned(stream.device(), needed);
   }
   std::vector<Piece> pieces;
   tensors_.assign(groups.size(), {});
@@ -48,18 +50,23 @@ void Snapshot::copy(ThreadPool& threads, const std::vector<TensorGroup>& groups)
     for (const NamedTensor& tensor : groups[i].tensors) {
       const TensorView own = memory_.view(tensor.data.dtype(), tensor.data.shape(), offset);
       tensors_[i].emplace_back(tensor.name, tensor.whole, tensor.box, own);
+      offset += aligned(own.bytes());
+      if (tensor.data.device().kind != DeviceKind::kCpu) {
+        copy(stream, tensor.data, own);
+        continue;
+      }
       for (int64_t at = 0; at < own.bytes(); at += kPieceBytes) {
         pieces.push_back({static_cast<std::byte*>(own.data()) + at,
                           static_cast<const std::byte*>(tensor.data.data()) + at,
                           std::min(kPieceBytes, own.bytes() - at)});
       }
-      offset += aligned(own.bytes());
     }
   }
-  threads.for_each(std::ssize(pieces), [&](int64_t i) {
+  stream.threads().for_each(std::ssize(pieces), [&](int64_t i) {
     const Piece& piece = pieces[static_cast<size_t>(i)];
     std::memcpy(piece.to, piece.from, static_cast<size_t>(piece.bytes));
   });
+  stream.synchronize();
 }
 
 }  // namespace tessera

@@ -5,7 +5,6 @@
 
 #include "checkpoint/checkpoint.h"
 #include "kernels/core/buffer.h"
-#include "kernels/core/thread_pool.h"
 
 namespace tessera {
 
@@ -13,15 +12,16 @@ namespace tessera {
 /// written. The memory is kept from one save to the next.
 class Snapshot {
  public:
-  /// A copy whose tensors are this snapshot's; it overwrites that of an earlier call. Tensors are
-  /// in host memory.
-  CheckpointContents take(ThreadPool& threads, const CheckpointContents& contents);
+  /// A copy whose tensors are this snapshot's, in host memory; it overwrites that of an earlier
+  /// call. Tensors of `contents` are on the device of `stream`, for which it waits, or in host
+  /// memory.
+  CheckpointContents take(Stream& stream, const CheckpointContents& contents);
 
   /// Memory that take() needs for tensors of these `groups`.
   static int64_t bytes_for(const std::vector<TensorGroup>& groups);
 
  private:
-  void copy(ThreadPool& threads, const std::vector<TensorGroup>& groups);
+  void copy_all(Stream& stream, const std::vector<TensorGroup>& groups);
 
   std::vector<std::vector<NamedTensor>> tensors_;  ///< of each group
   Buffer memory_;

@@ -1,11 +1,12 @@
 #include "checkpoint/state_digest.h"
 
-#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "checkpoint/digest.h"
 #include "checkpoint/file_hash.h"
 #include "checkpoint/file_io.h"
+#include "checkpoint/host_pieces.h"
 
 namespace tessera {
 
@@ -13,37 +14,30 @@ namespace {
 
 constexpr int64_t kPieceBytes = int64_t{1} << 20;  // stays in a core's cache
 
-struct Piece {
-  size_t tensor;
-  int64_t first_byte;
-  uint64_t sum;
-};
-
 }  // namespace
 
-std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTensor> tensors) {
-  std::vector<Piece> pieces;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    for (int64_t at = 0; at < tensors[i].data.bytes(); at += kPieceBytes) {
-      pieces.push_back({i, at, 0});
-    }
+std::vector<uint64_t> digest_shares(Stream& stream, std::span<const NamedTensor> tensors) {
+  std::vector<ConstTensorView> data;
+  std::vector<std::vector<uint64_t>> sums;  // of each piece of each tensor
+  for (const NamedTensor& tensor : tensors) {
+    data.push_back(tensor.data);
+    sums.emplace_back(static_cast<size_t>((tensor.data.bytes() + kPieceBytes - 1) / kPieceBytes));
   }
-  threads.for_each(std::ssize(pieces), [&](int64_t i) {
-    Piece& piece = pieces[static_cast<size_t>(i)];
+  for_each_host_piece(stream, data, kPieceBytes, [&](const HostPiece& piece) {
     const NamedTensor& tensor = tensors[piece.tensor];
     const DType dtype = tensor.data.dtype();
-    const std::span<const std::byte> bytes{
-        static_cast<const std::byte*>(tensor.data.data()) + piece.first_byte,
-        static_cast<size_t>(std::min(kPieceBytes, tensor.data.bytes() - piece.first_byte))};
-    piece.sum = digest(dtype, tensor.whole, tensor.box, piece.first_byte / size_of(dtype), bytes);
+    sums[piece.tensor][static_cast<size_t>(piece.first_byte / kPieceBytes)] =
+        digest(dtype, tensor.whole, tensor.box, piece.first_byte / size_of(dtype), piece.bytes);
   });
-  std::vector<uint64_t> shares(tensors.size());
-  for (const Piece& piece : pieces) shares[piece.tensor] += piece.sum;
+  std::vector<uint64_t> shares;
+  for (const auto& pieces : sums) {
+    shares.push_back(std::accumulate(pieces.begin(), pieces.end(), uint64_t{0}));
+  }
   return shares;
 }
 
-uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors) {
-  const std::vector<uint64_t> shares = digest_shares(threads, tensors);
+uint64_t state_digest(Stream& stream, std::span<const NamedTensor> tensors) {
+  const std::vector<uint64_t> shares = digest_shares(stream, tensors);
   uint64_t total = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
     total += (hash64(bytes_of(tensors[i].name)) | 1) * shares[i];

@@ -5,14 +5,14 @@
 #include <span>
 #include <vector>
 
-#include "kernels/core/thread_pool.h"
 #include "parallel/communicator.h"
 #include "parallel/named_tensor.h"
 
 namespace tessera {
 
-/// The share of each of `tensors`, boxes in host memory, in the logical digest of its tensor.
-std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTensor> tensors);
+/// The share of each of `tensors`, boxes on the device of `stream` or in host memory, in the
+/// logical digest of its tensor.
+std::vector<uint64_t> digest_shares(Stream& stream, std::span<const NamedTensor> tensors);
 
 /// One number for the values of many tensors, whatever ranks hold them:
 ///   S = sum over tensors T of w(T) D(T) mod 2^64,
@@ -21,7 +21,7 @@ std::vector<uint64_t> digest_shares(ThreadPool& threads, std::span<const NamedTe
 ///
 /// Returns the share of `tensors`: shares of ranks that together hold every element once add up
 /// to S.
-uint64_t state_digest(ThreadPool& threads, std::span<const NamedTensor> tensors);
+uint64_t state_digest(Stream& stream, std::span<const NamedTensor> tensors);
 
 /// A number in four parts of 16 bits, lowest first: their sums are exact, so that a digest can
 /// travel among other values of an all_reduce_values().

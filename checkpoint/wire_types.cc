@@ -18,7 +18,8 @@ constexpr std::array<DType, 6> kDTypes{DType::kF32, DType::kBF16, DType::kI32,
 template <class List, class T>
 int place_of(const List& list, T value) {
   size_t place = 0;
-  while (list[place] != value) ++place;
+  while (place < list.size() && list[place] != value) ++place;
+  CHECK(place < list.size(), "checkpoint: there is no number for a value of an enumeration");
   return static_cast<int>(place) + 1;
 }
 

@@ -33,8 +33,6 @@ void check_tensor(const NamedTensor& tensor) {
         kMaxNameBytes);
   CHECK(tensor.data.shape() == tensor.box.extents, "checkpoint: ", tensor.name, " is ",
         tensor.data.shape(), ", expected the box's ", tensor.box.extents);
-  CHECK(tensor.data.device().kind == DeviceKind::kCpu, "checkpoint: ", tensor.name,
-        " is not in host memory");
 }
 
 // The entry of a tensor: the last one, when that is of another box of the same tensor.
@@ -57,6 +55,8 @@ bool must_be_finite(TensorKind kind, DType dtype) {
 
 // Returns whether an element is inf or NaN, when `finite` asks for it.
 bool write_tensor(const NamedTensor& tensor, bool finite, BlockWriter& file, wire::Tensor& entry) {
+  CHECK(tensor.data.device().kind == DeviceKind::kCpu, "checkpoint: ", tensor.name,
+        " is not in host memory");
   const DType dtype = tensor.data.dtype();
   wire::Slice& slice = *entry.add_slices();
   set_box(tensor.box, slice);

@@ -12,7 +12,7 @@ namespace tessera {
 using StageObserver = std::function<void(const char* stage)>;
 
 /// Bytes of the data file that write_part makes for this writer. Checks the contents: throws when
-/// a tensor is not in host memory or has not the shape of its box.
+/// a tensor has not the shape of its box.
 int64_t part_bytes(const CheckpointContents& contents, int writer);
 
 /// One rank's share of a save: writes the boxes of all tensors and, for writer 0, the blobs into

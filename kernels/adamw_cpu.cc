@@ -2,6 +2,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/core/grain.h"
+#include "kernels/core/stochastic_rounding.h"
 
 // Bound by memory: 28 bytes per element in f32, 30 with a value in bf16.
 
@@ -43,6 +44,17 @@ void update(const Range<T>& r, const AdamW& a) {
   }
 }
 
+/// value[i] = master[i], where element 0 has this index.
+void round_values(BF16* value, const float* master, int64_t count, int64_t index, const AdamW& a) {
+  for (int64_t i = 0; i < count;) {
+    const RoundingBits bits(a.rounding.seed, a.step, index + i);
+    do {
+      value[i] = round_stochastically(master[i], bits.of(index + i));
+      ++i;
+    } while (i < count && (index + i) % RoundingBits::kElements != 0);
+  }
+}
+
 }  // namespace
 
 void adamw(ThreadPool& threads, const AdamW& a) {
@@ -55,6 +67,10 @@ void adamw(ThreadPool& threads, const AdamW& a) {
     threads.for_ranges(a.master.elements(), kGrain, [=, &a](int64_t begin, int64_t end) {
       update<T>(
           {value + begin, master + begin, m + begin, v + begin, gradient + begin, end - begin}, a);
+      if constexpr (std::is_same_v<T, BF16>) {
+        if (!a.rounding.stochastic) return;
+        round_values(value + begin, master + begin, end - begin, a.rounding.first_index + begin, a);
+      }
     });
   });
 }

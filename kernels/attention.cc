@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -78,6 +79,9 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
   expect_tensor(a.lse, DType::kF32, {a.q.shape()[1], a.q.shape()[0]}, "attention_forward: lse",
                 "[heads, tokens]");
   if (stream.on(DeviceKind::kCpu)) cpu::attention_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::attention_forward(stream, a);
+  }
 }
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
@@ -97,6 +101,9 @@ void attention_backward(Stream& stream, const AttentionBackward& a) {
                                   .sink_logits = a.sink_logits,
                                   .dsink_logits = a.dsink_logits});
   if (stream.on(DeviceKind::kCpu)) cpu::attention_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::attention_backward(stream, a);
+  }
 }
 
 void check_attention_gradient(const char* who, const AttentionGradientTensors& a) {

@@ -87,5 +87,9 @@ namespace cpu {
 void attention_forward(ThreadPool& threads, const AttentionForward& a);
 void attention_backward(ThreadPool& threads, const AttentionBackward& a);
 }  // namespace cpu
+namespace gpu {
+void attention_forward(Stream& stream, const AttentionForward& a);
+void attention_backward(Stream& stream, const AttentionBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -1,5 +1,7 @@
 #include "kernels/cache_append.h"
 
+#include "kernels/core/build.h"
+
 namespace tessera {
 
 void cache_append(Stream& stream, const CacheAppend& a) {
@@ -18,6 +20,9 @@ void cache_append(Stream& stream, const CacheAppend& a) {
     CHECK(group >= 0 && group < x[1], "cache_append: group ", group, ", expected 0 to ", x[1] - 1);
   }
   if (stream.on(DeviceKind::kCpu)) cpu::cache_append(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::cache_append(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -19,5 +19,8 @@ void cache_append(Stream& stream, const CacheAppend& a);
 namespace cpu {
 void cache_append(ThreadPool& threads, const CacheAppend& a);
 }
+namespace gpu {
+void cache_append(Stream& stream, const CacheAppend& a);
+}
 
 }  // namespace tessera

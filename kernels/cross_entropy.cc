@@ -1,5 +1,6 @@
 #include "kernels/cross_entropy.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -13,6 +14,9 @@ void softmax_stats(Stream& stream, const SoftmaxStats& a) {
   CHECK(a.vocabulary >= 1, "softmax_stats: vocabulary is ", a.vocabulary, ", expected at least 1");
   CHECK(a.first >= 0, "softmax_stats: first is ", a.first, ", expected at least 0");
   if (stream.on(DeviceKind::kCpu)) cpu::softmax_stats(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::softmax_stats(stream, a);
+  }
 }
 
 void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a) {
@@ -26,6 +30,9 @@ void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a) {
   expect_tensor(a.losses, DType::kF32, {shape[1]}, "merge_softmax_stats: losses", "[tokens]");
   expect_tensor(a.targets, DType::kI32, {shape[1]}, "merge_softmax_stats: targets", "[tokens]");
   if (stream.on(DeviceKind::kCpu)) cpu::merge_softmax_stats(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::merge_softmax_stats(stream, a);
+  }
 }
 
 void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a) {
@@ -45,6 +52,9 @@ void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a) {
         ", expected at least 1");
   CHECK(a.first >= 0, "cross_entropy_gradient: first is ", a.first, ", expected at least 0");
   if (stream.on(DeviceKind::kCpu)) cpu::cross_entropy_gradient(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::cross_entropy_gradient(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -56,5 +56,10 @@ void softmax_stats(ThreadPool& threads, const SoftmaxStats& a);
 void merge_softmax_stats(ThreadPool& threads, const MergeSoftmaxStats& a);
 void cross_entropy_gradient(ThreadPool& threads, const CrossEntropyGradient& a);
 }  // namespace cpu
+namespace gpu {
+void softmax_stats(Stream& stream, const SoftmaxStats& a);
+void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a);
+void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a);
+}  // namespace gpu
 
 }  // namespace tessera

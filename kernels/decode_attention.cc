@@ -1,5 +1,6 @@
 #include "kernels/decode_attention.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -119,6 +120,9 @@ void decode_attention(Stream& stream, const DecodeAttention& a) {
   }
   CHECK(a.scale > 0, "decode_attention: scale is ", a.scale, ", expected a positive number");
   if (stream.on(DeviceKind::kCpu)) cpu::decode_attention(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::decode_attention(stream, a);
+  }
 }
 
 }  // namespace tessera

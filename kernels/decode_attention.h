@@ -100,5 +100,8 @@ bool page_gate(ThreadPool& threads, const PageGate& a);
 void decode_select(ThreadPool& threads, const DecodeSelect& a);
 void decode_attention(ThreadPool& threads, const DecodeAttention& a);
 }  // namespace cpu
+namespace gpu {
+void decode_attention(Stream& stream, const DecodeAttention& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -59,5 +59,13 @@ void accumulate(ThreadPool& threads, const Accumulate& a);
 void sigmoid_gate_forward(ThreadPool& threads, const SigmoidGateForward& a);
 void sigmoid_gate_backward(ThreadPool& threads, const SigmoidGateBackward& a);
 }  // namespace cpu
+namespace gpu {
+void fill(Stream& stream, const Fill& a);
+void cast(Stream& stream, const Cast& a);
+void add(Stream& stream, const Add& a);
+void accumulate(Stream& stream, const Accumulate& a);
+void sigmoid_gate_forward(Stream& stream, const SigmoidGateForward& a);
+void sigmoid_gate_backward(Stream& stream, const SigmoidGateBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

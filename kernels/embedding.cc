@@ -1,5 +1,6 @@
 #include "kernels/embedding.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -25,6 +26,9 @@ void embedding_forward(Stream& stream, const EmbeddingForward& a) {
                 "[tokens, dim]");
   expect_shard(a.first, a.vocabulary, "embedding_forward");
   if (stream.on(DeviceKind::kCpu)) cpu::embedding_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::embedding_forward(stream, a);
+  }
 }
 
 void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
@@ -36,6 +40,9 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
                 "embedding_backward: dtable", "[rows, dim]");
   expect_shard(a.first, a.vocabulary, "embedding_backward");
   if (stream.on(DeviceKind::kCpu)) cpu::embedding_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::embedding_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -5,7 +5,8 @@
 namespace tessera {
 
 // A table holds entries [first, first + rows) of the vocabulary, all of them unless told otherwise.
-// Ids are numbers of entries; on the CPU one outside [0, vocabulary) throws.
+// Ids are numbers of entries; one outside [0, vocabulary) throws on the CPU, and on the GPU counts
+// as one of another shard.
 
 /// y[t] = table[ids[t] - first], or 0 where another shard holds that entry.
 struct EmbeddingForward {
@@ -32,5 +33,9 @@ namespace cpu {
 void embedding_forward(ThreadPool& threads, const EmbeddingForward& a);
 void embedding_backward(ThreadPool& threads, const EmbeddingBackward& a);
 }  // namespace cpu
+namespace gpu {
+void embedding_forward(Stream& stream, const EmbeddingForward& a);
+void embedding_backward(Stream& stream, const EmbeddingBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

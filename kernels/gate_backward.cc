@@ -1,5 +1,6 @@
 #include "kernels/gate_backward.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -19,6 +20,9 @@ void ramp_backward(Stream& stream, const RampBackward& a) {
   CHECK(a.ramp.strength >= 0 && a.ramp.strength <= 1 - 0x1p-10f, "ramp_backward: strength is ",
         a.ramp.strength, ", expected 0 to 1 - 2^-10");
   if (stream.on(DeviceKind::kCpu)) cpu::ramp_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::ramp_backward(stream, a);
+  }
 }
 
 void score_backward(Stream& stream, const ScoreBackward& a) {
@@ -38,6 +42,9 @@ void score_backward(Stream& stream, const ScoreBackward& a) {
   expect_tensor(a.dscores, DType::kF32, a.selection.scores.shape(), "score_backward: dscores",
                 "[groups, tokens, k + 1]");
   if (stream.on(DeviceKind::kCpu)) cpu::score_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::score_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -39,5 +39,9 @@ namespace cpu {
 void ramp_backward(ThreadPool& threads, const RampBackward& a);
 void score_backward(ThreadPool& threads, const ScoreBackward& a);
 }  // namespace cpu
+namespace gpu {
+void ramp_backward(Stream& stream, const RampBackward& a);
+void score_backward(Stream& stream, const ScoreBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

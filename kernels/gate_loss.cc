@@ -1,5 +1,6 @@
 #include "kernels/gate_loss.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -19,6 +20,9 @@ void gate_loss(Stream& stream, const GateLoss& a) {
                 {groups, tokens, a.block_lse.shape()[2], a.selection.kept()},
                 "gate_loss: block_lse", "[groups, tokens, g, k]");
   if (stream.on(DeviceKind::kCpu)) cpu::gate_loss(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gate_loss(stream, a);
+  }
 }
 
 }  // namespace tessera

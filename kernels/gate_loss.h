@@ -25,5 +25,8 @@ void gate_loss(Stream& stream, const GateLoss& a);
 namespace cpu {
 void gate_loss(ThreadPool& threads, const GateLoss& a);
 }
+namespace gpu {
+void gate_loss(Stream& stream, const GateLoss& a);
+}
 
 }  // namespace tessera

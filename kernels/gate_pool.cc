@@ -1,5 +1,6 @@
 #include "kernels/gate_pool.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -46,6 +47,9 @@ void check(const Inputs& a) {
 void gate_pool_forward(Stream& stream, const GatePoolForward& a) {
   check({"gate_pool_forward", a.kbar, a.alpha, a.k0, a.r, a.grid, a.gate_keys});
   if (stream.on(DeviceKind::kCpu)) cpu::gate_pool_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gate_pool_forward(stream, a);
+  }
 }
 
 void gate_pool_backward(Stream& stream, const GatePoolBackward& a) {
@@ -60,6 +64,9 @@ void gate_pool_backward(Stream& stream, const GatePoolBackward& a) {
     expect_tensor(a.dr, DType::kF32, a.r.shape(), "gate_pool_backward: dr", "[groups, d]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::gate_pool_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gate_pool_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "kernels/gate_stats.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -23,6 +24,9 @@ void gate_stats(Stream& stream, const GateStats& a) {
                   "[groups, max_blocks, gate_dim]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::gate_stats(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gate_stats(stream, a);
+  }
 }
 
 }  // namespace tessera

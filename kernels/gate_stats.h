@@ -31,5 +31,8 @@ void gate_stats(Stream& stream, const GateStats& a);
 namespace cpu {
 void gate_stats(ThreadPool& threads, const GateStats& a);
 }
+namespace gpu {
+void gate_stats(Stream& stream, const GateStats& a);
+}
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "kernels/group_heads.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -29,6 +30,9 @@ void take_groups(Stream& stream, const TakeGroups& a) {
   CHECK(a.y.dtype() == a.x.dtype(), "take_groups: y is ", name_of(a.y.dtype()),
         ", expected the dtype of x, ", name_of(a.x.dtype()));
   if (stream.on(DeviceKind::kCpu)) cpu::take_groups(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::take_groups(stream, a);
+  }
 }
 
 void add_groups(Stream& stream, const AddGroups& a) {
@@ -36,6 +40,9 @@ void add_groups(Stream& stream, const AddGroups& a) {
   CHECK(a.y.dtype() == DType::kF32 || a.y.dtype() == a.x.dtype(), "add_groups: y is ",
         name_of(a.y.dtype()), ", expected f32 or the dtype of x, ", name_of(a.x.dtype()));
   if (stream.on(DeviceKind::kCpu)) cpu::add_groups(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::add_groups(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -29,5 +29,9 @@ namespace cpu {
 void take_groups(ThreadPool& threads, const TakeGroups& a);
 void add_groups(ThreadPool& threads, const AddGroups& a);
 }  // namespace cpu
+namespace gpu {
+void take_groups(Stream& stream, const TakeGroups& a);
+void add_groups(Stream& stream, const AddGroups& a);
+}  // namespace gpu
 
 }  // namespace tessera

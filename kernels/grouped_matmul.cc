@@ -1,5 +1,6 @@
 #include "kernels/grouped_matmul.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -29,6 +30,9 @@ void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
   expect_tensor(a.b, a.a.dtype(), a.transpose_b ? Shape{groups, n, k} : Shape{groups, k, n},
                 "grouped_matmul: b", a.transpose_b ? "[groups, n, k]" : "[groups, k, n]");
   if (stream.on(DeviceKind::kCpu)) cpu::grouped_matmul(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::grouped_matmul(stream, a);
+  }
 }
 
 void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a) {
@@ -44,6 +48,9 @@ void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a) {
                 "[groups + 1]");
   expect_tensor(a.c, DType::kF32, {groups, n, k}, "grouped_matmul_weight: c", "[groups, n, k]");
   if (stream.on(DeviceKind::kCpu)) cpu::grouped_matmul_weight(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::grouped_matmul_weight(stream, a);
+  }
 }
 
 }  // namespace tessera

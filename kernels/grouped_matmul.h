@@ -7,7 +7,7 @@ namespace tessera {
 /// One product per group e over the rows [offsets[e], offsets[e + 1]) of a and c:
 ///   c[rows] = a[rows] op(b[e]).   op(b[e]) is [k, n].
 /// Rows from offsets[groups] on are left as they are. Offsets that descend or leave the rows
-/// throw on the CPU.
+/// throw on the CPU; a GPU never leaves the rows.
 struct GroupedMatmul {
   TensorView c;             ///< out [rows, n], f32 or bf16
   ConstTensorView a;        ///< [rows, k], f32 or bf16
@@ -30,5 +30,12 @@ namespace cpu {
 void grouped_matmul(ThreadPool& threads, const GroupedMatmul& a);
 void grouped_matmul_weight(ThreadPool& threads, const GroupedMatmulWeight& a);
 }  // namespace cpu
+namespace gpu {
+void grouped_matmul(Stream& stream, const GroupedMatmul& a);
+void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a);
+/// grouped_matmul on sm_90a alone, of bf16 with k and n multiples of 8 and aligned to 16 bytes.
+/// Nothing calls it but benchmarks: it has yet to run on a GPU.
+void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -49,8 +49,7 @@ class RowTiles {
     for (; index >= parts_of(rows_of(e), kTileRows); ++e) index -= parts_of(rows_of(e), kTileRows);
     const int64_t size = even_part(rows_of(e), kTileRows, kRowMultiple);
     const int64_t first = index * size;
-    return {e, offsets_[static_cast<size_t>(e)] + first,
-            std::min(size, rows_of(e) - first)};
+    return {e, offsets_[static_cast<size_t>(e)] + first, std::min(size, rows_of(e) - first)};
   }
 
  private:

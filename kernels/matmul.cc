@@ -1,5 +1,7 @@
 #include "kernels/matmul.h"
 
+#include "kernels/core/build.h"
+
 namespace tessera {
 
 void matmul(Stream& stream, const Matmul& a) {
@@ -22,6 +24,9 @@ void matmul(Stream& stream, const Matmul& a) {
   CHECK((a.c.shape() == Shape{m, n}), "matmul: c is ", a.c.shape(),
         ", expected [m, n] = ", Shape{m, n});
   if (stream.on(DeviceKind::kCpu)) cpu::matmul(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::matmul(stream, a);
+  }
 }
 
 }  // namespace tessera

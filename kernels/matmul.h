@@ -24,5 +24,8 @@ void matmul(Stream& stream, const Matmul& a);
 namespace cpu {
 void matmul(ThreadPool& threads, const Matmul& a);
 }
+namespace gpu {
+void matmul(Stream& stream, const Matmul& a);
+}
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "kernels/permute_tokens.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -31,6 +32,9 @@ void sort_by_expert(Stream& stream, const SortByExpert& a) {
     expect_tensor(a.dropped, DType::kF32, {1}, "sort_by_expert: dropped", "[1]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::sort_by_expert(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::sort_by_expert(stream, a);
+  }
 }
 
 void gather_rows(Stream& stream, const GatherRows& a) {
@@ -42,6 +46,9 @@ void gather_rows(Stream& stream, const GatherRows& a) {
   expect_tensor(a.y, a.x.dtype(), {rows, a.x.shape()[1]}, "gather_rows: y", "[rows, dim]");
   CHECK(a.slots >= 1, "gather_rows: slots is ", a.slots, ", expected at least 1");
   if (stream.on(DeviceKind::kCpu)) cpu::gather_rows(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gather_rows(stream, a);
+  }
 }
 
 void merge_expert_rows(Stream& stream, const MergeExpertRows& a) {
@@ -56,6 +63,9 @@ void merge_expert_rows(Stream& stream, const MergeExpertRows& a) {
         "merge_expert_rows: order is ", name_of(a.order.dtype()), " ", a.order.shape(),
         ", expected i32 [capacity]");
   if (stream.on(DeviceKind::kCpu)) cpu::merge_expert_rows(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::merge_expert_rows(stream, a);
+  }
 }
 
 void scatter_rows(Stream& stream, const ScatterRows& a) {
@@ -66,6 +76,9 @@ void scatter_rows(Stream& stream, const ScatterRows& a) {
   expect_tensor(a.y, a.x.dtype(), {a.y.shape()[0], shape[1]}, "scatter_rows: y",
                 "[any number, dim]");
   if (stream.on(DeviceKind::kCpu)) cpu::scatter_rows(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::scatter_rows(stream, a);
+  }
 }
 
 void gather_sum(Stream& stream, const GatherSum& a) {
@@ -79,6 +92,9 @@ void gather_sum(Stream& stream, const GatherSum& a) {
     expect_tensor(a.base, a.x.dtype(), a.y.shape(), "gather_sum: base", "[tokens, dim]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::gather_sum(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gather_sum(stream, a);
+  }
 }
 
 void permute_pairs(Stream& stream, const PermutePairs& a) {
@@ -94,6 +110,9 @@ void permute_pairs(Stream& stream, const PermutePairs& a) {
   expect_elements(a.x, "x", a.inverse);
   expect_elements(a.y, "y", !a.inverse);
   if (stream.on(DeviceKind::kCpu)) cpu::permute_pairs(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::permute_pairs(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -9,7 +9,8 @@ namespace tessera {
 /// many pairs and the others are dropped: they have no row, so they add nothing to the output and
 /// their combine weights have gradient 0; the weights of the kept ones stay as they are. The rows
 /// are the first offsets[experts] of source_of, the others are not written. Here and below, indices
-/// out of range throw on the CPU, before anything is written.
+/// out of range throw on the CPU, before anything is written; a GPU leaves their rows and pairs
+/// out.
 struct SortByExpert {
   TensorView row_of;        ///< out [tokens, k], i32: row of each pair; -1: dropped
   TensorView source_of;     ///< out [tokens * k], i32: token * k + slot of each row
@@ -19,6 +20,8 @@ struct SortByExpert {
   TensorView dropped = {};  ///< in and out [1], f32: number of dropped pairs; added to; optional
 };
 void sort_by_expert(Stream& stream, const SortByExpert& a);
+/// What a GPU has counters for, at most.
+inline constexpr int64_t kGpuMostSortedExperts = 2048;
 
 /// Permute: y[r] = x[source_of[r] / k].
 struct GatherRows {
@@ -76,5 +79,13 @@ void scatter_rows(ThreadPool& threads, const ScatterRows& a);
 void gather_sum(ThreadPool& threads, const GatherSum& a);
 void permute_pairs(ThreadPool& threads, const PermutePairs& a);
 }  // namespace cpu
+namespace gpu {
+void sort_by_expert(Stream& stream, const SortByExpert& a);
+void gather_rows(Stream& stream, const GatherRows& a);
+void merge_expert_rows(Stream& stream, const MergeExpertRows& a);
+void scatter_rows(Stream& stream, const ScatterRows& a);
+void gather_sum(Stream& stream, const GatherSum& a);
+void permute_pairs(Stream& stream, const PermutePairs& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -50,30 +50,32 @@ Total reduce(ThreadPool& threads, const ConstTensorView& x, Part part) {
 
 }  // namespace
 
-double sum(ThreadPool& threads, const ConstTensorView& x) {
-  return reduce<double>(threads, x, []<class T>(const T* from, int64_t count) {
-    F64x8 low{};
-    F64x8 high{};
-    for_lanes(count, [&](int64_t i, int64_t lanes) {
-      const Halves wide = widen(load_first(from + i, lanes));
-      low += wide.low;
-      high += wide.high;
-    });
-    return sum_lanes(low + high);
-  });
+void add_sum(ThreadPool& threads, const AddSum& a) {
+  a.total.as<double>()[0] +=
+      reduce<double>(threads, a.x, []<class T>(const T* from, int64_t count) {
+        F64x8 low{};
+        F64x8 high{};
+        for_lanes(count, [&](int64_t i, int64_t lanes) {
+          const Halves wide = widen(load_first(from + i, lanes));
+          low += wide.low;
+          high += wide.high;
+        });
+        return sum_lanes(low + high);
+      });
 }
 
-double sum_of_squares(ThreadPool& threads, const ConstTensorView& x) {
-  return reduce<double>(threads, x, []<class T>(const T* from, int64_t count) {
-    F64x8 low{};
-    F64x8 high{};
-    for_lanes(count, [&](int64_t i, int64_t lanes) {
-      const Halves wide = widen(load_first(from + i, lanes));
-      low += wide.low * wide.low;
-      high += wide.high * wide.high;
-    });
-    return sum_lanes(low + high);
-  });
+void add_sum_of_squares(ThreadPool& threads, const AddSum& a) {
+  a.total.as<double>()[0] +=
+      reduce<double>(threads, a.x, []<class T>(const T* from, int64_t count) {
+        F64x8 low{};
+        F64x8 high{};
+        for_lanes(count, [&](int64_t i, int64_t lanes) {
+          const Halves wide = widen(load_first(from + i, lanes));
+          low += wide.low * wide.low;
+          high += wide.high * wide.high;
+        });
+        return sum_lanes(low + high);
+      });
 }
 
 int64_t count_non_finite(ThreadPool& threads, const ConstTensorView& x) {

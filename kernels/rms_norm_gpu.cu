@@ -2,14 +2,16 @@
 
 #include "kernels/core/device_math.cuh"
 #include "kernels/core/launch.cuh"
+#include "kernels/core/pointwise.cuh"
 #include "kernels/core/shared_memory.cuh"
 #include "kernels/core/workspace.h"
 #include "kernels/rms_norm.h"
 
 // A block per row. Forward reads x and residual once and writes y and h once: the row stays in
-// shared memory between the sum of squares and the product. Backward reads dy, h, dresidual twice,
-// the second time from the L1 cache, and adds up the weight's gradient in a fixed number of chunks
-// of rows, which a second kernel sums in their order: no atomics.
+// shared memory between the sum of squares and the product. Backward reads dy, h and dresidual once
+// and writes dh: rows stay in registers, and so does a block's part of the weight's gradient, for a
+// fixed number of chunks of rows that a second kernel adds up in a fixed order. Rows that are too
+// long or no packs are read twice, the second time from the L1 cache.
 
 namespace tessera::gpu {
 namespace {
@@ -94,7 +96,7 @@ struct Backward {
 };
 
 /// With n = h rstd and g = dy weight: dh = rstd (g - n mean(g n)), dweight += dy n.
-/// A block does a chunk of rows; a lane always has the same columns.
+/// A block does a chunk of rows; a lane always has the same columns. Rows of any length.
 template <class T>
 __global__ void __launch_bounds__(kThreads) backward_chunk(Backward<T> a) {
   SharedMemory shared;
@@ -123,13 +125,98 @@ __global__ void __launch_bounds__(kThreads) backward_chunk(Backward<T> a) {
   }
 }
 
-__global__ void add_partials(float* dweight, const float* partials, int dim, int chunks) {
-  const int d = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (d >= dim) return;
-  float sum = dweight[d];
-  for (int chunk = 0; chunk < chunks; ++chunk) sum += partials[int64_t{chunk} * dim + d];
-  dweight[d] = sum;
+constexpr int kMostThreads = 512;
+/// The same where a row is at most kPacks packs of each lane, which all are read before the first
+/// is used.
+template <class T, int kPacks>
+__global__ void __launch_bounds__(kMostThreads) backward_in_registers(Backward<T> a) {
+  constexpr int kN = Pack<T>::kSize;
+  SharedMemory shared;
+  float* const scratch = shared.take<float>(kWarpSize);
+  const int step = static_cast<int>(blockDim.x) * kN;
+  const int first = static_cast<int>(threadIdx.x) * kN;
+  Floats<kN> sums[kPacks] = {};
+  const int64_t end = (int64_t{blockIdx.x} + 1) * a.tokens / gridDim.x;
+  for (int64_t t = int64_t{blockIdx.x} * a.tokens / gridDim.x; t < end; ++t) {
+    const int64_t row = t * a.dim;
+    const float rstd = a.rstd[t];
+    Floats<kN> g[kPacks] = {};
+    Floats<kN> n[kPacks] = {};
+    Floats<kN> more[kPacks] = {};
+    for (int p = 0; p < kPacks; ++p) {
+      const int d = first + p * step;
+      if (d >= a.dim) continue;
+      g[p] = load_floats<kN>(a.dy + row + d);
+      n[p] = load_floats<kN>(a.h + row + d);
+      if (a.dresidual != nullptr) more[p] = load_floats<kN>(a.dresidual + row + d);
+    }
+    float product = 0;
+    for (int p = 0; p < kPacks; ++p) {
+      const int d = first + p * step;
+      if (d >= a.dim) continue;
+      const Floats<kN> weight = load_floats<kN>(a.weight + d);
+      for (int i = 0; i < kN; ++i) {
+        n[p].at[i] *= rstd;
+        sums[p].at[i] += g[p].at[i] * n[p].at[i];
+        g[p].at[i] *= weight.at[i];
+        product += g[p].at[i] * n[p].at[i];
+      }
+    }
+    const float mean = block_sum(product, scratch) / static_cast<float>(a.dim);
+    for (int p = 0; p < kPacks; ++p) {
+      const int d = first + p * step;
+      if (d >= a.dim) continue;
+      for (int i = 0; i < kN; ++i) {
+        more[p].at[i] += rstd * (g[p].at[i] - n[p].at[i] * mean);
+      }
+      store_floats(a.dh + row + d, more[p]);
+    }
+    __syncthreads();  // scratch is used again
+  }
+  for (int p = 0; p < kPacks; ++p) {
+    const int d = first + p * step;
+    if (d < a.dim) store_floats(a.partials + int64_t{blockIdx.x} * a.dim + d, sums[p]);
+  }
 }
+
+/// A warp's worth of columns per block. Warp w adds chunks w, w + 32, ...; then the warps' sums are
+/// added in order.
+constexpr int kSumThreads = kWarpSize * kWarpSize;
+__global__ void __launch_bounds__(kSumThreads)
+    add_partials(float* dweight, const float* partials, int dim, int chunks) {
+  SharedMemory shared;
+  float* const sums = shared.take<float>(kSumThreads);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int d = static_cast<int>(blockIdx.x) * kWarpSize + lane;
+  float sum = 0;
+  for (int chunk = warp; chunk < chunks && d < dim; chunk += kWarpSize) {
+    sum += partials[int64_t{chunk} * dim + d];
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (warp != 0 || d >= dim) return;
+  for (int other = 1; other < kWarpSize; ++other) sum += sums[other * kWarpSize + lane];
+  dweight[d] += sum;
+}
+
+/// The kernel for rows of `dim`, with how many lanes a block has.
+template <class T>
+struct BackwardKernel {
+  void (*kernel)(Backward<T>) = backward_chunk<T>;
+  int threads = kThreads;
+
+  explicit BackwardKernel(const Backward<T>& a) {
+    const int64_t packs = a.dim / Pack<T>::kSize;
+    const bool packed = in_packs(a.dh, a.dim) && in_packs(a.dy, a.dim) && in_packs(a.h, a.dim) &&
+                        in_packs(a.weight, a.dim) && in_packs(a.dresidual, a.dim);
+    if (!packed || packs > 2 * kMostThreads) return;
+    const int each = packs <= kMostThreads ? 1 : 2;
+    kernel = each == 1 ? backward_in_registers<T, 1> : backward_in_registers<T, 2>;
+    const auto lanes = static_cast<int>((packs + each - 1) / each);
+    threads = (lanes + kWarpSize - 1) / kWarpSize * kWarpSize;
+  }
+};
 
 template <class T>
 const T* data_or_null(const ConstTensorView& x) {
@@ -170,20 +257,22 @@ void rms_norm_backward(Stream& stream, const RmsNormBackward& a) {
       std::min({kMostChunks, tokens, kPartialBytes / (dim * int64_t{sizeof(float)})});
   float* const partials = Workspace(stream, "rms_norm_backward").take<float>(chunks * dim);
   with_float_type(a.h.dtype(), [&]<class T>() {
-    launch(stream, backward_chunk<T>, dim3(static_cast<unsigned>(chunks)), kThreads,
-           shared_bytes_of<float>(kWarpSize),
-           Backward<T>{.dh = a.dh.as<T>().data(),
-                       .partials = partials,
-                       .dy = a.dy.as<T>().data(),
-                       .h = a.h.as<T>().data(),
-                       .weight = a.weight.as<T>().data(),
-                       .rstd = a.rstd.as<float>().data(),
-                       .dresidual = data_or_null<T>(a.dresidual),
-                       .tokens = tokens,
-                       .dim = static_cast<int>(dim)});
+    const Backward<T> of{.dh = a.dh.as<T>().data(),
+                         .partials = partials,
+                         .dy = a.dy.as<T>().data(),
+                         .h = a.h.as<T>().data(),
+                         .weight = a.weight.as<T>().data(),
+                         .rstd = a.rstd.as<float>().data(),
+                         .dresidual = data_or_null<T>(a.dresidual),
+                         .tokens = tokens,
+                         .dim = static_cast<int>(dim)};
+    const BackwardKernel<T> chosen(of);
+    launch(stream, chosen.kernel, dim3(static_cast<unsigned>(chunks)), chosen.threads,
+           shared_bytes_of<float>(kWarpSize), of);
   });
-  launch(stream, add_partials, dim3(blocks_for(dim, kThreads)), kThreads, 0,
-         a.dweight.as<float>().data(), partials, static_cast<int>(dim), static_cast<int>(chunks));
+  launch(stream, add_partials, dim3(blocks_for(dim, kWarpSize)), kSumThreads,
+         shared_bytes_of<float>(kSumThreads), a.dweight.as<float>().data(), partials,
+         static_cast<int>(dim), static_cast<int>(chunks));
 }
 
 }  // namespace tessera::gpu

@@ -1,5 +1,6 @@
 #include "kernels/rope.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -12,6 +13,9 @@ void rope(Stream& stream, const Rope& a) {
   expect_tensor(a.positions, DType::kI32, {a.x.shape()[0]}, "rope: positions", "[tokens]");
   CHECK(a.base > 1, "rope: base is ", a.base, ", expected > 1");
   if (stream.on(DeviceKind::kCpu)) cpu::rope(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::rope(stream, a);
+  }
 }
 
 }  // namespace tessera

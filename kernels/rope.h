@@ -22,5 +22,8 @@ void rope(Stream& stream, const Rope& a);
 namespace cpu {
 void rope(ThreadPool& threads, const Rope& a);
 }
+namespace gpu {
+void rope(Stream& stream, const Rope& a);
+}
 
 }  // namespace tessera

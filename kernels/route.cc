@@ -1,5 +1,6 @@
 #include "kernels/route.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -53,6 +54,9 @@ void route_forward(Stream& stream, const RouteForward& a) {
     expect_tensor(a.bias, DType::kF32, {a.logits.shape()[1]}, "route_forward: bias", "[experts]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::route_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::route_forward(stream, a);
+  }
 }
 
 void route_backward(Stream& stream, const RouteBackward& a) {
@@ -63,6 +67,9 @@ void route_backward(Stream& stream, const RouteBackward& a) {
   expect_tensor(a.dweights, DType::kF32, a.experts.shape(), "route_backward: dweights",
                 "[tokens, k]");
   if (stream.on(DeviceKind::kCpu)) cpu::route_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::route_backward(stream, a);
+  }
 }
 
 void router_loss(Stream& stream, const RouterLoss& a) {
@@ -78,6 +85,9 @@ void router_loss(Stream& stream, const RouterLoss& a) {
   CHECK(a.scope_tokens >= 1, "router_loss: scope_tokens is ", a.scope_tokens,
         ", expected at least 1");
   if (stream.on(DeviceKind::kCpu)) cpu::router_loss(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::router_loss(stream, a);
+  }
 }
 
 void balance_bias(Stream& stream, const BalanceBias& a) {
@@ -86,6 +96,9 @@ void balance_bias(Stream& stream, const BalanceBias& a) {
   expect_tensor(a.bias, DType::kF32, a.bias.shape(), "balance_bias: bias", "[experts]");
   expect_tensor(a.counts, DType::kF32, a.bias.shape(), "balance_bias: counts", "[experts]");
   if (stream.on(DeviceKind::kCpu)) cpu::balance_bias(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::balance_bias(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -37,7 +37,7 @@ struct RouteForward {
 void route_forward(Stream& stream, const RouteForward& a);
 
 /// Gradient through the combine weights. `experts` is as chosen in forward: never chosen again.
-/// Experts out of range throw on the CPU.
+/// Experts out of range throw on the CPU; a GPU leaves them out.
 struct RouteBackward {
   TensorView dlogits;        ///< out [tokens, experts], f32; overwritten
   ConstTensorView dweights;  ///< [tokens, k], f32
@@ -81,5 +81,11 @@ void route_backward(ThreadPool& threads, const RouteBackward& a);
 void router_loss(ThreadPool& threads, const RouterLoss& a);
 void balance_bias(ThreadPool& threads, const BalanceBias& a);
 }  // namespace cpu
+namespace gpu {
+void route_forward(Stream& stream, const RouteForward& a);
+void route_backward(Stream& stream, const RouteBackward& a);
+void router_loss(Stream& stream, const RouterLoss& a);
+void balance_bias(Stream& stream, const BalanceBias& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "kernels/segment_grid.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -21,6 +22,9 @@ SegmentGrid build_segment_grid(Stream& stream, const BuildSegmentGrid& a) {
         "build_segment_grid: block is ", a.block, " tokens, expected a multiple of ",
         SegmentGrid::kTile);
   if (stream.on(DeviceKind::kCpu)) cpu::build_segment_grid(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::build_segment_grid(stream, a);
+  }
   return {.starts = a.starts,
           .positions = a.positions,
           .tile_starts = a.tile_starts,
@@ -54,6 +58,9 @@ SegmentGrid build_sharded_grid(Stream& stream, const BuildShardedGrid& a) {
         a.block, " tokens, expected a multiple of ", SegmentGrid::kTile);
   CHECK(a.key_rows >= 0, kWho, ": key_rows is ", a.key_rows, ", expected at least 0");
   if (stream.on(DeviceKind::kCpu)) cpu::build_sharded_grid(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::build_sharded_grid(stream, a);
+  }
   return {.starts = a.starts,
           .positions = a.positions,
           .tile_starts = a.tile_starts,

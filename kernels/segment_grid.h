@@ -51,7 +51,8 @@ struct SegmentGrid {
   int64_t max_blocks() const { return keys() / block + segments(); }
 };
 
-/// Fills positions, tile_starts and block_starts from starts, for one rank.
+/// Fills positions, tile_starts and block_starts from starts, for one rank. Throws unless starts is
+/// as it must be; on a GPU the kernel stops instead (core/device_check.cuh).
 struct BuildSegmentGrid {
   TensorView positions;     ///< out [tokens], i32
   TensorView tile_starts;   ///< out [segments + 1], i32
@@ -61,8 +62,8 @@ struct BuildSegmentGrid {
 };
 SegmentGrid build_segment_grid(Stream& stream, const BuildSegmentGrid& a);
 
-/// The grid of one of several ranks: fills positions and tile_starts from starts and firsts. Throws
-/// unless pieces, runs and blocks are as SegmentGrid describes them.
+/// The grid of one of several ranks: fills positions and tile_starts from starts and firsts.
+/// Throws, or on a GPU stops, unless pieces, runs and blocks are as SegmentGrid describes them.
 struct BuildShardedGrid {
   TensorView positions;            ///< out [tokens], i32
   TensorView tile_starts;          ///< out [pieces + 1], i32
@@ -171,5 +172,9 @@ inline GridRange find_tile(const SegmentGrid& grid, int64_t tile) {
 GridRange find_block(const SegmentGrid& grid, int64_t block);
 
 }  // namespace cpu
+namespace gpu {
+void build_segment_grid(Stream& stream, const BuildSegmentGrid& a);
+void build_sharded_grid(Stream& stream, const BuildShardedGrid& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -23,5 +23,9 @@ namespace cpu {
 void softplus_forward(ThreadPool& threads, const SoftplusForward& a);
 void softplus_backward(ThreadPool& threads, const SoftplusBackward& a);
 }  // namespace cpu
+namespace gpu {
+void softplus_forward(Stream& stream, const SoftplusForward& a);
+void softplus_backward(Stream& stream, const SoftplusBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

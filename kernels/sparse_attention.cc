@@ -1,6 +1,7 @@
 #include "kernels/sparse_attention.h"
 
 #include "kernels/attention.h"
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -70,6 +71,9 @@ void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a) {
                   "sparse_attention_forward: block_lse", "[groups, tokens, g, k]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::sparse_attention_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::sparse_attention_forward(stream, a);
+  }
 }
 
 void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a) {
@@ -93,6 +97,9 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a)
   expect_tensor(a.dlog_gate, DType::kF32, {groups, tokens, a.selection.kept()},
                 "sparse_attention_backward: dlog_gate", "[groups, tokens, k]");
   if (stream.on(DeviceKind::kCpu)) cpu::sparse_attention_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::sparse_attention_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -83,5 +83,9 @@ namespace cpu {
 void sparse_attention_forward(ThreadPool& threads, const SparseAttentionForward& a);
 void sparse_attention_backward(ThreadPool& threads, const SparseAttentionBackward& a);
 }  // namespace cpu
+namespace gpu {
+void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a);
+void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include "kernels/swiglu.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -15,6 +16,9 @@ void swiglu_forward(Stream& stream, const SwigluForward& a) {
     expect_tensor(a.row_weight, DType::kF32, {rows}, "swiglu_forward: row_weight", "[rows]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::swiglu_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::swiglu_forward(stream, a);
+  }
 }
 
 void swiglu_backward(Stream& stream, const SwigluBackward& a) {
@@ -37,6 +41,9 @@ void swiglu_backward(Stream& stream, const SwigluBackward& a) {
   if (!a.y.empty())
     expect_tensor(a.y, dtype, {rows, width / 2}, "swiglu_backward: y", "[rows, dim]");
   if (stream.on(DeviceKind::kCpu)) cpu::swiglu_backward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::swiglu_backward(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -31,5 +31,9 @@ namespace cpu {
 void swiglu_forward(ThreadPool& threads, const SwigluForward& a);
 void swiglu_backward(ThreadPool& threads, const SwigluBackward& a);
 }  // namespace cpu
+namespace gpu {
+void swiglu_forward(Stream& stream, const SwigluForward& a);
+void swiglu_backward(Stream& stream, const SwigluBackward& a);
+}  // namespace gpu
 
 }  // namespace tessera

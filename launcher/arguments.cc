@@ -102,6 +102,23 @@ std::optional<options::variables_map> parse_arguments(const CommandLine& line,
   return values;
 }
 
+void add_work_place(CommandLine& line) {
+  line.options.add_options()  //
+      ("device", options::value<std::string>()->default_value("cpu")->value_name("KIND"),
+       "cpu or gpu")  //
+      ("threads", options::value<int>()->default_value(1)->value_name("N"), "CPU threads");
+}
+
+WorkPlace work_place(const CommandLine& line, const options::variables_map& values) {
+  const std::string kind = values["device"].as<std::string>();
+  const int threads = values["threads"].as<int>();
+  if (kind != "cpu" && kind != "gpu") {
+    misuse(line.name, concat("--device is '", kind, "', expected cpu or gpu"));
+  }
+  if (threads < 1) misuse(line.name, concat("--threads is ", threads, ", expected at least 1"));
+  return {{kind == "gpu" ? DeviceKind::kGpu : DeviceKind::kCpu}, threads};
+}
+
 void misuse(const std::string& command, const std::string& what) {
   const std::string name = "tessera" + (command.empty() ? "" : " " + command);
   throw Error(ExitCode::kUsage, concat(name, ": ", what, "; see ", name, " --help"));

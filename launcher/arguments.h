@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/core/device.h"
+
 namespace tessera {
 
 /// What a sub-command accepts and how it describes itself.
@@ -25,6 +27,14 @@ struct CommandLine {
 /// given twice that is not a list, an argument too many or too few.
 std::optional<boost::program_options::variables_map> parse_arguments(
     const CommandLine& line, const std::vector<std::string>& arguments);
+
+/// The values of --device and --threads: a stream on the CPU, or on GPU 0.
+struct WorkPlace {
+  Device device;
+  int threads;
+};
+void add_work_place(CommandLine& line);
+WorkPlace work_place(const CommandLine& line, const boost::program_options::variables_map& values);
 
 /// Throws Error(kUsage): "tessera data prepare: <what>; see tessera data prepare --help".
 [[noreturn]] void misuse(const std::string& command, const std::string& what);

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "kernels/cache_append.h"
+#include "kernels/core/copy.h"
 #include "kernels/group_heads.h"
 #include "model/attention_layer.h"
 
@@ -30,7 +31,7 @@ class Cutter {
 
 }  // namespace
 
-AttentionCache AttentionLayer::make_cache(Device device, const SparsityPlan& plan, int64_t block,
+AttentionCache AttentionLayer::make_cache(Stream& stream, const SparsityPlan& plan, int64_t block,
                                           int64_t max_tokens) const {
   const int64_t d = options_.heads.head_dim;
   const DType dtype = options_.heads.dtype;
@@ -60,13 +61,14 @@ AttentionCache AttentionLayer::make_cache(Device device, const SparsityPlan& pla
     }
     return cutter.bytes();
   };
-  cache.buffer = Buffer(device, cut_all(Cutter(nullptr)));
+  cache.buffer = Buffer(stream.device(), cut_all(Cutter(nullptr)));
   cut_all(Cutter(&cache.buffer));
-  if (cache.gate && device.kind == DeviceKind::kCpu) {
-    const auto rows = cache.gate->page_rows.as<int32_t>();
-    for (size_t page = 0; page < rows.size(); ++page) {
-      rows[page] = static_cast<int32_t>(static_cast<int64_t>(page) * block);
+  if (cache.gate) {
+    std::vector<int32_t> rows;
+    for (int64_t page = 0; page < pages; ++page) {
+      rows.push_back(static_cast<int32_t>(page * block));
     }
+    copy(stream, host_view(rows), cache.gate->page_rows);
   }
   return cache;
 }
@@ -139,17 +141,15 @@ AttentionLayer::SpanLists AttentionLayer::same_spans(StepContext& step,
                                                      std::span<const CacheSpan> spans) const {
   const auto count = static_cast<int64_t>(spans.size());
   const auto all = static_cast<int64_t>(groups.size());
-  const TensorView rows = step.arena.allocate(DType::kI32, {all, count, 2}, "attention.spans");
-  const TensorView counts = step.arena.allocate(DType::kI32, {all}, "attention.span_counts");
-  if (step.stream.on(DeviceKind::kCpu)) {
-    const auto to = rows.as<int32_t>();
-    for (size_t i = 0; i < to.size() / 2; ++i) {
-      to[2 * i] = spans[i % spans.size()].first_row;
-      to[2 * i + 1] = spans[i % spans.size()].rows;
-    }
-    std::ranges::fill(counts.as<int32_t>(), static_cast<int32_t>(count));
+  std::vector<int32_t> rows;
+  for (int64_t group = 0; group < all; ++group) {
+    for (const CacheSpan& span : spans) rows.insert(rows.end(), {span.first_row, span.rows});
   }
-  return {.spans = rows, .log_gates = {}, .counts = counts};
+  const std::vector<int32_t> counts(groups.size(), static_cast<int32_t>(count));
+  return {.spans = to_arena(step.stream, step.arena, host_view(rows).reshape({all, count, 2}),
+                            "attention.spans"),
+          .log_gates = {},
+          .counts = to_arena(step.stream, step.arena, host_view(counts), "attention.span_counts")};
 }
 
 void AttentionLayer::decode_global(StepContext& step, const HeadProjection::Saved& now,

@@ -58,7 +58,7 @@ class AttentionLayer {
 
   /// An empty cache for one sequence of at most `max_tokens` tokens under `plan`, in pages
   /// of `block` tokens.
-  AttentionCache make_cache(Device device, const SparsityPlan& plan, int64_t block,
+  AttentionCache make_cache(Stream& stream, const SparsityPlan& plan, int64_t block,
                             int64_t max_tokens) const;
   /// The forward of one new token at `position`: x and y are [1, hidden]. Adds it to the cache.
   /// For a rank that has all heads.

@@ -4,7 +4,8 @@
 
 namespace tessera {
 
-/// The tokens of one micro-batch: `sequences` rows of equal length, laid end to end.
+/// The tokens of one micro-batch, in host memory: `sequences` rows of equal length, laid end to
+/// end.
 struct Batch {
   ConstTensorView tokens;   ///< [tokens], i32
   ConstTensorView targets;  ///< [tokens], i32: the next token; negative: no loss here

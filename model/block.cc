@@ -21,7 +21,7 @@ Block::Decisions Block::allocate_decisions(StepContext& step) const {
   return decisions;
 }
 
-Block::Activations Block::run(StepContext& step, ConstTensorView x, const Decisions& decisions,
+Block::Activations Block::run(StepContext& step, ConstTensorView x, Decisions& decisions,
                               TensorView y) const {
   const Norm::Output normed = attention_norm_.forward(step, x);
   const TensorView x2 = step.arena.allocate(x.dtype(), x.shape(), "block.attention");
@@ -35,7 +35,7 @@ Block::Activations Block::run(StepContext& step, ConstTensorView x, const Decisi
 
 // x2 is the attention's output and becomes the residual stream after it.
 void Block::run_feed_forward(StepContext& step, Activations& activations, ConstTensorView x,
-                             TensorView x2, const std::optional<Moe::Decision>& decision,
+                             TensorView x2, std::optional<Moe::Decision>& decision,
                              TensorView y) const {
   const Norm::Output normed = feed_forward_norm_.forward_sum(step, x2, x);
   activations.feed_forward_norm = normed.saved;
@@ -78,7 +78,8 @@ Block::Output Block::forward(StepContext& step, ConstTensorView x) const {
 TensorView Block::infer(StepContext& step, ConstTensorView x) const {
   const TensorView y = step.arena.allocate(x.dtype(), x.shape(), "block.y");
   const Arena::Scope scratch(step.arena);
-  (void)run(step, x, allocate_decisions(step), y);
+  Decisions decisions = allocate_decisions(step);
+  (void)run(step, x, decisions, y);
   return y;
 }
 
@@ -89,7 +90,8 @@ void Block::backward(StepContext& step, const Saved& saved, TensorView d) const 
     StepContext again{step.stream,   step.arena,  step.mesh, step.tokens,
                       step.sparsity, step.router, step.sums, /*recompute=*/true};
     const TensorView unused = step.arena.allocate(d.dtype(), d.shape(), "block.unused_y");
-    recomputed = run(again, saved.x, saved.decisions, unused);
+    Decisions decisions = saved.decisions;
+    recomputed = run(again, saved.x, decisions, unused);
   }
   const Activations& kept = saved.activations ? *saved.activations : *recomputed;
 

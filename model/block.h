@@ -45,9 +45,9 @@ class Block {
   [[nodiscard]] Output forward(StepContext& step, ConstTensorView x) const;
   /// As forward, and keeps nothing but y: for evaluation.
   [[nodiscard]] TensorView infer(StepContext& step, ConstTensorView x) const;
-  AttentionCache make_cache(Device device, const SparsityPlan& plan, int64_t block,
+  AttentionCache make_cache(Stream& stream, const SparsityPlan& plan, int64_t block,
                             int64_t max_tokens) const {
-    return attention_.make_cache(device, plan, block, max_tokens);
+    return attention_.make_cache(stream, plan, block, max_tokens);
   }
   /// The forward of one new token at `position`, x [1, hidden], against its sequence's cache.
   [[nodiscard]] TensorView decode(StepContext& step, ConstTensorView x, int64_t position,
@@ -60,11 +60,9 @@ class Block {
 
  private:
   Decisions allocate_decisions(StepContext& step) const;
-  Activations run(StepContext& step, ConstTensorView x, const Decisions& decisions,
-                  TensorView y) const;
+  Activations run(StepContext& step, ConstTensorView x, Decisions& decisions, TensorView y) const;
   void run_feed_forward(StepContext& step, Activations& activations, ConstTensorView x,
-                        TensorView x2, const std::optional<Moe::Decision>& decision,
-                        TensorView y) const;
+                        TensorView x2, std::optional<Moe::Decision>& decision, TensorView y) const;
 
   Norm attention_norm_;
   AttentionLayer attention_;

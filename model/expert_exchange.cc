@@ -2,25 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "kernels/core/copy.h"
 #include "kernels/permute_tokens.h"
 
 namespace tessera {
-
-namespace {
-
-// On a plan nobody knows the counts: as if the load were even.
-std::vector<int64_t> counts_of(StepContext& step, const TensorView& rows, int64_t all) {
-  const auto ranks = static_cast<size_t>(rows.shape()[0]);
-  if (step.stream.on(DeviceKind::kPlan)) {
-    return std::vector<int64_t>(ranks, all / static_cast<int64_t>(ranks));
-  }
-  const auto counts = rows.as<int64_t>();
-  return {counts.begin(), counts.end()};
-}
-
-}  // namespace
 
 ExpertExchange::ExpertExchange(int64_t experts, int64_t experts_per_token, double capacity_factor,
                                int ranks)
@@ -55,55 +41,71 @@ ExpertExchange::Decision ExpertExchange::allocate(StepContext& step, int64_t tok
   if (alone()) return {};
   Arena& arena = step.arena;
   return {.counts = arena.allocate(DType::kI32, {ranks_, local_experts()}, "moe.counts_received"),
-          .send_rows = arena.allocate(DType::kI64, {ranks_}, "moe.send_rows"),
-          .receive_rows = arena.allocate(DType::kI64, {ranks_}, "moe.receive_rows"),
           .order = arena.allocate(DType::kI32, {capacity(tokens)}, "moe.order"),
-          .offsets = arena.allocate(DType::kI32, {local_experts() + 1}, "moe.local_offsets")};
+          .offsets = arena.allocate(DType::kI32, {local_experts() + 1}, "moe.local_offsets"),
+          .send_rows = {},
+          .receive_rows = {},
+          .rows = 0};
 }
 
-void ExpertExchange::decide(StepContext& step, ConstTensorView offsets,
-                            const Decision& decision) const {
+// A rank gets from each other one the offsets of its own experts there, the end of the last one
+// too. The host then makes counts of them.
+int64_t ExpertExchange::decide(StepContext& step, ConstTensorView offsets, int64_t pairs,
+                               Decision& decision) const {
   const Arena::Scope scratch(step.arena);
   const int64_t local = local_experts();
-  const TensorView own = step.arena.allocate(DType::kI32, {ranks_, local}, "moe.counts_sent");
-  const bool planned = step.stream.on(DeviceKind::kPlan);
-  if (!planned) {
-    const auto begins = offsets.as<int32_t>();
-    const auto counts = own.as<int32_t>();
-    const auto rows = decision.send_rows.as<int64_t>();
-    for (size_t e = 0; e < counts.size(); ++e) counts[e] = begins[e + 1] - begins[e];
-    for (size_t r = 0; r < rows.size(); ++r) {
-      const auto first = r * static_cast<size_t>(local);
-      rows[r] = begins[first + static_cast<size_t>(local)] - begins[first];
-    }
+  const int64_t bounds = local + 1;
+  const TensorView received =
+      step.arena.allocate(DType::kI32, {ranks_ * bounds}, "moe.offsets_received");
+  std::vector<RowTransfer> sends;
+  std::vector<RowTransfer> receives;
+  for (int r = 0; r < ranks_; ++r) {
+    sends.push_back({r, r * local, bounds});
+    receives.push_back({r, r * bounds, bounds});
   }
-  const std::vector<int64_t> one(static_cast<size_t>(ranks_), 1);
-  step.mesh.along(Axis::kExpert).all_to_all(step.stream, own, one, decision.counts, one);
-  if (!planned) {
-    const auto counts = decision.counts.as<int32_t>();
-    const auto rows = decision.receive_rows.as<int64_t>();
-    for (size_t r = 0; r < rows.size(); ++r) {
-      rows[r] = 0;
-      for (size_t e = 0; e < static_cast<size_t>(local); ++e) {
-        rows[r] += counts[r * static_cast<size_t>(local) + e];
-      }
-    }
+  step.mesh.along(Axis::kExpert).exchange_rows(step.stream, offsets, sends, received, receives);
+  if (step.stream.on(DeviceKind::kPlan)) {
+    // Nobody knows the counts: as if the load were even.
+    decision.send_rows.assign(static_cast<size_t>(ranks_), pairs / ranks_);
+    decision.receive_rows = decision.send_rows;
+    decision.rows = decision.order.shape()[0];
+  } else {
+    pairs = count_rows(step, offsets, received, decision);
   }
   merge_expert_rows(
       step.stream,
       {.order = decision.order, .offsets = decision.offsets, .counts = decision.counts});
+  return pairs;
 }
 
-int64_t ExpertExchange::rows(StepContext& step, const Decision& decision) const {
-  if (step.stream.on(DeviceKind::kPlan)) return decision.order.shape()[0];
-  return decision.offsets.as<int32_t>().back();
+/// Fills what the host needs to know, and decision.counts, from own and received offsets.
+int64_t ExpertExchange::count_rows(StepContext& step, ConstTensorView offsets,
+                                   ConstTensorView received, Decision& decision) const {
+  const auto local = static_cast<size_t>(local_experts());
+  std::vector<int32_t> own(static_cast<size_t>(experts_ + 1));
+  std::vector<int32_t> theirs(static_cast<size_t>(received.elements()));
+  copy(step.stream, offsets, host_view(own));
+  copy(step.stream, received, host_view(theirs));
+  step.mesh.world().synchronize(step.stream);
+  std::vector<int32_t> counts;
+  decision.send_rows.clear();
+  decision.receive_rows.clear();
+  decision.rows = 0;
+  for (size_t r = 0; r < static_cast<size_t>(ranks_); ++r) {
+    decision.send_rows.push_back(own[(r + 1) * local] - own[r * local]);
+    const int32_t* const begin = &theirs[r * (local + 1)];
+    for (size_t e = 0; e < local; ++e) counts.push_back(begin[e + 1] - begin[e]);
+    decision.receive_rows.push_back(begin[local] - begin[0]);
+    decision.rows += decision.receive_rows.back();
+  }
+  copy(step.stream, host_view(counts).reshape(decision.counts.shape()), decision.counts);
+  return own.back();
 }
 
 Pending ExpertExchange::start_dispatch(StepContext& step, const Decision& decision,
                                        ConstTensorView own, TensorView received) const {
-  const std::vector<int64_t> send = counts_of(step, decision.send_rows, own.shape()[0]);
-  const std::vector<int64_t> receive = counts_of(step, decision.receive_rows, own.shape()[0]);
-  return step.mesh.along(Axis::kExpert).start_all_to_all(step.stream, own, send, received, receive);
+  return step.mesh.along(Axis::kExpert)
+      .start_all_to_all(step.stream, own, decision.send_rows, received, decision.receive_rows);
 }
 
 void ExpertExchange::sort(StepContext& step, const Decision& decision, ConstTensorView received,
@@ -121,9 +123,8 @@ void ExpertExchange::bring_back(StepContext& step, const Decision& decision, Con
   const TensorView packed = step.arena.allocate(
       sorted.dtype(), sorted.shape().with(0, decision.order.shape()[0]), "moe.packed");
   scatter_rows(step.stream, {.y = packed, .x = sorted, .order = decision.order.rows(0, rows)});
-  const std::vector<int64_t> send = counts_of(step, decision.receive_rows, own.shape()[0]);
-  const std::vector<int64_t> receive = counts_of(step, decision.send_rows, own.shape()[0]);
-  step.mesh.along(Axis::kExpert).all_to_all(step.stream, packed, send, own, receive);
+  step.mesh.along(Axis::kExpert)
+      .all_to_all(step.stream, packed, decision.receive_rows, own, decision.send_rows);
 }
 
 }  // namespace tessera

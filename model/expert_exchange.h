@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "kernels/core/arena.h"
 #include "model/step_context.h"
 
@@ -17,13 +19,14 @@ class ExpertExchange {
   /// `capacity_factor`: see most_pairs().
   ExpertExchange(int64_t experts, int64_t experts_per_token, double capacity_factor, int ranks);
 
-  /// Who sends how much to whom.
+  /// Who sends how much to whom: for the kernels, and for the host, which starts the exchanges.
   struct Decision {
-    TensorView counts;        ///< [ranks, local experts], i32: rows from each rank
-    TensorView send_rows;     ///< [ranks], i64
-    TensorView receive_rows;  ///< [ranks], i64
-    TensorView order;         ///< [capacity], i32: received row of each sorted row
-    TensorView offsets;       ///< [local experts + 1], i32: sorted rows of each expert
+    TensorView counts;                  ///< [ranks, local experts], i32: rows from each rank
+    TensorView order;                   ///< [capacity], i32: received row of each sorted row
+    TensorView offsets;                 ///< [local experts + 1], i32: sorted rows of each expert
+    std::vector<int64_t> send_rows;     ///< to each rank
+    std::vector<int64_t> receive_rows;  ///< from each rank
+    int64_t rows = 0;                   ///< that arrive here; on a plan, the capacity
   };
 
   bool alone() const { return ranks_ == 1; }
@@ -37,10 +40,11 @@ class ExpertExchange {
   int64_t capacity(int64_t tokens) const;
   Decision allocate(StepContext& step, int64_t tokens) const;
 
-  /// From `offsets` [experts + 1], i32, of this rank's sorted rows. Collective.
-  void decide(StepContext& step, ConstTensorView offsets, const Decision& decision) const;
-  /// Rows that arrive here; on a plan, the capacity.
-  int64_t rows(StepContext& step, const Decision& decision) const;
+  /// From `offsets` [experts + 1], i32, of this rank's sorted rows, `pairs` on a plan. Collective.
+  /// Returns how many rows this rank has. The host waits for the stream: nobody can receive rows
+  /// without knowing how many (docs/decisions/0016).
+  int64_t decide(StepContext& step, ConstTensorView offsets, int64_t pairs,
+                 Decision& decision) const;
 
   /// Own sorted rows [pairs, dim] to their experts; received: [capacity, dim], by source.
   [[nodiscard]] Pending start_dispatch(StepContext& step, const Decision& decision,
@@ -53,6 +57,9 @@ class ExpertExchange {
                   TensorView own) const;
 
  private:
+  int64_t count_rows(StepContext& step, ConstTensorView offsets, ConstTensorView received,
+                     Decision& decision) const;
+
   int64_t experts_;
   int64_t experts_per_token_;
   double capacity_factor_;

@@ -1,5 +1,6 @@
 #include "model/moe.h"
 
+#include "kernels/core/copy.h"
 #include "kernels/elementwise.h"
 #include "kernels/grouped_matmul.h"
 #include "kernels/permute_tokens.h"
@@ -56,10 +57,11 @@ Moe::Decision Moe::allocate_decision(StepContext& step) const {
           .row_of = arena.allocate(DType::kI32, {tokens, k}, "moe.row_of"),
           .source_of = arena.allocate(DType::kI32, {tokens * k}, "moe.source_of"),
           .offsets = arena.allocate(DType::kI32, {options_.experts + 1}, "moe.offsets"),
+          .pairs = 0,
           .exchange = exchange_.allocate(step, tokens)};
 }
 
-void Moe::route(StepContext& step, const Decision& decision, ConstTensorView logits) const {
+void Moe::route(StepContext& step, Decision& decision, ConstTensorView logits) const {
   const TensorView& counts = decision.counts;
   const bool by_sequence = options_.balance_scope == BalanceScope::kSequence;
   route_forward(step.stream,
@@ -77,7 +79,7 @@ void Moe::route(StepContext& step, const Decision& decision, ConstTensorView log
                                .experts = decision.experts,
                                .capacity = exchange_.pairs_per_expert(logits.shape()[0]),
                                .dropped = step.sums.dropped_pairs});
-  if (!exchange_.alone()) exchange_.decide(step, decision.offsets, decision.exchange);
+  decision.pairs = count_pairs(step, decision);
   const TensorView sums = step.sums.expert_counts.rows(index_, 1).reshape({options_.experts});
   for (int64_t scope = 0; scope < counts.shape()[0]; ++scope) {
     add(step.stream,
@@ -119,19 +121,25 @@ ConstTensorView Moe::offsets_here(const Decision& decision) const {
   return exchange_.alone() ? decision.offsets : decision.exchange.offsets;
 }
 
-/// (token, slot) pairs of this rank that are not dropped; on a plan, the most there can be.
-int64_t Moe::kept_pairs(StepContext& step, const Decision& decision) const {
-  if (step.stream.on(DeviceKind::kPlan)) return exchange_.most_pairs(decision.row_of.shape()[0]);
-  return decision.offsets.as<int32_t>().back();
+/// (token, slot) pairs of this rank that are not dropped; on a plan, the most there can be. The
+/// host waits for the stream where nothing else tells how many there are: where experts have a
+/// capacity or are on several ranks.
+int64_t Moe::count_pairs(StepContext& step, Decision& decision) const {
+  const int64_t most = exchange_.most_pairs(decision.row_of.shape()[0]);
+  if (!exchange_.alone()) {
+    return exchange_.decide(step, decision.offsets, most, decision.exchange);
+  }
+  if (options_.capacity_factor == 0 || step.stream.on(DeviceKind::kPlan)) return most;
+  return to_vector<int32_t>(step.stream, decision.offsets.rows(options_.experts, 1))[0];
 }
 
-ConstTensorView Moe::sources(StepContext& step, const Decision& decision) const {
-  return decision.source_of.rows(0, kept_pairs(step, decision));
+ConstTensorView Moe::sources(const Decision& decision) {
+  return decision.source_of.rows(0, decision.pairs);
 }
 
-/// Rows of the experts here: as many as arrive, and the most that may.
-int64_t Moe::rows_here(StepContext& step, const Decision& decision) const {
-  return exchange_.alone() ? kept_pairs(step, decision) : exchange_.rows(step, decision.exchange);
+/// Rows of the experts here that arrive.
+int64_t Moe::rows_here(const Decision& decision) const {
+  return exchange_.alone() ? decision.pairs : decision.exchange.rows;
 }
 
 int64_t Moe::most_rows(int64_t tokens) const {
@@ -141,10 +149,9 @@ int64_t Moe::most_rows(int64_t tokens) const {
 /// rows [pairs, hidden]: x of each pair that is not dropped, sorted by expert.
 void Moe::own_rows(StepContext& step, const Decision& decision, ConstTensorView x,
                    TensorView rows) const {
-  gather_rows(step.stream, {.y = rows,
-                            .x = x,
-                            .source_of = sources(step, decision),
-                            .slots = options_.experts_per_token});
+  gather_rows(
+      step.stream,
+      {.y = rows, .x = x, .source_of = sources(decision), .slots = options_.experts_per_token});
 }
 
 /// rows [rows here, hidden]: x of each pair that chose an expert here.
@@ -157,7 +164,7 @@ void Moe::rows_of_tokens(StepContext& step, const Decision& decision, ConstTenso
   const TensorView own =
       step.arena
           .allocate(x.dtype(), {exchange_.most_pairs(tokens), options_.hidden}, "moe.rows_sent")
-          .rows(0, kept_pairs(step, decision));
+          .rows(0, decision.pairs);
   const TensorView received =
       step.arena.allocate(x.dtype(), {capacity, options_.hidden}, "moe.rows_received");
   own_rows(step, decision, x, own);
@@ -165,7 +172,7 @@ void Moe::rows_of_tokens(StepContext& step, const Decision& decision, ConstTenso
   exchange_.sort(step, decision.exchange, received, rows);
 }
 
-void Moe::forward_router(StepContext& step, ConstTensorView x, const Decision& decision,
+void Moe::forward_router(StepContext& step, ConstTensorView x, Decision& decision,
                          TensorView logits, TensorView aux_dlogits) const {
   const Arena::Scope scratch(step.arena);
   // All router mathematics is in f32: in bf16 two logits would tie that do not.
@@ -176,12 +183,13 @@ void Moe::forward_router(StepContext& step, ConstTensorView x, const Decision& d
   add_losses(step, decision, logits, aux_dlogits);
 }
 
-Moe::Saved Moe::forward(StepContext& step, ConstTensorView x, const Decision& decision,
+Moe::Saved Moe::forward(StepContext& step, ConstTensorView x, Decision& decision,
                         TensorView y) const {
   const int64_t tokens = x.shape()[0];
   Arena& arena = step.arena;
   const TensorView logits = arena.allocate(DType::kF32, {tokens, options_.experts}, "moe.logits");
   const TensorView aux = arena.allocate(DType::kF32, {tokens, options_.experts}, "moe.aux_dlogits");
+  forward_router(step, x, decision, logits, aux);
   Saved saved{.x = x,
               .logits = logits,
               .aux_dlogits = aux,
@@ -190,14 +198,13 @@ Moe::Saved Moe::forward(StepContext& step, ConstTensorView x, const Decision& de
               .gate_up = {},
               .decision = decision,
               .shared = {}};
-  forward_router(step, x, decision, logits, aux);
   Pending on_the_way;
   if (!exchange_.alone()) {
     // What is sent must stay until it is gone, and the shared expert comes before that.
     const int64_t capacity = exchange_.capacity(tokens);
     const TensorView own =
         arena.allocate(x.dtype(), {exchange_.most_pairs(tokens), options_.hidden}, "moe.rows_sent")
-            .rows(0, kept_pairs(step, decision));
+            .rows(0, decision.pairs);
     const TensorView received =
         arena.allocate(x.dtype(), {capacity, options_.hidden}, "moe.rows_received");
     own_rows(step, decision, x, own);
@@ -208,7 +215,7 @@ Moe::Saved Moe::forward(StepContext& step, ConstTensorView x, const Decision& de
   on_the_way.wait();
 
   const int64_t most = most_rows(tokens);
-  const int64_t rows = rows_here(step, decision);
+  const int64_t rows = rows_here(decision);
   const TensorView row_weight = arena.allocate(DType::kF32, {most}, "moe.row_weight").rows(0, rows);
   const TensorView gate_up =
       arena.allocate(x.dtype(), {most, 2 * options_.intermediate}, "moe.gate_up").rows(0, rows);
@@ -233,7 +240,7 @@ void Moe::forward_experts(StepContext& step, const Saved& saved, TensorView row_
       arena.allocate(dtype, {most, options_.intermediate}, "moe.activation").rows(0, rows);
   if (exchange_.alone()) {
     permute_pairs(step.stream,
-                  {.y = row_weight, .x = decision.weights, .source_of = sources(step, decision)});
+                  {.y = row_weight, .x = decision.weights, .source_of = sources(decision)});
     own_rows(step, decision, saved.x, rows_in);
   } else {
     receive_weights(step, decision, row_weight);
@@ -252,7 +259,7 @@ void Moe::forward_experts(StepContext& step, const Saved& saved, TensorView row_
   if (!exchange_.alone()) {
     const TensorView home =
         arena.allocate(dtype, {exchange_.most_pairs(tokens), options_.hidden}, "moe.rows_home")
-            .rows(0, kept_pairs(step, decision));
+            .rows(0, decision.pairs);
     exchange_.bring_back(step, decision.exchange, rows_out, home);
     own_out = home;
   }
@@ -268,11 +275,10 @@ void Moe::receive_weights(StepContext& step, const Decision& decision,
   const int64_t capacity = exchange_.capacity(tokens);
   const TensorView own =
       step.arena.allocate(DType::kF32, {exchange_.most_pairs(tokens), 1}, "moe.weights_sent")
-          .rows(0, kept_pairs(step, decision));
+          .rows(0, decision.pairs);
   const TensorView received =
       step.arena.allocate(DType::kF32, {capacity, 1}, "moe.weights_received");
-  permute_pairs(step.stream,
-                {.y = own, .x = decision.weights, .source_of = sources(step, decision)});
+  permute_pairs(step.stream, {.y = own, .x = decision.weights, .source_of = sources(decision)});
   exchange_.start_dispatch(step, decision.exchange, own, received).wait();
   exchange_.sort(step, decision.exchange, received, row_weight.reshape({row_weight.shape()[0], 1}));
 }
@@ -281,7 +287,7 @@ void Moe::backward(StepContext& step, const Saved& saved, ConstTensorView dy, Te
   const Decision& decision = saved.decision;
   const DType dtype = saved.x.dtype();
   const int64_t tokens = saved.x.shape()[0];
-  const int64_t pairs = kept_pairs(step, decision);
+  const int64_t pairs = decision.pairs;
   const int64_t most_pairs = exchange_.most_pairs(tokens);
   Arena& arena = step.arena;
   const Arena::Scope scratch(arena);
@@ -305,9 +311,8 @@ void Moe::backward(StepContext& step, const Saved& saved, ConstTensorView dy, Te
     exchange_.bring_back(step, decision.exchange, dweight.reshape({rows, 1}),
                          dpairs.reshape({pairs, 1}));
   }
-  permute_pairs(
-      step.stream,
-      {.y = dweights, .x = dpairs, .source_of = sources(step, decision), .inverse = true});
+  permute_pairs(step.stream,
+                {.y = dweights, .x = dpairs, .source_of = sources(decision), .inverse = true});
   backward_router(step, saved, dweights, dx);
   gather_sum(step.stream, {.y = dx, .x = dxp, .row_of = decision.row_of, .base = dx});
   if (shared_) {

@@ -51,6 +51,7 @@ class Moe {
     TensorView row_of;     ///< [tokens, k], i32; -1: dropped
     TensorView source_of;  ///< [tokens * k], i32; pairs that are not dropped come first
     TensorView offsets;    ///< [experts + 1], i32
+    int64_t pairs = 0;     ///< that are not dropped; on a plan, the most there can be
     ExpertExchange::Decision exchange;
   };
   struct Saved {
@@ -67,7 +68,7 @@ class Moe {
 
   Decision allocate_decision(StepContext& step) const;
   /// y [tokens, hidden] is overwritten. Fills `decision`, or reuses it when step.recompute.
-  [[nodiscard]] Saved forward(StepContext& step, ConstTensorView x, const Decision& decision,
+  [[nodiscard]] Saved forward(StepContext& step, ConstTensorView x, Decision& decision,
                               TensorView y) const;
   /// dx [tokens, hidden] is overwritten.
   void backward(StepContext& step, const Saved& saved, ConstTensorView dy, TensorView dx) const;
@@ -77,11 +78,12 @@ class Moe {
   int64_t index() const { return index_; }
 
  private:
-  void route(StepContext& step, const Decision& decision, ConstTensorView logits) const;
+  void route(StepContext& step, Decision& decision, ConstTensorView logits) const;
+  int64_t count_pairs(StepContext& step, Decision& decision) const;
   void add_losses(StepContext& step, const Decision& decision, ConstTensorView logits,
                   TensorView aux_dlogits) const;
-  void forward_router(StepContext& step, ConstTensorView x, const Decision& decision,
-                      TensorView logits, TensorView aux_dlogits) const;
+  void forward_router(StepContext& step, ConstTensorView x, Decision& decision, TensorView logits,
+                      TensorView aux_dlogits) const;
   void forward_experts(StepContext& step, const Saved& saved, TensorView row_weight,
                        TensorView gate_up, TensorView y) const;
   void receive_weights(StepContext& step, const Decision& decision, TensorView row_weight) const;
@@ -94,10 +96,9 @@ class Moe {
                 TensorView rows) const;
   void rows_of_tokens(StepContext& step, const Decision& decision, ConstTensorView x,
                       TensorView rows) const;
-  int64_t rows_here(StepContext& step, const Decision& decision) const;
+  int64_t rows_here(const Decision& decision) const;
   int64_t most_rows(int64_t tokens) const;
-  int64_t kept_pairs(StepContext& step, const Decision& decision) const;
-  ConstTensorView sources(StepContext& step, const Decision& decision) const;
+  static ConstTensorView sources(const Decision& decision);
 
   Options options_;
   ExpertExchange exchange_;

@@ -1,9 +1,11 @@
 #include "model/parameter.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <utility>
 
+#include "kernels/core/copy.h"
 #include "kernels/core/random.h"
 #include "kernels/elementwise.h"
 
@@ -17,21 +19,38 @@ bool are_disjoint(const Shard& a, const Shard& b) {
          (a.begin + a.length <= b.begin || b.begin + b.length <= a.begin);
 }
 
+constexpr int64_t kChunk = int64_t{1} << 20;
+
+// The host makes the numbers, a chunk at a time: then they have the same bits on every device.
+template <class T>
 void initialize_normal(Stream& stream, const Parameter& parameter, uint64_t seed) {
   const uint64_t key = seed ^ hash_name(parameter.name.c_str());
-  with_float_type(parameter.dtype, [&]<class T>() {
-    const auto value = parameter.value.as<T>();
-    for_each_run(parameter.shard, [&](const ShardRun& run) {
-      stream.threads().for_ranges(run.count, 4096, [&](int64_t begin, int64_t end) {
+  const TensorView flat = parameter.value.reshape({parameter.value.elements()});
+  std::vector<T> chunk(static_cast<size_t>(std::min(kChunk, flat.elements())));
+  int64_t first = 0;  // element of the chunk's first
+  int64_t filled = 0;
+  const auto flush = [&] {
+    copy(stream, host_view(chunk).rows(0, filled), flat.rows(first, filled));
+    first += filled;
+    filled = 0;
+  };
+  for_each_run(parameter.shard, [&](const ShardRun& run) {
+    for (int64_t done = 0; done < run.count;) {
+      const int64_t count = std::min(run.count - done, kChunk - filled);
+      stream.threads().for_ranges(count, 4096, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const std::array<uint32_t, 4> words =
-              philox(key, 0, static_cast<uint64_t>(run.whole + i));
-          value[static_cast<size_t>(run.local + i)] =
+              philox(key, 0, static_cast<uint64_t>(run.whole + done + i));
+          chunk[static_cast<size_t>(filled + i)] =
               from_float<T>(static_cast<float>(parameter.init * normal(words[0], words[1])));
         }
       });
-    });
+      filled += count;
+      done += count;
+      if (filled == kChunk) flush();
+    }
   });
+  flush();
 }
 
 }  // namespace
@@ -125,7 +144,8 @@ void ParameterStore::initialize(Stream& stream, uint64_t seed) {
     if (parameter.initializer == Initializer::kConstant) {
       fill(stream, {.x = parameter.value, .value = static_cast<float>(parameter.init)});
     } else {
-      initialize_normal(stream, parameter, seed);
+      with_float_type(parameter.dtype,
+                      [&]<class T>() { initialize_normal<T>(stream, parameter, seed); });
     }
   }
 }

@@ -13,6 +13,8 @@ struct RouterPlan {
 
 /// What the layers of one micro-batch add to, for this rank's tokens. Set to 0 by the owner.
 struct StepSums {
+  TensorView loss;           ///< [1], f64: sum of the losses of the tokens, nats
+  TensorView squares;        ///< [1], f64: for sums of squares of gradients
   TensorView gate_losses;    ///< [3], f32: KL, entropy, z; weighted, so that they add to the loss
   TensorView gate_stats;     ///< [6], f32: see kernels/gate_stats.h
   TensorView router_losses;  ///< [2], f32: balance, z; weighted likewise

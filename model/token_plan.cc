@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/core/copy.h"
+
 namespace tessera {
 
 namespace {
@@ -13,24 +15,6 @@ TensorView numbers(Arena& arena, int64_t count, const char* name) {
   return arena.allocate(DType::kI32, {count}, name);
 }
 
-/// Fills `starts`, `firsts` and `segments` of pieces or runs; what is left over is empty.
-void write_runs(std::span<const TokenRun> runs, const TensorView& starts, const TensorView& firsts,
-                const TensorView& segments) {
-  const auto rows = starts.as<int32_t>();
-  const auto first = firsts.as<int32_t>();
-  const auto segment = segments.as<int32_t>();
-  CHECK(runs.size() <= first.size(), "token plan: ", runs.size(), " runs, expected at most ",
-        first.size());
-  const int32_t end = runs.empty() ? 0 : runs.back().row + runs.back().count;
-  for (size_t i = 0; i < first.size(); ++i) {
-    const bool used = i < runs.size();
-    rows[i] = used ? runs[i].row : end;
-    first[i] = used ? runs[i].first : 0;
-    segment[i] = used ? runs[i].segment : (runs.empty() ? 0 : runs.back().segment);
-  }
-  rows[first.size()] = end;
-}
-
 }  // namespace
 
 struct TokenPlanner::Call {
@@ -39,7 +23,6 @@ struct TokenPlanner::Call {
   const Batch& batch;
   std::span<const int32_t> starts;  ///< in host memory
   int64_t max_segments;
-  TensorView block_starts;
   bool planned;
 };
 
@@ -55,14 +38,12 @@ const TokenPlan& TokenPlanner::plan(Stream& stream, Arena& arena, const Batch& b
       starts_.push_back(static_cast<int32_t>(s * plan_.sequence_length));
     }
   }
-  const int64_t bounds = batch.starts.shape()[0];
   const Call call{
       .stream = stream,
       .arena = arena,
       .batch = batch,
       .starts = planned ? std::span<const int32_t>(starts_) : batch.starts.as<int32_t>(),
-      .max_segments = bounds - 1,
-      .block_starts = numbers(arena, bounds, "tokens.block_starts"),
+      .max_segments = batch.starts.shape()[0] - 1,
       .planned = planned};
   if (mesh_.group(kContext).size() == 1) {
     plan_alone(call);
@@ -75,13 +56,15 @@ const TokenPlan& TokenPlanner::plan(Stream& stream, Arena& arena, const Batch& b
 /// One rank has all tokens: queries and keys are the same rows.
 void TokenPlanner::plan_alone(const Call& call) {
   const int64_t tokens = plan_.all();
-  plan_.ids = call.batch.tokens;
-  plan_.targets = call.batch.targets;
+  const int64_t bounds = call.max_segments + 1;
+  Arena& arena = call.arena;
+  plan_.ids = to_arena(call.stream, arena, call.batch.tokens, "tokens.ids");
+  plan_.targets = to_arena(call.stream, arena, call.batch.targets, "tokens.targets");
   plan_.share = build_segment_grid(
-      call.stream, {.positions = numbers(call.arena, tokens, "tokens.positions"),
-                    .tile_starts = numbers(call.arena, call.max_segments + 1, "tokens.tile_starts"),
-                    .block_starts = call.block_starts,
-                    .starts = call.batch.starts,
+      call.stream, {.positions = numbers(arena, tokens, "tokens.positions"),
+                    .tile_starts = numbers(arena, bounds, "tokens.tile_starts"),
+                    .block_starts = numbers(arena, bounds, "tokens.block_starts"),
+                    .starts = to_arena(call.stream, arena, call.batch.starts, "tokens.starts"),
                     .block = options_.block});
   plan_.sequence = plan_.share;
   plan_.pool = plan_.share;
@@ -90,27 +73,17 @@ void TokenPlanner::plan_alone(const Call& call) {
     rows->plan(0, group_.owned, group_.owned);
   }
   plan_.window_key_rows = plan_.share_key_rows = plan_.pool_key_rows = tokens;
-  const TensorView scopes = numbers(call.arena, plan_.sequences + 1, "tokens.scope_starts");
-  plan_.scope_starts = scopes;
-  if (call.planned) return;
-  const auto rows = scopes.as<int32_t>();
-  for (size_t s = 0; s < rows.size(); ++s) {
-    rows[s] = static_cast<int32_t>(static_cast<int64_t>(s) * plan_.sequence_length);
+  scopes_.clear();
+  for (int64_t s = 0; s <= plan_.sequences; ++s) {
+    scopes_.push_back(static_cast<int32_t>(s * plan_.sequence_length));
   }
+  plan_.scope_starts = to_arena(call.stream, arena, host_view(scopes_), "tokens.scope_starts");
 }
 
 void TokenPlanner::plan_shares(const Call& call) {
   const SequenceLayout layout(options_.order, plan_.sequences, plan_.sequence_length,
                               mesh_.size(Axis::kSequence), mesh_.size(Axis::kTensor));
-  if (!call.planned) {
-    const auto blocks = call.block_starts.as<int32_t>();
-    blocks[0] = 0;
-    for (size_t s = 0; s + 1 < call.starts.size(); ++s) {
-      const int64_t tokens = call.starts[s + 1] - call.starts[s];
-      blocks[s + 1] =
-          blocks[s] + static_cast<int32_t>((tokens + options_.block - 1) / options_.block);
-    }
-  }
+  block_starts_ = find_blocks(call);
   cut_sequences(call, layout);
   const int64_t segments = call.max_segments;
   const int64_t sinks = options_.sink_tokens;
@@ -138,36 +111,46 @@ void TokenPlanner::plan_shares(const Call& call) {
   plan_.pool_key_rows = plan_.pool.key_rows;
 }
 
+/// First block of each segment.
+ConstTensorView TokenPlanner::find_blocks(const Call& call) {
+  blocks_.assign(static_cast<size_t>(call.max_segments + 1), 0);
+  for (size_t s = 0; s + 1 < call.starts.size(); ++s) {
+    const int64_t tokens = call.starts[s + 1] - call.starts[s];
+    blocks_[s + 1] =
+        blocks_[s] + static_cast<int32_t>((tokens + options_.block - 1) / options_.block);
+  }
+  return to_arena(call.stream, call.arena, host_view(blocks_), "tokens.block_starts");
+}
+
 /// This rank's tokens and targets, and where its share of each sequence begins.
 void TokenPlanner::cut_sequences(const Call& call, const SequenceLayout& layout) {
-  const int64_t tokens = layout.sequence_rows();
-  const TensorView ids = numbers(call.arena, tokens, "tokens.ids");
-  const TensorView targets = numbers(call.arena, tokens, "tokens.targets");
-  const TensorView scopes = numbers(call.arena, plan_.sequences + 1, "tokens.scope_starts");
-  plan_.ids = ids;
-  plan_.targets = targets;
-  plan_.scope_starts = scopes;
-  if (call.planned) return;
-  const auto all_ids = call.batch.tokens.as<int32_t>();
-  const auto all_targets = call.batch.targets.as<int32_t>();
-  auto id = ids.as<int32_t>().begin();
-  auto target = targets.as<int32_t>().begin();
-  for (const TokenRange& range : layout.sequence_tokens(mesh_.coordinate(Axis::kSequence))) {
-    id = std::copy(all_ids.begin() + range.begin, all_ids.begin() + range.end, id);
-    target = std::copy(all_targets.begin() + range.begin, all_targets.begin() + range.end, target);
+  ids_.assign(static_cast<size_t>(layout.sequence_rows()), 0);
+  targets_.assign(ids_.size(), 0);
+  if (!call.planned) {
+    const auto all_ids = call.batch.tokens.as<int32_t>();
+    const auto all_targets = call.batch.targets.as<int32_t>();
+    auto id = ids_.begin();
+    auto target = targets_.begin();
+    for (const TokenRange& range : layout.sequence_tokens(mesh_.coordinate(Axis::kSequence))) {
+      id = std::copy(all_ids.begin() + range.begin, all_ids.begin() + range.end, id);
+      target =
+          std::copy(all_targets.begin() + range.begin, all_targets.begin() + range.end, target);
+    }
   }
-  const auto rows = scopes.as<int32_t>();
-  std::fill(rows.begin(), rows.end(), 0);
+  scopes_.assign(static_cast<size_t>(plan_.sequences + 1), 0);
   for (const TokenRange& range :
        layout.context_tokens(mesh_.coordinate(Axis::kSequence), mesh_.coordinate(Axis::kTensor))) {
     for (int64_t s = range.begin / plan_.sequence_length; s * plan_.sequence_length < range.end;
          ++s) {
       const int64_t begin = std::max(range.begin, s * plan_.sequence_length);
       const int64_t end = std::min(range.end, (s + 1) * plan_.sequence_length);
-      rows[static_cast<size_t>(s + 1)] += static_cast<int32_t>(end - begin);
+      scopes_[static_cast<size_t>(s + 1)] += static_cast<int32_t>(end - begin);
     }
   }
-  for (size_t s = 1; s < rows.size(); ++s) rows[s] += rows[s - 1];
+  for (size_t s = 1; s < scopes_.size(); ++s) scopes_[s] += scopes_[s - 1];
+  plan_.ids = to_arena(call.stream, call.arena, host_view(ids_), "tokens.ids");
+  plan_.targets = to_arena(call.stream, call.arena, host_view(targets_), "tokens.targets");
+  plan_.scope_starts = to_arena(call.stream, call.arena, host_view(scopes_), "tokens.scope_starts");
 }
 
 /// Plans `exchange` among the ranks of the share. `need(keys)` finds what the queries of
@@ -196,34 +179,45 @@ void TokenPlanner::plan_keys(const Call& call, const SequenceLayout& layout, Sha
   exchange.plan(ranks.rank(), group_.owned, group_.needed);
 }
 
+/// `count` pieces or runs; what is left over is empty.
+TokenPlanner::RunTensors TokenPlanner::run_tensors(const Call& call, std::span<const TokenRun> runs,
+                                                   int64_t count, const char* name) {
+  if (call.planned) runs = {};
+  CHECK(std::ssize(runs) <= count, "token plan: ", runs.size(), " runs, expected at most ", count);
+  const TokenRun last = runs.empty() ? TokenRun{} : runs.back();
+  const auto all = static_cast<size_t>(count);
+  lists_.starts.assign(all + 1, last.row + last.count);
+  lists_.firsts.assign(all, 0);
+  lists_.segments.assign(all, last.segment);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    lists_.starts[i] = runs[i].row;
+    lists_.firsts[i] = runs[i].first;
+    lists_.segments[i] = runs[i].segment;
+  }
+  return {.starts = to_arena(call.stream, call.arena, host_view(lists_.starts), name),
+          .firsts = to_arena(call.stream, call.arena, host_view(lists_.firsts), name),
+          .segments = to_arena(call.stream, call.arena, host_view(lists_.segments), name)};
+}
+
 /// The grid of the pieces and keys in group_.
 SegmentGrid TokenPlanner::plan_grid(const Call& call, const SequenceLayout& layout, Share share,
                                     const KeyBounds& bounds, const char* name,
                                     RowExchange& exchange) {
-  const int64_t pieces = layout.max_pieces(share, call.max_segments);
+  const int64_t count = layout.max_pieces(share, call.max_segments);
   const int64_t tokens =
       share == Share::kContextRank ? layout.context_rows() : layout.sequence_rows();
-  Arena& arena = call.arena;
-  const TensorView starts = numbers(arena, pieces + 1, name);
-  const TensorView firsts = numbers(arena, pieces, name);
-  const TensorView segments = numbers(arena, pieces, name);
-  const TensorView run_starts = numbers(arena, bounds.runs + 1, name);
-  const TensorView run_firsts = numbers(arena, bounds.runs, name);
-  const TensorView run_segments = numbers(arena, bounds.runs, name);
-  if (!call.planned) {
-    write_runs(group_.pieces, starts, firsts, segments);
-    write_runs(group_.keys.runs, run_starts, run_firsts, run_segments);
-  }
+  const RunTensors pieces = run_tensors(call, group_.pieces, count, name);
+  const RunTensors runs = run_tensors(call, group_.keys.runs, bounds.runs, name);
   return build_sharded_grid(call.stream,
-                            {.positions = numbers(arena, tokens, name),
-                             .tile_starts = numbers(arena, pieces + 1, name),
-                             .starts = starts,
-                             .firsts = firsts,
-                             .piece_segments = segments,
-                             .run_starts = run_starts,
-                             .run_firsts = run_firsts,
-                             .run_segments = run_segments,
-                             .block_starts = call.block_starts,
+                            {.positions = numbers(call.arena, tokens, name),
+                             .tile_starts = numbers(call.arena, count + 1, name),
+                             .starts = pieces.starts,
+                             .firsts = pieces.firsts,
+                             .piece_segments = pieces.segments,
+                             .run_starts = runs.starts,
+                             .run_firsts = runs.firsts,
+                             .run_segments = runs.segments,
+                             .block_starts = block_starts_,
                              .block = options_.block,
                              // A rank that fetches nothing has its own rows only.
                              .key_rows = exchange.is_identity() ? tokens : bounds.rows});

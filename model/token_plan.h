@@ -39,7 +39,8 @@ struct TokenPlan {
   int64_t all() const { return sequences * sequence_length; }
 };
 
-/// Makes the plan of each micro-batch. Its lists grow to the largest and stay.
+/// Makes the plan of each micro-batch: the host makes its lists, in memory that grows to the
+/// largest and stays, and copies them to the device.
 class TokenPlanner {
  public:
   struct Options {
@@ -52,9 +53,9 @@ class TokenPlanner {
   TokenPlanner(const ProcessMesh& mesh, const Options& options) : mesh_(mesh), options_(options) {}
 
   /// The plan of `batch`, whose tokens, targets and starts every rank of the context group has
-  /// whole. Its tensors are in the arena, and it is valid until the next call. No segment lies in
-  /// two sequences. On a plan the sequences are segments, which need most.
-  /// Throws Error(kUsage) when the tokens cannot be shared out evenly.
+  /// whole, in host memory. Its tensors are in the arena, and it is valid until the next call. No
+  /// segment lies in two sequences. On a plan the sequences are segments, which need most. Throws
+  /// Error(kUsage) when the tokens cannot be shared out evenly.
   const TokenPlan& plan(Stream& stream, Arena& arena, const Batch& batch,
                         const SparsityPlan& sparsity);
 
@@ -68,11 +69,25 @@ class TokenPlanner {
     std::vector<TokenRun> pieces;  ///< of this rank
     NeededKeys keys;               ///< of this rank
   };
+  /// Pieces or runs as SegmentGrid wants them.
+  struct RunLists {
+    std::vector<int32_t> starts;
+    std::vector<int32_t> firsts;
+    std::vector<int32_t> segments;
+  };
+  struct RunTensors {
+    ConstTensorView starts;
+    ConstTensorView firsts;
+    ConstTensorView segments;
+  };
   struct Call;
 
   void plan_alone(const Call& call);
   void plan_shares(const Call& call);
+  ConstTensorView find_blocks(const Call& call);
   void cut_sequences(const Call& call, const SequenceLayout& layout);
+  RunTensors run_tensors(const Call& call, std::span<const TokenRun> runs, int64_t count,
+                         const char* name);
   SegmentGrid plan_grid(const Call& call, const SequenceLayout& layout, SequenceLayout::Share share,
                         const KeyBounds& bounds, const char* name, RowExchange& exchange);
   template <class NeedKeys>
@@ -84,6 +99,12 @@ class TokenPlanner {
   TokenPlan plan_;
   Group group_;
   std::vector<int32_t> starts_;  ///< of a plan
+  ConstTensorView block_starts_;
+  std::vector<int32_t> blocks_;
+  std::vector<int32_t> ids_;
+  std::vector<int32_t> targets_;
+  std::vector<int32_t> scopes_;
+  RunLists lists_;
 };
 
 }  // namespace tessera

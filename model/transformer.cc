@@ -1,10 +1,10 @@
 #include "model/transformer.h"
 
-#include <array>
 #include <cmath>
 #include <limits>
 #include <set>
 
+#include "kernels/core/copy.h"
 #include "kernels/embedding.h"
 #include "kernels/reduce.h"
 #include "model/model.pb.h"
@@ -190,12 +190,13 @@ TensorView Transformer::embed(StepContext& step, ConstTensorView tokens) const {
 }
 
 /// Every tensor rank has the losses of all tokens of its sequence rank; each counts its own.
-double Transformer::sum_of_share(StepContext& step, ConstTensorView losses) const {
+void Transformer::add_loss_of_share(StepContext& step, ConstTensorView losses) const {
   const int64_t share = step.tokens.share.tokens();
-  return sum(step.stream, losses.rows(step.mesh.coordinate(Axis::kTensor) * share, share));
+  add_sum(step.stream, {.total = step.sums.loss,
+                        .x = losses.rows(step.mesh.coordinate(Axis::kTensor) * share, share)});
 }
 
-double Transformer::forward_backward(Run& run, const Batch& batch, float loss_scale) const {
+void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scale) const {
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
   const TokenPlan& tokens = step.tokens;
@@ -235,22 +236,22 @@ double Transformer::forward_backward(Run& run, const Batch& batch, float loss_sc
                                   .ids = tokens.ids,
                                   .first = embedding_->shard.begin,
                                   .vocabulary = vocabulary_});
-  return sum_of_share(step, losses);
+  add_loss_of_share(step, losses);
 }
 
-double Transformer::forward(Run& run, const Batch& batch) const {
+void Transformer::forward(Run& run, const Batch& batch) const {
   const Arena::Scope scratch(run.arena);
   const int64_t tokens = batch.tokens.shape()[0] / run.planner.mesh().size(Axis::kSequence);
-  return forward(run, batch, run.arena.allocate(DType::kF32, {tokens}, "losses"));
+  forward(run, batch, run.arena.allocate(DType::kF32, {tokens}, "losses"));
 }
 
-double Transformer::forward(Run& run, const Batch& batch, TensorView losses) const {
+void Transformer::forward(Run& run, const Batch& batch, TensorView losses) const {
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
   TensorView x = embed(step, step.tokens.ids);
   for (const Block& block : blocks_) x = block.infer(step, x);
   head_->forward(step, x, step.tokens.targets, losses);
-  return sum_of_share(step, losses);
+  add_loss_of_share(step, losses);
 }
 
 void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const {
@@ -261,11 +262,11 @@ void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const 
   head_->logits(step, x, logits);
 }
 
-std::vector<AttentionCache> Transformer::make_caches(Device device, const SparsityPlan& plan,
+std::vector<AttentionCache> Transformer::make_caches(Stream& stream, const SparsityPlan& plan,
                                                      int64_t max_tokens) const {
   std::vector<AttentionCache> caches;
   for (const Block& block : blocks_) {
-    caches.push_back(block.make_cache(device, plan, block_, max_tokens));
+    caches.push_back(block.make_cache(stream, plan, block_, max_tokens));
   }
   return caches;
 }
@@ -274,21 +275,21 @@ void Transformer::decode(Run& run, ConstTensorView token, int64_t position,
                          std::vector<AttentionCache>& caches, TensorView logits) const {
   const Arena::Scope scratch(run.arena);
   // A plan of one token: what the layers ask of it are its size and the token's position.
-  std::array<int32_t, 2> starts{0, 1};
-  std::array<int32_t, 1> positions{static_cast<int32_t>(position)};
-  const ConstTensorView starts_view(starts.data(), DType::kI32, {2}, Device{});
+  const std::vector<int32_t> numbers{0, 1, static_cast<int32_t>(position)};
+  const TensorView there = to_arena(run.stream, run.arena, host_view(numbers), "decode.plan");
+  const ConstTensorView starts = there.rows(0, 2);
   TokenPlan tokens;
   tokens.sequences = 1;
   tokens.sequence_length = 1;
-  tokens.share = {.starts = starts_view,
-                  .positions = {positions.data(), DType::kI32, {1}, Device{}},
-                  .tile_starts = starts_view,
-                  .block_starts = starts_view,
+  tokens.share = {.starts = starts,
+                  .positions = there.rows(2, 1),
+                  .tile_starts = starts,
+                  .block_starts = starts,
                   .block = block_};
-  tokens.scope_starts = starts_view;
+  tokens.scope_starts = starts;
   StepContext step{run.stream, run.arena, run.planner.mesh(), tokens, run.sparsity,
                    run.router, run.sums};
-  TensorView x = embed(step, token);
+  TensorView x = embed(step, to_arena(run.stream, run.arena, token, "decode.token"));
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     x = blocks_[layer].decode(step, x, position, caches[layer]);
   }

@@ -36,23 +36,23 @@ class Transformer {
   };
 
   /// Adds the gradient of loss_scale * (sum of token losses) + the auxiliary losses to the
-  /// parameters' gradients and to `run.sums`. Returns the sum of the losses of this rank's tokens,
-  /// nats; ranks of the context group make the same calls with the same batch.
-  double forward_backward(Run& run, const Batch& batch, float loss_scale) const;
-  /// The sum of the losses of this rank's tokens, nats; keeps nothing.
-  double forward(Run& run, const Batch& batch) const;
+  /// parameters' gradients, and the losses of this rank's tokens to `run.sums`. Ranks of the
+  /// context group make the same calls with the same batch. The host does not wait for the device.
+  void forward_backward(Run& run, const Batch& batch, float loss_scale) const;
+  /// Adds the losses of this rank's tokens to `run.sums`; keeps nothing.
+  void forward(Run& run, const Batch& batch) const;
   /// The same. losses [tokens of the sequence rank], f32, is overwritten by the loss of each token,
   /// 0 where its target is negative; in the order of SequenceLayout::sequence_tokens.
-  double forward(Run& run, const Batch& batch, TensorView losses) const;
+  void forward(Run& run, const Batch& batch, TensorView losses) const;
   /// logits [tokens, vocabulary], f32, is overwritten. For a rank that has all of the model, as are
   /// the caches and decode.
   void logits(Run& run, const Batch& batch, TensorView logits) const;
 
   /// Decoding: empty caches of one sequence of at most `max_tokens` tokens, one per layer.
-  std::vector<AttentionCache> make_caches(Device device, const SparsityPlan& plan,
+  std::vector<AttentionCache> make_caches(Stream& stream, const SparsityPlan& plan,
                                           int64_t max_tokens) const;
-  /// Decoding: logits [1, vocabulary], f32, of the token that follows `token`, [1] i32, which is
-  /// at `position` of its sequence. Equals logits() at that position.
+  /// Decoding: logits [1, vocabulary], f32, of the token that follows `token`, [1] i32 in host
+  /// memory, which is at `position` of its sequence. Equals logits() at that position.
   void decode(Run& run, ConstTensorView token, int64_t position,
               std::vector<AttentionCache>& caches, TensorView logits) const;
 
@@ -76,7 +76,7 @@ class Transformer {
   void count_active_parameters(const ModelConfig& config, const ParameterStore& store);
   StepContext start(Run& run, const Batch& batch) const;
   TensorView embed(StepContext& step, ConstTensorView tokens) const;
-  double sum_of_share(StepContext& step, ConstTensorView losses) const;
+  void add_loss_of_share(StepContext& step, ConstTensorView losses) const;
 
   std::vector<Block> blocks_;
   std::vector<int64_t> first_parameters_;  ///< of each block, and of the head

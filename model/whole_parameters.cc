@@ -3,6 +3,8 @@
 #include <cstring>
 #include <map>
 
+#include "kernels/core/copy.h"
+
 namespace tessera {
 
 namespace {
@@ -19,7 +21,7 @@ void copy_part(const Shard& shard, ConstTensorView part, TensorView whole) {
 
 }  // namespace
 
-WholeParameters::WholeParameters(const ParameterStore& store, Of what) {
+WholeParameters::WholeParameters(Stream& stream, const ParameterStore& store, Of what) {
   struct Open {
     TensorView whole;
     int64_t missing;
@@ -30,11 +32,9 @@ WholeParameters::WholeParameters(const ParameterStore& store, Of what) {
     if (part.empty()) continue;
     const Shape& whole = parameter.shard.whole;
     if (part.shape() == whole) {
-      all_.push_back({parameter.name, part});
+      all_.push_back({parameter.name, on_host(stream, part, buffers_.emplace_back())});
       continue;
     }
-    CHECK(part.device().kind == DeviceKind::kCpu, "parameter '", parameter.name,
-          "' is not in host memory");
     const auto [at, is_new] =
         open.try_emplace(parameter.name, Open{TensorView{}, whole.elements()});
     if (is_new) {
@@ -42,7 +42,8 @@ WholeParameters::WholeParameters(const ParameterStore& store, Of what) {
       at->second.whole = buffers_.back().view(part.dtype(), whole);
       all_.push_back({parameter.name, at->second.whole});
     }
-    copy_part(parameter.shard, part, at->second.whole);
+    Buffer memory;
+    copy_part(parameter.shard, on_host(stream, part, memory), at->second.whole);
     at->second.missing -= part.elements();
   }
   for (const auto& [name, parameter] : open) {

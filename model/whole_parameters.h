@@ -9,8 +9,8 @@
 namespace tessera {
 
 /// The values or the gradients of a rank that has all of the model, each parameter once and whole.
-/// Those that were declared in parts are put together in memory of this object, in host memory;
-/// the others are views.
+/// All are in host memory: those that were declared in parts, and those of another device, in that
+/// of this object, the others as views.
 class WholeParameters {
  public:
   enum class Of : uint8_t { kValues, kGradients };
@@ -19,8 +19,9 @@ class WholeParameters {
     ConstTensorView data;
   };
 
-  /// `store` must outlive this. Gradients only of trained parameters.
-  WholeParameters(const ParameterStore& store, Of what);
+  /// `store` is on the device of `stream` and must outlive this. Gradients only of trained
+  /// parameters.
+  WholeParameters(Stream& stream, const ParameterStore& store, Of what);
 
   /// In the order of declaration.
   const std::vector<Entry>& all() const { return all_; }

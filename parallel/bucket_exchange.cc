@@ -57,14 +57,12 @@ void BucketExchange::finish_sums(Stream& stream) {
   waiting_ = buckets_.size();
 }
 
-double BucketExchange::owned_squares(Stream& stream) const {
-  double squares = 0;
+void BucketExchange::add_owned_squares(Stream& stream, TensorView total) const {
   // The square of a float cannot overflow a double, so only an element that is not finite can make
   // the sum so.
   for (const Bucket& bucket : buckets_) {
-    squares += sum_of_squares(stream, bucket.owned_gradients());
+    add_sum_of_squares(stream, {.total = total, .x = bucket.owned_gradients()});
   }
-  return squares;
 }
 
 void BucketExchange::start_gather(Stream& stream, size_t bucket) {

@@ -31,10 +31,10 @@ class BucketExchange {
   /// Starts what has not started, and waits for all. Then the owned gradients of each bucket are
   /// sums over its group, with the same bits in every repetition. The others are used up.
   void finish_sums(Stream& stream);
-  /// Sum of squares of the gradients that this rank owns, after finish_sums(). Added up over the
-  /// world it is the square of the norm of the whole model's gradient, each element counted once;
-  /// not finite when an element is not. On kPlan: 0.
-  double owned_squares(Stream& stream) const;
+  /// total[0], f64, += sum of squares of the gradients that this rank owns, after finish_sums().
+  /// Added up over the world it is the square of the norm of the whole model's gradient, each
+  /// element counted once; not finite when an element is not.
+  void add_owned_squares(Stream& stream, TensorView total) const;
 
   /// The owned values of a bucket are final: starts to send them to its group.
   void start_gather(Stream& stream, size_t bucket);

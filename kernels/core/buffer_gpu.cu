@@ -1,4 +1,5 @@
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/core/cuda_check.h"
 
@@ -23,6 +24,14 @@ void* allocate_pinned(int device_index, int64_t bytes) {
   void* data = nullptr;
   CUDA_CHECK(cudaSetDevice(device_index));
   CUDA_CHECK(cudaMallocHost(&data, static_cast<size_t>(bytes)));
+  return data;
+}
+
+void* allocate_managed(int device_index, int64_t bytes) {
+  void* data = nullptr;
+  CUDA_CHECK(cudaSetDevice(device_index));
+  CUDA_CHECK(cudaMallocManaged(&data, static_cast<size_t>(bytes)));
+  std::memset(data, 0, static_cast<size_t>(bytes));
   return data;
 }
 

@@ -14,13 +14,13 @@ void copy_bytes(void* stream, const void* from, void* to, int64_t bytes, Directi
 
 namespace {
 
-bool on_host(const ConstTensorView& tensor) {
+bool in_host_memory(const ConstTensorView& tensor) {
   return tensor.device().kind == DeviceKind::kCpu;
 }
 
 void check_reach(const Stream& stream, const ConstTensorView& tensor, const char* what) {
-  CHECK(on_host(tensor) || tensor.device() == stream.device(), "copy: ", what, " ", tensor.shape(),
-        " is neither in host memory nor on the device of the stream");
+  CHECK(in_host_memory(tensor) || tensor.device() == stream.device(), "copy: ", what, " ",
+        tensor.shape(), " is neither in host memory nor on the device of the stream");
 }
 
 }  // namespace
@@ -33,16 +33,34 @@ void copy(Stream& stream, ConstTensorView from, TensorView to) {
   check_reach(stream, from, "from");
   check_reach(stream, to, "to");
   if constexpr (kCudaBuilt) {
-    if (!on_host(from) || !on_host(to)) {
-      const auto direction = on_host(from) ? gpu::Direction::kToDevice
-                             : on_host(to) ? gpu::Direction::kToHost
-                                           : gpu::Direction::kOnDevice;
+    if (!in_host_memory(from) || !in_host_memory(to)) {
+      const auto direction = in_host_memory(from) ? gpu::Direction::kToDevice
+                             : in_host_memory(to) ? gpu::Direction::kToHost
+                                                  : gpu::Direction::kOnDevice;
       gpu::copy_bytes(stream.handle(), from.data(), to.data(), from.bytes(), direction);
       return;
     }
   }
   stream.synchronize();
   std::memcpy(to.data(), from.data(), static_cast<size_t>(from.bytes()));
+}
+
+TensorView to_arena(Stream& stream, Arena& arena, ConstTensorView values, const char* name) {
+  const TensorView tensor = arena.allocate(values.dtype(), values.shape(), name);
+  copy(stream, values, tensor);
+  return tensor;
+}
+
+ConstTensorView on_host(Stream& stream, ConstTensorView x, Buffer& memory) {
+  CHECK(!stream.on(DeviceKind::kPlan), "on_host: there is nothing to read on a plan");
+  if (!in_host_memory(x)) {
+    if (memory.bytes() < x.bytes()) memory = Buffer::pinned(stream.device(), x.bytes());
+    const TensorView to = memory.view(x.dtype(), x.shape());
+    copy(stream, x, to);
+    x = to;
+  }
+  stream.synchronize();
+  return x;
 }
 
 }  // namespace tessera

@@ -1,5 +1,7 @@
 #include "kernels/core/device.h"
 
+#include <limits>
+
 #include "kernels/core/build.h"
 #include "kernels/core/error.h"
 
@@ -9,6 +11,7 @@ namespace gpu {
 Gpus find_gpus();
 std::string missing_code(int device_index);
 std::string address(int device_index);
+int64_t free_bytes(int device_index);
 void* create_stream(int device_index);
 void destroy_stream(void* handle) noexcept;
 void synchronize_stream(void* handle);
@@ -44,8 +47,15 @@ std::string gpu_complaint(const Gpus& gpus, int index) {
                 "let more be seen (CUDA_VISIBLE_DEVICES), or set device to cpu");
 }
 
+int64_t free_bytes(Device device) {
+  if constexpr (kCudaBuilt) {
+    if (device.kind == DeviceKind::kGpu) return gpu::free_bytes(device.index);
+  }
+  return std::numeric_limits<int64_t>::max();
+}
+
 Stream::Stream(Device device, int threads, int64_t workspace_bytes)
-    : device_(device), threads_(device.kind == DeviceKind::kCpu ? threads : 1) {
+    : device_(device), threads_(device.kind == DeviceKind::kPlan ? 1 : threads) {
   if (device.kind != DeviceKind::kGpu) return;
   std::string complaint = gpu_complaint(find_gpus(), device.index);
   if constexpr (kCudaBuilt) {

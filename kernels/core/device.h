@@ -15,8 +15,12 @@ enum class DeviceKind : uint8_t { kCpu, kGpu, kPlan };
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   int index = 0;
+  /// Buffers on a GPU are memory that the host reaches too, at a price: for tests.
+  bool managed = false;
 
-  friend bool operator==(const Device&, const Device&) = default;
+  friend bool operator==(const Device& a, const Device& b) {
+    return a.kind == b.kind && a.index == b.index;
+  }
 };
 
 /// The GPUs that this process sees.
@@ -33,6 +37,9 @@ std::string gpu_complaint(const Gpus& gpus, int index);
 /// numbers see the same GPU there.
 std::string gpu_address(int index);
 
+/// Bytes of a GPU's memory that nobody has; of other devices the most that a number can say.
+int64_t free_bytes(Device device);
+
 /// An ordered queue of work on one device. On kCpu work is done at once, on the stream's own
 /// threads; on kPlan it is not done at all.
 class Stream {
@@ -40,9 +47,9 @@ class Stream {
   /// Of scratch memory, on a GPU.
   static constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 
-  /// `threads` is for kCpu: how many threads its kernels use, at least 1. A GPU's stream for which
-  /// no kernel with scratch memory is meant may do without. Throws kUsage when the device is a GPU
-  /// that is not there, or that this build has no code for.
+  /// `threads`, at least 1: how many the kernels of kCpu use, and what the host does beside kGpu. A
+  /// GPU's stream for which no kernel with scratch memory is meant may do without. Throws kUsage
+  /// when the device is a GPU that is not there, or that this build has no code for.
   explicit Stream(Device device, int threads = 1, int64_t workspace_bytes = kWorkspaceBytes);
   ~Stream();
   Stream(const Stream&) = delete;
@@ -52,7 +59,7 @@ class Stream {
   bool on(DeviceKind kind) const { return device_.kind == kind; }
   void synchronize();
 
-  /// For kernels in namespace cpu.
+  /// For kernels in namespace cpu, and for work on host memory.
   ThreadPool& threads() { return threads_; }
   /// The cudaStream_t, for kernels in namespace gpu; nullptr elsewhere.
   void* handle() const { return handle_; }

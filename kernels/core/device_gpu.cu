@@ -43,6 +43,14 @@ std::string address(int device_index) {
   return text;
 }
 
+int64_t free_bytes(int device_index) {
+  size_t free = 0;
+  size_t all = 0;
+  CUDA_CHECK(cudaSetDevice(device_index));
+  CUDA_CHECK(cudaMemGetInfo(&free, &all));
+  return static_cast<int64_t>(free);
+}
+
 void* create_stream(int device_index) {
   cudaStream_t stream = nullptr;
   CUDA_CHECK(cudaSetDevice(device_index));

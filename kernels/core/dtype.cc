@@ -11,6 +11,7 @@ int64_t size_of(DType dtype) {
     case DType::kU16:
       return 2;
     case DType::kI64:
+    case DType::kF64:
       return 8;
     case DType::kU8:
       return 1;
@@ -32,6 +33,8 @@ const char* name_of(DType dtype) {
       return "u16";
     case DType::kU8:
       return "u8";
+    case DType::kF64:
+      return "f64";
   }
   return "?";
 }

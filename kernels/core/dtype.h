@@ -8,7 +8,7 @@
 
 namespace tessera {
 
-enum class DType : uint8_t { kF32, kBF16, kI32, kI64, kU16, kU8 };
+enum class DType : uint8_t { kF32, kBF16, kI32, kI64, kU16, kU8, kF64 };
 
 /// bfloat16 in memory: the upper half of a float. Arithmetic happens in float.
 struct BF16 {
@@ -22,6 +22,8 @@ template <class T>
 inline constexpr DType kDTypeOf = DType::kF32;
 template <>
 inline constexpr DType kDTypeOf<BF16> = DType::kBF16;
+template <>
+inline constexpr DType kDTypeOf<double> = DType::kF64;
 template <>
 inline constexpr DType kDTypeOf<int32_t> = DType::kI32;
 template <>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chrono>
+
 #include "kernels/core/device.h"
 
 namespace tessera {
@@ -8,7 +10,8 @@ namespace tessera {
 /// work is done when its call returns, so that every point is passed already. Move-only.
 class Event {
  public:
-  explicit Event(Device device);
+  /// `timed`: it keeps the time too, for milliseconds_since. That costs a GPU a little.
+  explicit Event(Device device, bool timed = false);
   ~Event();
   Event(Event&& other) noexcept;
   Event& operator=(Event&& other) noexcept;
@@ -22,10 +25,15 @@ class Event {
   void wait() const;
   /// Whether the point is passed. Throws as wait.
   bool passed() const;
+  /// From the moment `earlier` was passed to the moment this one was, by the clock of the device;
+  /// on kCpu and kPlan between their records. Both are timed, recorded and passed.
+  double milliseconds_since(const Event& earlier) const;
 
  private:
   Device device_;
-  void* handle_ = nullptr;  // the cudaEvent_t
+  bool timed_ = false;
+  std::chrono::steady_clock::time_point recorded_;  // where work is done when its call returns
+  void* handle_ = nullptr;                          // the cudaEvent_t
 };
 
 }  // namespace tessera

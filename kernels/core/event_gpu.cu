@@ -2,10 +2,10 @@
 
 namespace tessera::gpu {
 
-void* create_event(int device_index) {
+void* create_event(int device_index, bool timed) {
   cudaEvent_t event = nullptr;
   CUDA_CHECK(cudaSetDevice(device_index));
-  CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  CUDA_CHECK(cudaEventCreateWithFlags(&event, timed ? cudaEventDefault : cudaEventDisableTiming));
   return event;
 }
 
@@ -31,6 +31,13 @@ bool event_passed(void* handle) {
   if (status == cudaErrorNotReady) return false;
   CUDA_CHECK(status);
   return true;
+}
+
+double milliseconds_between(void* from, void* to) {
+  float milliseconds = 0;
+  CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from),
+                                  static_cast<cudaEvent_t>(to)));
+  return milliseconds;
 }
 
 }  // namespace tessera::gpu

@@ -94,4 +94,18 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/// st.v4.b32: 16 bytes to global memory at once, aligned to 16. For stores that the compiler would
+/// take apart.
+__device__ __forceinline__ void store_words(void* to, uint32_t a, uint32_t b, uint32_t c,
+                                            uint32_t d) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(to), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+/// st.v2.b32: 8 bytes, aligned to 8.
+__device__ __forceinline__ void store_words(void* to, uint32_t a, uint32_t b) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" : : "l"(to), "r"(a), "r"(b) : "memory");
+}
+
 }  // namespace tessera::gpu

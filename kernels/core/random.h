@@ -9,7 +9,8 @@ namespace tessera {
 /// Philox4x32-10: four random words as a pure function of (key, counter).
 /// The same numbers on every device, rank and thread; there is no state to save.
 /// Source: Salmon et al., SC 2011, "Parallel random numbers: as easy as 1, 2, 3".
-inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
+constexpr std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high,
+                                         uint64_t counter_low) {
   uint32_t k0 = static_cast<uint32_t>(key);
   uint32_t k1 = static_cast<uint32_t>(key >> 32);
   std::array<uint32_t, 4> c{
@@ -27,7 +28,9 @@ inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint6
 }
 
 /// Uniform in (0, 1): never 0, so its logarithm is finite.
-inline double uniform(uint32_t word) { return (static_cast<double>(word) + 0.5) * 0x1p-32; }
+inline double uniform(uint32_t word) {
+  return (static_cast<double>(word) + 0.5) * 0x1p-32;
+}
 
 /// Standard normal from two words (Box-Muller, cosine branch).
 inline double normal(uint32_t a, uint32_t b) {

@@ -36,9 +36,9 @@ CommandLine command_line() {
       ("seed", options::value<uint64_t>()->default_value(1)->value_name("N"),
        "the same seed draws the same text")  //
       ("precision", options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
-       "f32, bf16, or as the checkpoint was trained")                                       //
-      ("threads", options::value<int>()->default_value(1)->value_name("N"), "CPU threads")  //
-      ("help", options::bool_switch(), "show this text");
+       "f32, bf16, or as the checkpoint was trained");
+  add_work_place(line);
+  line.options.add_options()("help", options::bool_switch(), "show this text");
   return line;
 }
 
@@ -63,13 +63,12 @@ int run_generate(const std::vector<std::string>& arguments) {
   const auto values = parse_arguments(line, arguments);
   if (!values) return static_cast<int>(ExitCode::kFinished);
   if (!values->count("checkpoint")) misuse(line.name, "--checkpoint is missing");
-  const int threads = (*values)["threads"].as<int>();
   const int64_t count = (*values)["tokens"].as<int64_t>();
-  if (threads < 1) misuse(line.name, concat("--threads is ", threads, ", expected at least 1"));
   if (count < 1) misuse(line.name, concat("--tokens is ", count, ", expected at least 1"));
   const SamplerOptions options = sampler_options(line, *values);
 
-  Stream stream(Device{}, threads);
+  const WorkPlace place = work_place(line, *values);
+  Stream stream(place.device, place.threads);
   const std::filesystem::path checkpoint =
       find_checkpoint((*values)["checkpoint"].as<std::string>());
   const LoadedModel loaded =

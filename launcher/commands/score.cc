@@ -31,9 +31,9 @@ CommandLine command_line() {
       ("precision", options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
        "f32, bf16, or as the checkpoint was trained")  //
       ("step", options::value<int64_t>()->default_value(0)->value_name("N"),
-       "attend as in step N of the run; 0: as in the checkpoint's last step")               //
-      ("threads", options::value<int>()->default_value(1)->value_name("N"), "CPU threads")  //
-      ("help", options::bool_switch(), "show this text");
+       "attend as in step N of the run; 0: as in the checkpoint's last step");
+  add_work_place(line);
+  line.options.add_options()("help", options::bool_switch(), "show this text");
   return line;
 }
 
@@ -46,11 +46,10 @@ int run_score(const std::vector<std::string>& arguments) {
   for (const char* name : {"checkpoint", "input", "output"}) {
     if (!values->count(name)) misuse(line.name, concat("--", name, " is missing"));
   }
-  const int threads = (*values)["threads"].as<int>();
   const int64_t step = (*values)["step"].as<int64_t>();
-  if (threads < 1) misuse(line.name, concat("--threads is ", threads, ", expected at least 1"));
   if (step < 0) misuse(line.name, concat("--step is ", step, ", expected 0 or more"));
-  Stream stream(Device{}, threads);
+  const WorkPlace place = work_place(line, *values);
+  Stream stream(place.device, place.threads);
   const ScoreResult result = score(stream, {.checkpoint = (*values)["checkpoint"].as<std::string>(),
                                             .input = (*values)["input"].as<std::string>(),
                                             .output = (*values)["output"].as<std::string>(),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/schedule.h"
@@ -32,7 +33,7 @@ int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan, int64_t
   store.allocate(device, /*gradients=*/false);
   Arena arena(device, 0);
   StepSumsBuffer sums(device, model);
-  std::vector<AttentionCache> caches = model.make_caches(device, plan, max_tokens);
+  std::vector<AttentionCache> caches = model.make_caches(stream, plan, max_tokens);
   SingleRank alone(model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
   const Shape logits{1, loaded.config->model().vocabulary()};
@@ -49,7 +50,7 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_toke
       stream_(stream),
       max_tokens_(max_tokens),
       plan_(decoding_plan(loaded, max_tokens, step)),
-      caches_(loaded.model->make_caches(stream.device(), plan_, max_tokens)),
+      caches_(loaded.model->make_caches(stream, plan_, max_tokens)),
       sums_(stream.device(), *loaded.model),
       alone_(*loaded.model),
       arena_(stream.device(), arena_bytes(loaded, plan_, max_tokens)),
@@ -58,8 +59,7 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_toke
 ConstTensorView Generator::next(int32_t token) {
   Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
   const TensorView logits = logits_.view(DType::kF32, {1, loaded_.config->model().vocabulary()});
-  const ConstTensorView view(&token, DType::kI32, {1}, Device{});
-  loaded_.model->decode(run, view, position_, caches_, logits);
+  loaded_.model->decode(run, {&token, DType::kI32, {1}, Device{}}, position_, caches_, logits);
   ++position_;
   return logits;
 }
@@ -81,7 +81,8 @@ void Generator::run(const std::vector<int32_t>& prompt, int64_t count, int32_t e
     logits = next(token);
   }
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t token = sample(logits.as<float>(), options, static_cast<uint64_t>(i));
+    const std::vector<float> scores = to_vector<float>(stream_, logits);
+    const int32_t token = sample(scores, options, static_cast<uint64_t>(i));
     if (token == end_of_document) return;
     on_token(token);
     if (i + 1 < count) logits = next(token);

@@ -2,6 +2,7 @@
 
 #include "checkpoint/candidates.h"
 #include "checkpoint/reader.h"
+#include "kernels/core/copy.h"
 #include "kernels/elementwise.h"
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
@@ -26,14 +27,18 @@ void load_parameter(Stream& stream, const CheckpointReader& reader, const Parame
   }
   const DType stored = stored_dtype(reader, kind, parameter.name);
   const Shape shape = parameter.shard.local();
-  Buffer buffer;
-  TensorView target = parameter.value;
+  Stream host(Device{});
+  const Buffer read(Device{}, shape.elements() * size_of(stored));
+  const Buffer converted(Device{}, stored == parameter.dtype ? 0 : parameter.value.bytes());
+  TensorView values = read.view(stored, shape);
+  reader.read(kind, named_parts(parameter.name, parameter.shard, values));
   if (stored != parameter.dtype) {
-    buffer = Buffer(Device{}, shape.elements() * size_of(stored));
-    target = buffer.view(stored, shape);
+    const TensorView in_model = converted.view(parameter.dtype, shape);
+    cast(host, {.y = in_model, .x = values});
+    values = in_model;
   }
-  reader.read(kind, named_parts(parameter.name, parameter.shard, target));
-  if (stored != parameter.dtype) cast(stream, {.y = parameter.value, .x = target});
+  copy(stream, values, parameter.value);
+  stream.synchronize();
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "checkpoint/safetensors.h"
 #include "kernels/block_selection.h"
+#include "kernels/core/copy.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/reduce.h"
@@ -29,10 +30,6 @@ struct Input {
   std::vector<int32_t> targets;
   std::vector<int32_t> starts;
 };
-
-ConstTensorView view(const std::vector<int32_t>& values) {
-  return {values.data(), DType::kI32, {static_cast<int64_t>(values.size())}, Device{}};
-}
 
 std::vector<int32_t> read_i32(const SafetensorsFile& file, const std::string& name,
                               const std::string& path) {
@@ -121,34 +118,71 @@ int64_t arena_bytes(const LoadedModel& loaded, const Input& input, const Sparsit
   const Shape tokens{input.shape.elements()};
   const Batch batch{.tokens = {nullptr, DType::kI32, tokens, device},
                     .targets = {nullptr, DType::kI32, tokens, device},
-                    .starts = {nullptr, DType::kI32, view(input.starts).shape(), device},
+                    .starts = {nullptr, DType::kI32, host_view(input.starts).shape(), device},
                     .sequences = input.shape[0]};
   const Shape logits{tokens[0], loaded.config->model().vocabulary()};
   model.logits(run, batch, TensorView(nullptr, DType::kF32, logits, device));
-  if (gradients) (void)model.forward_backward(run, batch, 1);
+  if (gradients) model.forward_backward(run, batch, 1);
   return arena.high_water();
 }
 
-// Everything that was computed, waiting to be written.
+// Everything that was computed, in host memory, waiting to be written.
 class Output {
  public:
+  explicit Output(Stream& stream) : stream_(stream) {}
+
+  /// A tensor of f32, to be filled.
   TensorView add(const std::string& name, Shape shape) {
-    buffers_.emplace_back(Device{}, shape.elements() * 4);
-    const TensorView data = buffers_.back().view(DType::kF32, shape);
+    const TensorView data =
+        buffers_.emplace_back(Device{}, shape.elements() * 4).view(DType::kF32, shape);
     tensors_.push_back({.name = name, .data = data});
     return data;
   }
-  void add_copy(Stream& stream, const std::string& name, ConstTensorView x) {
-    cast(stream, {.y = add(name, x.shape()), .x = x});
+  /// `x`, f32 or bf16, wherever it lies.
+  void add_copy(const std::string& name, ConstTensorView x) {
+    Buffer memory;
+    cast(host_, {.y = add(name, x.shape()), .x = on_host(stream_, x, memory)});
   }
   void write(const std::filesystem::path& path, const std::map<std::string, std::string>& facts) {
     write_safetensors(path, tensors_, facts);
   }
 
  private:
+  Stream& stream_;
+  Stream host_{Device{}};
   std::deque<Buffer> buffers_;
   std::vector<SafetensorsTensor> tensors_;
 };
+
+/// Logits and losses of every token; returns the sum of the losses.
+double add_losses(Stream& stream, const Transformer& model, Transformer::Run& run,
+                  const Batch& batch, const Shape& logits_shape, Output& output) {
+  const int64_t count = batch.tokens.elements();
+  const int64_t vocabulary = logits_shape[2];
+  const Device device = stream.device();
+  const Buffer of_logits(device, count * vocabulary * 4);
+  const Buffer of_losses(device, count * 4);
+  const Buffer of_stats(device, count * kSoftmaxStats * 4);
+  const Buffer of_targets(device, count * 4);
+  const Buffer of_total(device, 8);
+  const TensorView logits = of_logits.view(DType::kF32, {count, vocabulary});
+  const TensorView losses = of_losses.view(DType::kF32, {count});
+  const TensorView stats = of_stats.view(DType::kF32, {count, kSoftmaxStats});
+  const TensorView targets = of_targets.view(DType::kI32, {count});
+  const TensorView total = of_total.view(DType::kF64, {1});
+  copy(stream, batch.targets, targets);
+  model.logits(run, batch, logits);
+  softmax_stats(stream,
+                {.stats = stats, .logits = logits, .targets = targets, .vocabulary = vocabulary});
+  merge_softmax_stats(stream, {.losses = losses,
+                               .merged = stats,
+                               .stats = stats.reshape({1, count, kSoftmaxStats}),
+                               .targets = targets});
+  add_sum(stream, {.total = total, .x = losses});
+  output.add_copy("logits", logits.reshape(logits_shape));
+  output.add_copy("losses", losses.reshape({logits_shape[0], logits_shape[1]}));
+  return to_vector<double>(stream, total)[0];
+}
 
 }  // namespace
 
@@ -157,50 +191,38 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
       stream, options.checkpoint, {.precision = options.precision, .gradients = options.gradients});
   const int64_t vocabulary = loaded.config->model().vocabulary();
   const Input input = read_input(options.input, vocabulary);
-  const int64_t count = input.shape.elements();
   const SparsityPlan plan = plan_of(loaded, input, options.step);
-  Arena arena(Device{}, arena_bytes(loaded, input, plan, options.gradients));
-  StepSumsBuffer sums(Device{}, *loaded.model);
+  Arena arena(stream.device(), arena_bytes(loaded, input, plan, options.gradients));
+  StepSumsBuffer sums(stream.device(), *loaded.model);
   SingleRank alone(*loaded.model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
-  const Batch batch{.tokens = view(input.tokens),
-                    .targets = view(input.targets),
-                    .starts = view(input.starts),
+  const Batch batch{.tokens = host_view(input.tokens),
+                    .targets = host_view(input.targets),
+                    .starts = host_view(input.starts),
                     .sequences = input.shape[0]};
 
-  Output output;
-  const TensorView logits = output.add("logits", {input.shape[0], input.shape[1], vocabulary});
-  const TensorView losses = output.add("losses", input.shape);
-  loaded.model->logits(run, batch, logits.reshape({count, vocabulary}));
-  const Buffer memory(Device{}, count * kSoftmaxStats * size_of(DType::kF32));
-  const TensorView stats = memory.view(DType::kF32, {count, kSoftmaxStats});
-  softmax_stats(stream, {.stats = stats,
-                         .logits = logits.reshape({count, vocabulary}),
-                         .targets = batch.targets,
-                         .vocabulary = vocabulary});
-  merge_softmax_stats(stream, {.losses = losses.reshape({count}),
-                               .merged = stats,
-                               .stats = stats.reshape({1, count, kSoftmaxStats}),
-                               .targets = batch.targets});
+  Output output(stream);
   ScoreResult result;
   result.targets = std::count_if(input.targets.begin(), input.targets.end(),
                                  [](int32_t target) { return target >= 0; });
   const double share = 1.0 / static_cast<double>(std::max<int64_t>(1, result.targets));
-  result.loss = sum(stream, losses) * share;
+  result.loss = share * add_losses(stream, *loaded.model, run, batch,
+                                   {input.shape[0], input.shape[1], vocabulary}, output);
   output.add("loss", {1}).as<float>()[0] = static_cast<float>(result.loss);
+  const StepSums& read = sums.read(stream);
   const auto auxiliary = output.add("auxiliary", {5}).as<float>();
-  std::ranges::copy(sums.views().gate_losses.as<float>(), auxiliary.begin());
-  std::ranges::copy(sums.views().router_losses.as<float>(), auxiliary.begin() + 3);
+  std::ranges::copy(read.gate_losses.as<float>(), auxiliary.begin());
+  std::ranges::copy(read.router_losses.as<float>(), auxiliary.begin() + 3);
   result.auxiliary = std::accumulate(auxiliary.begin(), auxiliary.end(), 0.0);
   if (options.gradients) {
-    (void)loaded.model->forward_backward(run, batch, static_cast<float>(share));
-    const WholeParameters values(*loaded.store, WholeParameters::Of::kValues);
-    const WholeParameters gradients(*loaded.store, WholeParameters::Of::kGradients);
+    loaded.model->forward_backward(run, batch, static_cast<float>(share));
+    const WholeParameters values(stream, *loaded.store, WholeParameters::Of::kValues);
+    const WholeParameters gradients(stream, *loaded.store, WholeParameters::Of::kGradients);
     for (const auto& [name, data] : values.all()) {
-      output.add_copy(stream, "parameter." + name, data);
+      output.add_copy("parameter." + name, data);
     }
     for (const auto& [name, data] : gradients.all()) {
-      output.add_copy(stream, "gradient." + name, data);
+      output.add_copy("gradient." + name, data);
     }
   }
   output.write(options.output,

@@ -98,20 +98,22 @@ void AdamwOptimizer::take_values(Stream& stream) {
 }
 
 void AdamwOptimizer::update(Stream& stream, size_t bucket, const Update& update) {
+  std::vector<AdamW> tensors;
   for (const Slot& slot : slots_[bucket]) {
-    adamw(stream, {.value = slot.value,
-                   .master = slot.master,
-                   .m = slot.m,
-                   .v = slot.v,
-                   .gradient = slot.gradient,
-                   .step = update.number,
-                   .rate = static_cast<float>(update.learning_rate),
-                   .beta1 = static_cast<float>(beta1_),
-                   .beta2 = static_cast<float>(beta2_),
-                   .epsilon = static_cast<float>(epsilon_),
-                   .decay = slot.decay ? static_cast<float>(weight_decay_) : 0.0f,
-                   .gradient_scale = static_cast<float>(update.gradient_scale)});
+    tensors.push_back({.value = slot.value,
+                       .master = slot.master,
+                       .m = slot.m,
+                       .v = slot.v,
+                       .gradient = slot.gradient,
+                       .step = update.number,
+                       .rate = static_cast<float>(update.learning_rate),
+                       .beta1 = static_cast<float>(beta1_),
+                       .beta2 = static_cast<float>(beta2_),
+                       .epsilon = static_cast<float>(epsilon_),
+                       .decay = slot.decay ? static_cast<float>(weight_decay_) : 0.0f,
+                       .gradient_scale = static_cast<float>(update.gradient_scale)});
   }
+  adamw(stream, tensors);
 }
 
 }  // namespace tessera

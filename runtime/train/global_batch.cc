@@ -5,7 +5,7 @@
 #include <chrono>
 
 #include "kernels/block_selection.h"
-#include "kernels/elementwise.h"
+#include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
 
 namespace tessera {
@@ -18,10 +18,6 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 
 int64_t segments_per_sequence(const TrainConfig& config) {
   return config.data().document_boundaries() ? config.data().max_documents() : 1;
-}
-
-ConstTensorView host_view(const std::vector<int32_t>& values) {
-  return {values.data(), DType::kI32, {static_cast<int64_t>(values.size())}, Device{}};
 }
 
 }  // namespace
@@ -109,7 +105,6 @@ double GlobalBatch::count_gate_rows_of(const StepPlan& plan) const {
 
 Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
   const double parts = static_cast<double>(micro_batches_.size()) * batch_ranks().size();
-  sums_.clear(stream_);
   return {.stream = stream_,
           .arena = arena_,
           .planner = planner_,
@@ -132,6 +127,7 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
   std::array<double, kSizes> sizes{valid, count_gate_rows_of(plan)};
   mesh_.group(kBatch).all_reduce_values(sizes);
   totals_.valid_tokens = sizes[0];
+  sums_.clear(stream_);
   Transformer::Run run = start(plan, sizes[1]);
   const auto scale = static_cast<float>(1 / std::max(1.0, sizes[0]));
   run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
@@ -139,19 +135,36 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
     if (&micro == &micro_batches_.back()) {
       run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
     }
-    totals_.loss += model_.forward_backward(run, view(micro), scale);
+    model_.forward_backward(run, view(micro), scale);
   }
-  stream_.synchronize();
 }
 
-GlobalBatch::Totals GlobalBatch::reduce(double squares, std::span<double> riders) {
-  const auto gate = sums_.views().gate_losses.as<float>();
-  const auto router = sums_.views().router_losses.as<float>();
-  const auto stats = sums_.views().gate_stats.as<float>();
-  const double dropped = sums_.views().dropped_pairs.as<float>()[0];
-  std::vector<double> values{totals_.loss, gate[0], gate[1],  gate[2],  router[0],
-                             router[1],    squares, stats[0], stats[1], stats[2],
-                             stats[3],     dropped, stats[4], stats[5]};
+GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
+  exchange_.add_owned_squares(stream_, sums_.views().squares);
+  if (model_.moe_layers() > 0) {
+    mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
+  }
+  mesh_.world().synchronize(stream_);
+  const StepSums& sums = sums_.read(stream_);
+  const auto gate = sums.gate_losses.as<float>();
+  const auto router = sums.router_losses.as<float>();
+  const auto stats = sums.gate_stats.as<float>();
+  const double dropped = sums.dropped_pairs.as<float>()[0];
+  const double squares = sums.squares.as<double>()[0];
+  std::vector<double> values{sums.loss.as<double>()[0],
+                             gate[0],
+                             gate[1],
+                             gate[2],
+                             router[0],
+                             router[1],
+                             squares,
+                             stats[0],
+                             stats[1],
+                             stats[2],
+                             stats[3],
+                             dropped,
+                             stats[4],
+                             stats[5]};
   CHECK(values.size() == kTotals, "GlobalBatch: ", values.size(), " totals, expected ", kTotals);
   values.insert(values.end(), riders.begin(), riders.end());
   mesh_.world().all_reduce_values(values);
@@ -168,9 +181,7 @@ GlobalBatch::Totals GlobalBatch::reduce(double squares, std::span<double> riders
   if (values[9] > 0) totals.gate_openness = values[10] / values[9];
   totals.dropped_pairs = values[11];
   if (values[13] > 0) totals.tree_recall = values[12] / values[13];
-  if (model_.moe_layers() > 0) {
-    mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
-  }
+  if (model_.moe_layers() > 0) totals.expert_counts = sums.expert_counts;
   return totals;
 }
 
@@ -182,18 +193,21 @@ ConstTensorView GlobalBatch::expert_counts() const {
 double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan) {
   mesh_.world().log().set_phase(Phase::kValidation);
   exchange_.finish_gathers();
-  std::array<double, 2> totals{0, 0};  // loss of this rank's tokens; all tokens of its sequences
+  double targets = 0;  // of this rank's sequences
+  sums_.clear(stream_);
   for (int64_t batch = 0; batch < batches; ++batch) {
     load(loader, batch * config_.batch().sequences());
     Transformer::Run run = start(plan, 0);
     for (const MicroBatch& micro : micro_batches_) {
-      totals[0] += model_.forward(run, view(micro));
-      totals[1] += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
-                                                     [](int32_t t) { return t >= 0; }));
+      model_.forward(run, view(micro));
+      targets += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
+                                                   [](int32_t t) { return t >= 0; }));
     }
   }
   // Every rank of a context group has counted the same tokens.
-  totals[1] /= mesh_.group(kContext).size();
+  mesh_.world().synchronize(stream_);
+  std::array<double, 2> totals{sums_.read(stream_).loss.as<double>()[0],
+                               targets / mesh_.group(kContext).size()};
   mesh_.world().all_reduce_values(totals);
   mesh_.world().log().set_phase(Phase::kBetweenSteps);
   return totals[0] / std::max(1.0, totals[1]);

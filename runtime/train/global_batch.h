@@ -40,16 +40,20 @@ class GlobalBatch {
     double dropped_pairs = 0;  ///< see StepSums
     double squares = 0;        ///< of the gradients that the ranks own
     double data_seconds = 0;   ///< of this rank
+    /// Tokens that chose each expert, [moe layers, experts], f32, in host memory until the next
+    /// reduce(); empty without MoE.
+    ConstTensorView expert_counts = {};
   };
 
   /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
   /// gradients, whose sums over the ranks begin while the last micro-batch is still computed; the
   /// caller finishes them, and then asks for the totals. Values that are still on their way from
-  /// the last update are waited for where they are needed.
+  /// the last update are waited for where they are needed. The host does not wait for the device.
   void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
-  /// Totals of the last forward_backward, in one message in which this rank's `squares` of owned
-  /// gradients and the caller's `riders` travel too; these become their sums. Collective.
-  Totals reduce(double squares, std::span<double> riders);
+  /// Totals of the last forward_backward, whose gradients the exchange has summed, in one message
+  /// in which the caller's `riders` travel too; these become their sums. Collective. This is where
+  /// the host waits for the device, and reads all that it wants to know of a step at once.
+  Totals reduce(std::span<double> riders);
   /// Loss per token, nats, of global samples [0, batches * batch.sequences).
   double evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
 

@@ -120,7 +120,7 @@ StepTraffic PlannedRank::run_step(const StepPlan& plan) {
   run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
   run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
   const std::vector<GroupTraffic> first = traffic_of(mesh_);
-  (void)model_.forward_backward(run, batch_, 1);
+  model_.forward_backward(run, batch_, 1);
   exchange_.finish_sums(stream_);
   const std::vector<GroupTraffic> last = traffic_of(mesh_);
   finish_step();
@@ -147,17 +147,18 @@ void PlannedRank::take_gradients(GroupTraffic& group, int64_t times) const {
 }
 
 void PlannedRank::finish_step() {
-  mesh_.world().plan_values(GlobalBatch::kTotals + kStepRiders);
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
+  mesh_.world().plan_values(GlobalBatch::kTotals + kStepRiders);
   for (size_t bucket = 0; bucket < exchange_.buckets().size(); ++bucket) {
     exchange_.start_gather(stream_, bucket);
   }
 }
 
 int64_t PlannedRank::snapshot_bytes() {
-  if (!saves_in_background(config_)) return 0;
+  const bool on_gpu = config_.runtime().device() == RuntimeConfig::GPU;
+  if (!saves_in_background(config_) && !on_gpu) return 0;
   std::vector<NamedTensor> buffers;
   if (world_.rank() == 0) buffers = named_parameters(store_).buffers;
   return Snapshot::bytes_for(saved_groups(optimizer_, buffers));

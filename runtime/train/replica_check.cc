@@ -10,6 +10,7 @@
 
 #include "checkpoint/file_hash.h"
 #include "checkpoint/file_io.h"
+#include "checkpoint/host_pieces.h"
 #include "parallel/agreement.h"
 
 namespace tessera {
@@ -24,32 +25,18 @@ struct Copies {
   std::vector<int64_t> hashes;
 };
 
-std::span<const std::byte> bytes_of(const TensorView& tensor) {
-  return {static_cast<const std::byte*>(tensor.data()), static_cast<size_t>(tensor.bytes())};
-}
-
 // Of each tensor: the hash of the hashes of its pieces, which threads share.
-std::vector<int64_t> hashes_of(ThreadPool& threads, const std::vector<TensorView>& tensors) {
-  std::vector<std::span<const std::byte>> pieces;
-  std::vector<size_t> ends;
-  for (const TensorView& tensor : tensors) {
-    auto left = bytes_of(tensor);
-    while (!left.empty()) {
-      pieces.push_back(left.first(std::min(left.size(), static_cast<size_t>(kPieceBytes))));
-      left = left.subspan(pieces.back().size());
-    }
-    ends.push_back(pieces.size());
+std::vector<int64_t> hashes_of(Stream& stream, const std::vector<ConstTensorView>& tensors) {
+  std::vector<std::vector<uint64_t>> sums;
+  for (const ConstTensorView& tensor : tensors) {
+    sums.emplace_back(static_cast<size_t>((tensor.bytes() + kPieceBytes - 1) / kPieceBytes));
   }
-  std::vector<uint64_t> sums(pieces.size());
-  threads.for_each(std::ssize(pieces), [&](int64_t i) {
-    sums[static_cast<size_t>(i)] = hash64(pieces[static_cast<size_t>(i)]);
+  for_each_host_piece(stream, tensors, kPieceBytes, [&](const HostPiece& piece) {
+    sums[piece.tensor][static_cast<size_t>(piece.first_byte / kPieceBytes)] = hash64(piece.bytes);
   });
   std::vector<int64_t> hashes;
-  size_t begin = 0;
-  for (const size_t end : ends) {
-    const std::span<const uint64_t> own(sums.data() + begin, end - begin);
-    hashes.push_back(static_cast<int64_t>(hash64(std::as_bytes(own))));
-    begin = end;
+  for (const auto& pieces : sums) {
+    hashes.push_back(static_cast<int64_t>(hash64(std::as_bytes(std::span(pieces)))));
   }
   return hashes;
 }
@@ -57,16 +44,16 @@ std::vector<int64_t> hashes_of(ThreadPool& threads, const std::vector<TensorView
 Copies copies_of(Stream& stream, const ParameterStore& store, Placement placement,
                  const std::string& small_state) {
   Copies copies;
-  std::vector<TensorView> tensors;
+  std::vector<ConstTensorView> tensors;
   for (const Parameter& parameter : store.all()) {
     if (parameter.placement != placement) continue;
     copies.names.push_back(parameter.name);
     tensors.push_back(parameter.value);
   }
-  copies.hashes = hashes_of(stream.threads(), tensors);
+  copies.hashes = hashes_of(stream, tensors);
   if (placement == Placement::kReplicated) {
     copies.names.emplace_back("the progress of the run");
-    copies.hashes.push_back(static_cast<int64_t>(hash64(tessera::bytes_of(small_state))));
+    copies.hashes.push_back(static_cast<int64_t>(hash64(bytes_of(small_state))));
   }
   return copies;
 }
@@ -107,6 +94,7 @@ std::optional<Failure> contradiction(const Communicator& ranks, const Copies& mi
 void check_replicas(Stream& stream, const ProcessMesh& mesh, const ParameterStore& store,
                     const std::string& small_state) {
   std::optional<Failure> failure;
+  Stream host(Device{});  // hashes are there
   for (int p = 0; p < kPlacements; ++p) {
     const auto placement = static_cast<Placement>(p);
     Communicator& ranks = group_of(mesh, placement);
@@ -115,7 +103,7 @@ void check_replicas(Stream& stream, const ProcessMesh& mesh, const ParameterStor
     const auto items = std::ssize(mine.hashes);
     if (items == 0) continue;
     std::vector<int64_t> all(mine.hashes.size() * static_cast<size_t>(ranks.size()));
-    ranks.all_gather(stream, {mine.hashes.data(), DType::kI64, {1, items}, Device{}},
+    ranks.all_gather(host, {mine.hashes.data(), DType::kI64, {1, items}, Device{}},
                      {all.data(), DType::kI64, {ranks.size(), items}, Device{}});
     if (!failure) failure = contradiction(ranks, mine, all, mesh.world().rank());
   }

@@ -52,8 +52,7 @@ RunSaver::RunSaver(const Parts& parts)
       saver_(parts.mesh.world(), parts.checkpoints,
              {.background = saves_in_background(parts.config), .on_stage = parts.on_stage}),
       saved_step_(parts.state.progress.step) {
-  saver_.reserve(parts_.stream.threads(),
-                 describe_state(parts_.mesh, parts_.state, parts_.config).contents);
+  saver_.reserve(parts_.stream, describe_state(parts_.mesh, parts_.state, parts_.config).contents);
 }
 
 void RunSaver::note(const std::optional<SaveReport>& report, int64_t step) {
@@ -93,7 +92,7 @@ void RunSaver::begin_save(double spent) {
                     " is still being written; checkpoint.every is too short for this storage"));
   }
   const StateContents state = describe_state(parts_.mesh, parts_.state, parts_.config);
-  if (!saver_.start(parts_.stream.threads(), state.contents)) return;
+  if (!saver_.start(parts_.stream, state.contents)) return;
   saver_.charge(spent);
   if (!background()) wait();
 }
@@ -109,7 +108,7 @@ void RunSaver::finish() {
   if (saved_step_ == step()) return;
   const double checked = check_replicas_now();
   const StateContents state = describe_state(parts_.mesh, parts_.state, parts_.config);
-  saver_.start(parts_.stream.threads(), state.contents);
+  saver_.start(parts_.stream, state.contents);
   saver_.charge(checked);
   const SaveReport report = *saver_.finish();
   if (!report.committed) {
@@ -131,7 +130,7 @@ double RunSaver::check_replicas_now() const {
 }
 
 uint64_t RunSaver::share_of_digest() const {
-  return state_digest(parts_.stream.threads(), parts_.state.optimizer.owned().values);
+  return state_digest(parts_.stream, parts_.state.optimizer.owned().values);
 }
 
 // Once, after the first step of a resumed run.

@@ -1,7 +1,6 @@
 #include "runtime/train/run_training.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,6 +11,7 @@
 
 #include "kernels/core/log.h"
 #include "parallel/agreement.h"
+#include "parallel/gpu_world.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/data/dataset.h"
@@ -25,13 +25,22 @@ namespace tessera {
 
 namespace {
 
-Device compute_device(const TrainConfig& config) {
-  if (config.runtime().device() == RuntimeConfig::GPU) {
-    throw Error(ExitCode::kUsage,
-                "runtime.device is GPU, but this version has no CUDA kernels yet; set "
-                "runtime.device to CPU");
+// Early and in one sentence, rather than by an allocation somewhere in the middle.
+void check_room(const MemoryPlan& memory, Device device, Communicator& world) {
+  const int64_t free = free_bytes(device);
+  const auto gib = [](int64_t bytes) {
+    return concat(static_cast<double>(bytes * 100 >> 30) / 100, " GiB");
+  };
+  std::optional<Failure> failure;
+  if (memory.total() > free) {
+    failure = {.reason = concat("the run needs ", gib(memory.total()), " of the memory of GPU ",
+                                device.index, ", which has ", gib(free),
+                                " free; use more ranks (tessera plan finds a mesh), set "
+                                "batch.micro_sequences lower, or runtime.recompute to BLOCK"),
+               .code = ExitCode::kUsage};
   }
-  return {DeviceKind::kCpu};
+  failure = first_failure(world, failure);
+  if (failure) throw Error(failure->code, to_text(*failure, world));
 }
 
 // A rank that its launcher has bound to some cores uses these; otherwise the ranks of the job
@@ -191,12 +200,18 @@ std::string dry_run(const TrainConfig& config) {
                 to_text(largest.memory), to_text(first_and_last(largest.steps)));
 }
 
-TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
-                         const StopSignal& stop, const RunExtras& extras) {
-  const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
+TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
+                         Communicator& host_world, const StopSignal& stop,
+                         const RunExtras& extras) {
+  const MeshShape shape = mesh_shape(config.mesh(), host_world.size());
+  const bool on_gpu = config.runtime().device() == RuntimeConfig::GPU;
+  const Device device = on_gpu ? choose_gpu(host_world) : Device{};
+  const std::unique_ptr<Communicator> gpu_world =
+      on_gpu ? make_gpu_world(host_world, device) : nullptr;
+  Communicator& world = gpu_world != nullptr ? *gpu_world : host_world;
+  const ProcessMesh mesh(world, shape);
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
-  const Device device = compute_device(config);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
   const Split data(config, kTrainSplit, /*shuffle=*/true);
@@ -205,6 +220,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Comm
     validation.emplace(config, kValidationSplit, /*shuffle=*/false);
   }
   const MemoryPlan memory = plan_memory(config, world.rank());
+  check_room(memory, device, world);
 
   std::filesystem::create_directories(run_directory);
   if (extras.watch != nullptr && config.watch().enabled()) {

@@ -69,12 +69,6 @@ NamedParameters named_parameters(ParameterStore& store) {
   return named;
 }
 
-void load_parameters(const CheckpointReader& reader, ParameterStore& store) {
-  const NamedParameters named = named_parameters(store);
-  reader.read(TensorKind::kParameter, named.trained);
-  reader.read(TensorKind::kBuffer, named.buffers);
-}
-
 std::vector<TensorGroup> saved_groups(const AdamwOptimizer& optimizer,
                                       std::span<const NamedTensor> buffers) {
   const AdamwOptimizer::Owned& owned = optimizer.owned();

@@ -51,9 +51,6 @@ struct NamedParameters {
 };
 NamedParameters named_parameters(ParameterStore& store);
 
-/// Reads the parameters alone, for inference.
-void load_parameters(const CheckpointReader& reader, ParameterStore& store);
-
 /// The tensors that a rank saves: what it owns of parameters and optimizer state, and, on rank 0,
 /// the buffers.
 std::vector<TensorGroup> saved_groups(const AdamwOptimizer& optimizer,

@@ -58,7 +58,7 @@ StepResult run_step(Training& t, const StepPlan& plan) {
   std::array<double, kStepRiders> riders{t.stop.requested() ? 1.0 : 0.0};
   const SaveVotes votes = t.saver.votes();
   std::copy(votes.begin(), votes.end(), riders.begin() + 1);
-  const GlobalBatch::Totals totals = t.batch.reduce(t.exchange.owned_squares(t.stream), riders);
+  const GlobalBatch::Totals totals = t.batch.reduce(riders);
   const int64_t sequences = t.config.batch().sequences();
   const int64_t tokens = sequences * t.config.batch().sequence_length();
   progress.step = plan.step;
@@ -78,12 +78,11 @@ StepResult run_step(Training& t, const StepPlan& plan) {
                     .sparsity = totals.sparsity,
                     .gate_openness = totals.gate_openness,
                     .tree_recall = totals.tree_recall,
-                    .expert_load = expert_load(t.batch.expert_counts(), t.mesh.size(Axis::kExpert)),
+                    .expert_load = expert_load(totals.expert_counts, t.mesh.size(Axis::kExpert)),
                     .data_seconds = totals.data_seconds};
   report.expert_load.dropped = std::llround(totals.dropped_pairs);
   log.set_phase(Phase::kUpdate);
   update(t, plan, report);
-  t.stream.synchronize();
   log.recorder().finish_step();
   report.skipped_steps = progress.step - progress.updates;
   report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();

@@ -116,11 +116,11 @@ void bench_background(const std::filesystem::path& directory,
   SelfCommunicator world;
   CheckpointStore store(directory, {});
   CheckpointSaver saver(world, &store, {});
-  ThreadPool threads(2);
+  Stream stream(Device{}, 2);
   CheckpointContents contents;
   contents.groups = {{TensorKind::kParameter, tensors}};
   const double bytes = static_cast<double>(kTensors * kTensorBytes);
-  saver.reserve(threads, contents);
+  saver.reserve(stream, contents);
   Snapshot copy;
   (void)copy.take(threads, contents);
   Work work;
@@ -130,7 +130,7 @@ void bench_background(const std::filesystem::path& directory,
     for (int i = 0; i < 20; ++i) calm.push_back(seconds_of([&] { work.step(); }));
     copies.push_back(seconds_of([&] { (void)copy.take(threads, contents); }));
     std::optional<SaveReport> report;
-    saver.start(threads, contents);
+    saver.start(stream, contents);
     while (!report) {
       busy.push_back(seconds_of([&] { work.step(); }));
       report = saver.advance(saver.votes());

@@ -182,8 +182,10 @@ void bench_adamw(Bench& bench, DType dtype, int64_t count) {
 
 void bench_reduce(Bench& bench, DType dtype, int64_t count) {
   const Tensor x = filled(dtype, {count}, 0.5);
+  const Tensor total(DType::kF64, {1});
   const std::string name = concat(Shape{count}, " ", name_of(dtype));
-  bench.run("sum_of_squares", name, x.view().bytes(), [&] { sum_of_squares(bench.stream(), x); });
+  bench.run("add_sum_of_squares", name, x.view().bytes(),
+            [&] { add_sum_of_squares(bench.stream(), {.total = total, .x = x}); });
   bench.run("count_non_finite", name, x.view().bytes(),
             [&] { count_non_finite(bench.stream(), x); });
 }

@@ -9,8 +9,8 @@ namespace tessera::support {
 inline SaveReport save_together(Communicator& ranks, CheckpointStore* store,
                                 const CheckpointContents& contents) {
   CheckpointSaver saver(ranks, store, {.background = false});
-  ThreadPool own_thread(1);
-  saver.start(own_thread, contents);
+  Stream stream(Device{}, 1);
+  saver.start(stream, contents);
   return *saver.finish();
 }
 

@@ -60,11 +60,11 @@ TEST(CheckpointSaver, SavesTheStateOfItsBeginWhileTheStateChanges) {
   const TemporaryDirectory run;
   CheckpointStore store(run.path(), quick_options());
   with_savers(3, store, {}, [&](Communicator& world, CheckpointSaver& saver) {
-    ThreadPool threads(2);
+    Stream stream(Device{}, 2);
     for (const int64_t step : {10, 20}) {
       SampleState state(step, world.rank(), world.size());
       EXPECT_FALSE(saver.busy());
-      EXPECT_TRUE(saver.start(threads, state.contents()));
+      EXPECT_TRUE(saver.start(stream, state.contents()));
       EXPECT_TRUE(saver.busy());
       EXPECT_EQ(saver.step(), step);
       state.fill(0x5A);
@@ -95,13 +95,13 @@ TEST(CheckpointSaver, SlowStorageStopsNoStep) {
         std::this_thread::yield();
     };
     CheckpointSaver saver(world, world.rank() == 0 ? &store : nullptr, {.on_stage = on_stage});
-    ThreadPool threads(1);
+    Stream stream(Device{}, 1);
     const SampleState state(10, world.rank(), world.size());
-    EXPECT_TRUE(saver.start(threads, state.contents()));
+    EXPECT_TRUE(saver.start(stream, state.contents()));
     for (int step = 0; step < 100; ++step) {
       EXPECT_FALSE(step_of(world, saver));
       if (step % 50 == 0) {
-        EXPECT_FALSE(saver.start(threads, state.contents()));
+        EXPECT_FALSE(saver.start(stream, state.contents()));
       }
     }
     EXPECT_EQ(saver.step(), 10);
@@ -120,11 +120,11 @@ TEST(CheckpointSaver, TheDigestOfTheNextStepIsSummedAndKept) {
   CheckpointStore store(run.path(), quick_options());
   constexpr uint64_t kShare = 0xFEDC'BA98'7654'3210;
   with_savers(4, store, {}, [&](Communicator& world, CheckpointSaver& saver) {
-    ThreadPool threads(1);
+    Stream stream(Device{}, 1);
     for (const bool steps_follow : {true, false}) {
       const int64_t step = steps_follow ? 10 : 20;
       const SampleState state(step, world.rank(), world.size());
-      saver.start(threads, state.contents());
+      saver.start(stream, state.contents());
       EXPECT_FALSE(step_of(world, saver));
       saver.set_next_step_digest(kShare + static_cast<uint64_t>(world.rank()));
       const SaveReport report = steps_follow ? steps_until_saved(world, saver) : *saver.finish();
@@ -147,9 +147,9 @@ TEST(CheckpointSaver, AFailureIsToldAndTheNextSaveWorks) {
       }
     };
     CheckpointSaver saver(world, world.rank() == 0 ? &store : nullptr, {.on_stage = on_stage});
-    ThreadPool threads(1);
+    Stream stream(Device{}, 1);
     const SampleState state(10, world.rank(), world.size());
-    saver.start(threads, state.contents());
+    saver.start(stream, state.contents());
     const SaveReport failed = steps_until_saved(world, saver);
     EXPECT_FALSE(failed.committed);
     if (world.rank() == 0) {
@@ -158,7 +158,7 @@ TEST(CheckpointSaver, AFailureIsToldAndTheNextSaveWorks) {
     }
     world.barrier();
     broken = false;
-    saver.start(threads, state.contents());
+    saver.start(stream, state.contents());
     EXPECT_TRUE(saver.finish()->committed);
     EXPECT_FALSE(saver.finish()) << "nothing is under way";
   });
@@ -176,8 +176,8 @@ TEST(CheckpointSaver, ANewerIncarnationStopsAllRanksAtAStep) {
     CheckpointStore old_job(run.path(), options);
     if (moment == "before") new_job.emplace(run.path(), quick_options());
     with_savers(3, old_job, {}, [&](Communicator& world, CheckpointSaver& saver) {
-      ThreadPool threads(1);
-      saver.start(threads, SampleState(10, world.rank(), world.size()).contents());
+      Stream stream(Device{}, 1);
+      saver.start(stream, SampleState(10, world.rank(), world.size()).contents());
       try {
         (void)steps_until_saved(world, saver);
         ADD_FAILURE() << "rank " << world.rank() << " goes on after " << moment;
@@ -195,11 +195,11 @@ TEST(CheckpointSaver, WithoutBackgroundNothingIsCopied) {
   CheckpointStore store(run.path(), quick_options());
   run_ranks(2, [&](Communicator& world) {
     CheckpointSaver saver(world, world.rank() == 0 ? &store : nullptr, {.background = false});
-    ThreadPool threads(1);
+    Stream stream(Device{}, 1);
     SampleState state(10, world.rank(), world.size());
     state.fill(0);
     world.barrier();
-    saver.start(threads, state.contents());
+    saver.start(stream, state.contents());
     // Rank 0's thread has only made a directory yet: parts are written within finish().
     state.fill(1);
     EXPECT_TRUE(saver.finish()->committed);

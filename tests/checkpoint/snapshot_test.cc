@@ -33,12 +33,12 @@ void expect_copy_of(const SampleState& state, const CheckpointContents& copy) {
 
 TEST(Snapshot, KeepsWhatTheStateWas) {
   for (const int threads : {1, 3}) {
-    ThreadPool pool(threads);
+    Stream stream(Device{}, threads);
     Snapshot snapshot;
     // Longer than a piece of a thread, then shorter, in the same memory.
     for (const int64_t rows : {50'000, 37}) {
       SampleState state(5, 1, 2, rows);
-      const CheckpointContents copy = snapshot.take(pool, state.contents());
+      const CheckpointContents copy = snapshot.take(stream, state.contents());
       expect_copy_of(state, copy);
       EXPECT_EQ(copy.blobs.at("cursor"), "position 5");
       EXPECT_EQ(copy.step, 5);

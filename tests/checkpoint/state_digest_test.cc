@@ -14,14 +14,14 @@ using support::SampleState;
 using support::Tensor;
 
 uint64_t share(const SampleState& state, int threads) {
-  ThreadPool pool(threads);
+  Stream stream(Device{}, threads);
   uint64_t sum = 0;
-  for (const TensorGroup& group : state.groups()) sum += state_digest(pool, group.tensors);
+  for (const TensorGroup& group : state.groups()) sum += state_digest(stream, group.tensors);
   return sum;
 }
 
 TEST(StateDigest, IsTheSumOfItsFormula) {
-  ThreadPool pool(2);
+  Stream stream(Device{}, 2);
   const Tensor a = support::from_doubles(DType::kF32, {2}, std::vector<double>{1, 2});
   const Tensor b = support::from_doubles(DType::kF32, {3}, std::vector<double>{-1, 0, 4});
   const std::vector<NamedTensor> tensors{{"a", Shard::replicated({2}), a.view()},
@@ -33,8 +33,8 @@ TEST(StateDigest, IsTheSumOfItsFormula) {
     expected += (hash64(bytes_of(tensor.name)) | 1) *
                 digest(DType::kF32, tensor.whole, tensor.box, 0, bytes);
   }
-  EXPECT_EQ(state_digest(pool, tensors), expected);
-  EXPECT_EQ(state_digest(pool, {}), 0u);
+  EXPECT_EQ(state_digest(stream, tensors), expected);
+  EXPECT_EQ(state_digest(stream, {}), 0u);
   // Of "a" and of nothing, by xxHash's own command line tool.
   EXPECT_EQ(hash64(bytes_of("a")), 0xE6C632B61E964E1FU);
   EXPECT_EQ(hash64({}), 0x2D06800538D394C2U);
@@ -53,13 +53,13 @@ TEST(StateDigest, DependsNeitherOnRanksNorOnThreads) {
 }
 
 TEST(StateDigest, SeesEqualTensorsUnderExchangedNames) {
-  ThreadPool pool(1);
+  Stream stream(Device{}, 1);
   const Tensor a = support::from_doubles(DType::kF32, {2}, std::vector<double>{1, 2});
   const Tensor b = support::from_doubles(DType::kF32, {2}, std::vector<double>{3, 4});
   const Shard whole = Shard::replicated({2});
   const std::vector<NamedTensor> one{{"a", whole, a.view()}, {"b", whole, b.view()}};
   const std::vector<NamedTensor> other{{"b", whole, a.view()}, {"a", whole, b.view()}};
-  EXPECT_NE(state_digest(pool, one), state_digest(pool, other));
+  EXPECT_NE(state_digest(stream, one), state_digest(stream, other));
 }
 
 }  // namespace

@@ -78,8 +78,8 @@ int64_t resume(Communicator& world, CheckpointStore* store, const SaveJob& job) 
 
 // In the background, while the state changes: what is saved is that of the beginning.
 SaveReport save(Communicator& world, CheckpointSaver& saver, SampleState state) {
-  ThreadPool threads(1);
-  saver.start(threads, state.contents());
+  Stream stream(Device{}, 1);
+  saver.start(stream, state.contents());
   state.fill(0x5A);
   SaveVotes votes = saver.votes();  // of a step
   world.all_reduce_values(votes);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/core/stochastic_rounding.h"
 #include "tests/support/compare.h"
 #include "tests/support/tolerance.h"
 
@@ -100,6 +101,87 @@ TEST(AdamW, GivesTheSameBitsOnAnyNumberOfThreads) {
     return support::tensors(std::move(state.value), std::move(state.master), std::move(state.m),
                             std::move(state.v));
   });
+}
+
+AdamW with(const State& state, const Tensor& gradient, float rate, AdamW::Rounding rounding) {
+  return {.value = state.value,
+          .master = state.master,
+          .m = state.m,
+          .v = state.v,
+          .gradient = gradient,
+          .step = 5,
+          .rate = rate,
+          .beta1 = kBeta1,
+          .beta2 = kBeta2,
+          .epsilon = kEpsilon,
+          .decay = kDecay,
+          .gradient_scale = kScale,
+          .rounding = rounding};
+}
+
+TEST(AdamW, RoundsStochasticallyByElementAndTheSameOnBothDevices) {
+  constexpr AdamW::Rounding kRounding{.stochastic = true, .seed = 77, .first_index = 13};
+  for (const int64_t count : {1, 1024, 3001}) {
+    const Tensor gradient = random_tensor(DType::kF32, {count}, 5);
+    for (const float rate : {0.0f, kRate}) {
+      const State state = start(DType::kBF16, {count});
+      Stream stream{support::device(), 2};
+      adamw(stream, with(state, gradient, rate, kRounding));
+      for (int64_t i = 0; i < count; ++i) {
+        const auto at = static_cast<size_t>(i);
+        const uint32_t random = RoundingBits(77, 5, 13 + i).of(13 + i);
+        ASSERT_EQ(state.value.as<BF16>()[at].bits,
+                  round_stochastically(state.master.as<float>()[at], random).bits)
+            << i << " of " << count;
+      }
+      if (rate != 0) continue;
+      const State on_cpu = start(DType::kBF16, {count});
+      Stream cpu_stream{Device{}, 3};
+      adamw(cpu_stream, with(on_cpu, gradient, rate, kRounding));
+      support::expect_same_bits(state.value, on_cpu.value, "value");
+    }
+  }
+}
+
+TEST(AdamW, StochasticRoundingKeepsTheMean) {
+  constexpr int64_t kCount = 40'000;
+  const State state = start(DType::kBF16, {kCount});
+  for (float& x : state.master.as<float>()) x = 1.0009f;  // bf16 has 1 and 1.0078125
+  const Tensor gradient(DType::kF32, {kCount});
+  Stream stream{support::device(), 2};
+  adamw(stream, with(state, gradient, 0, {.stochastic = true, .seed = 3}));
+  double mean = 0;
+  for (const double x : to_doubles(state.value)) mean += x / kCount;
+  EXPECT_NEAR(mean, 1.0009, 5 * 0.0078125 / 2 / std::sqrt(kCount));
+}
+
+// More tensors than one launch takes, of lengths that are no packs, some of them empty.
+TEST(AdamW, ManyTensorsAreUpdatedAsOneByOne) {
+  Stream stream{support::device(), 2};
+  std::vector<State> together;
+  std::vector<State> alone;
+  std::vector<Tensor> gradients;
+  for (int64_t i = 0; i < 61; ++i) {
+    const DType dtype = i % 3 == 0 ? DType::kBF16 : DType::kF32;
+    const Shape shape{i % 7 == 0 ? 1030 * (i % 4) : i % 5};
+    together.push_back(start(dtype, shape));
+    alone.push_back(start(dtype, shape));
+    gradients.push_back(random_tensor(DType::kF32, shape, 20 + static_cast<uint64_t>(i)));
+  }
+  std::vector<AdamW> updates;
+  for (size_t i = 0; i < together.size(); ++i) {
+    const float rate = 0.001f * static_cast<float>(i);
+    updates.push_back(with(together[i], gradients[i], rate, {.stochastic = i % 2 == 0}));
+    adamw(stream, with(alone[i], gradients[i], rate, {.stochastic = i % 2 == 0}));
+  }
+  adamw(stream, updates);
+  for (size_t i = 0; i < together.size(); ++i) {
+    SCOPED_TRACE(i);
+    support::expect_same_bits(together[i].value, alone[i].value, "value");
+    support::expect_same_bits(together[i].master, alone[i].master, "master");
+    support::expect_same_bits(together[i].m, alone[i].m, "m");
+    support::expect_same_bits(together[i].v, alone[i].v, "v");
+  }
 }
 
 TEST(AdamW, SaysWhatIsWrong) {

@@ -117,8 +117,8 @@ std::vector<Case> cases() {
   return {
       {{70}, 4, 1, 64, kAll, 0, false},   {{70, 0, 1, 33, 130}, 8, 2, 16, kAll, 0, true},
       {{300}, 2, 2, 8, 100, 3, true},     {{200, 17}, 6, 2, 24, 16, 0, false},
-      {{150}, 5, 1, 40, 1, 1, false},     {{150}, 16, 1, 72, 64, 70, true},
-      {{90, 64}, 3, 3, 128, 65, 5, true}, {{80}, 2, 1, 256, kAll, 0, true},
+      {{150}, 5, 1, 40, 1, 1, false},     {{90}, 16, 1, 72, 64, 70, true},
+      {{90, 64}, 1, 1, 128, 65, 5, true}, {{70}, 2, 1, 256, kAll, 0, true},
       {{150}, 2, 1, 8, 66, 0, false},  // token 128 sees just the last key of the first panel
       {{1}, 1, 1, 8, 1, 0, true},
   };
@@ -129,29 +129,35 @@ double tolerance_of(DType dtype) {
   return dtype == DType::kBF16 ? 2e-5 : 1e-11;
 }
 
+void expect_definition(const Case& c) {
+  const Attention x(c);
+  x.run();
+  const auto gate = reference::window_gate<double>(x.segments, c.window, c.sink_tokens);
+  const auto input = x.input<double>();
+  const auto expected = reference::attention(x.segments, x.shape, input, gate);
+  const auto gradient =
+      reference::attention_gradient(x.segments, x.shape, input, support::to_doubles(x.d_o), gate);
+  const std::string which = concat(name_of(c.dtype), " d ", c.d, " window ", c.window, ": ");
+  const double tolerance = tolerance_of(c.dtype);
+  support::expect_close(x.o, expected.o, tolerance, which + "o");
+  support::expect_close(x.lse, expected.lse, 1e-12, which + "lse");
+  support::expect_close(x.dq, gradient.dq, 2 * tolerance, which + "dq");
+  support::expect_close(x.dk, gradient.dk, 2 * tolerance, which + "dk");
+  support::expect_close(x.dv, gradient.dv, tolerance, which + "dv");
+  if (c.sink_logits) {
+    support::expect_close(x.added_to_sink_logits(), gradient.dsink_logits, 5 * tolerance,
+                          which + "dsink_logits");
+  }
+}
+
 TEST(Attention, AgreesWithTheDefinition) {
-  for (const DType dtype : support::dtypes()) {
-    for (Case c : cases()) {
-      c.dtype = dtype;
-      const Attention x(c);
-      x.run();
-      const auto gate = reference::window_gate<double>(x.segments, c.window, c.sink_tokens);
-      const auto input = x.input<double>();
-      const auto expected = reference::attention(x.segments, x.shape, input, gate);
-      const auto gradient = reference::attention_gradient(x.segments, x.shape, input,
-                                                          support::to_doubles(x.d_o), gate);
-      const std::string which = concat(name_of(dtype), " d ", c.d, " window ", c.window, ": ");
-      const double tolerance = tolerance_of(dtype);
-      support::expect_close(x.o, expected.o, tolerance, which + "o");
-      support::expect_close(x.lse, expected.lse, 1e-12, which + "lse");
-      support::expect_close(x.dq, gradient.dq, 2 * tolerance, which + "dq");
-      support::expect_close(x.dk, gradient.dk, 2 * tolerance, which + "dk");
-      support::expect_close(x.dv, gradient.dv, tolerance, which + "dv");
-      if (c.sink_logits) {
-        support::expect_close(x.added_to_sink_logits(), gradient.dsink_logits, 5 * tolerance,
-                              which + "dsink_logits");
-      }
-    }
+  for (const Case& c : cases()) expect_definition(c);
+}
+
+TEST(Attention, AgreesWithTheDefinitionInBf16) {
+  for (Case c : cases()) {
+    c.dtype = DType::kBF16;
+    expect_definition(c);
   }
 }
 
@@ -183,7 +189,7 @@ TEST(Attention, BackwardIsTheGradientOfForward) {
 TEST(Attention, DoesNotDependOnThreads) {
   for (const DType dtype : support::dtypes()) {
     support::expect_same_on_any_threads([&](Stream& stream) {
-      Attention x({{300, 5, 77}, 6, 3, 24, 90, 2, true, dtype});
+      Attention x({{200, 5, 77}, 4, 2, 24, 90, 2, true, dtype});
       attention_forward(stream, x.forward());
       attention_backward(stream, x.backward());
       return support::tensors(std::move(x.o), std::move(x.lse), std::move(x.dq), std::move(x.dk),
@@ -222,7 +228,8 @@ TEST(Attention, DoesNotSeeTheFuture) {
   for (const DType dtype : support::dtypes()) {
     const Attention before({{100}, 4, 2, 16, 50, 3, true, dtype});
     before.run();
-    for (int64_t changed = 0; changed < 100; ++changed) {
+    const int64_t step = support::device().kind == DeviceKind::kGpu ? 9 : 1;
+    for (int64_t changed = 0; changed < 100; changed += step) {
       const Attention after(before.c);
       for (const Tensor* x : {&after.q, &after.k, &after.v}) {
         const TensorView row = x->view().rows(changed, 1);

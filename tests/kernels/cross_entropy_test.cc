@@ -273,7 +273,7 @@ TEST(CrossEntropy, GivesTheSameBitsOnAnyNumberOfThreads) {
 }
 
 TEST(CrossEntropy, RefusesTargetsBeyondTheVocabulary) {
-  Stream stream{support::device()};
+  Stream stream{Device{}};
   const Tensor logits(DType::kF32, {2, 8});
   try {
     run(stream, logits, from_ints({0, 6}), 6);

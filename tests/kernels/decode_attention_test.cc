@@ -417,7 +417,7 @@ TEST(DecodeAttention, ASpanMustLieInTheCache) {
   spans.as<int32_t>()[0] = 20;
   spans.as<int32_t>()[1] = 13;
   const std::vector<int32_t> groups{0};
-  support::expect_error(
+  support::expect_kernel_error(
       [&] {
         decode_attention(stream, {.o = q,
                                   .lse = {},
@@ -431,7 +431,8 @@ TEST(DecodeAttention, ASpanMustLieInTheCache) {
                                   .kv_heads = 1,
                                   .scale = 1});
       },
-      "decode_attention: a span has rows 20 to 32, expected 0 to 31");
+      "decode_attention: a span has rows 20 to 32, expected 0 to 31",
+      "decode_attention: a span has rows outside of the cache");
 }
 
 }  // namespace

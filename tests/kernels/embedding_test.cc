@@ -49,6 +49,32 @@ TEST(Embedding, BackwardAddsInTokenOrder) {
   }
 }
 
+// Three digits of a row's number, several tiles of tokens, often the same row.
+TEST(Embedding, BackwardAddsInTokenOrderIntoALargeTable) {
+  Stream stream{support::device(), 2};
+  const Tensor ids = support::random_ints({5000}, 12, 0, 69'999);
+  for (size_t t = 0; t < 5000; t += 3) ids.as<int32_t>()[t] = t % 2 == 0 ? 66'000 : 300;
+  const Tensor dy = random_tensor(DType::kF32, {5000, 4}, 13);
+  const Tensor dtable(DType::kF32, {70'000, 4});
+  const Tensor expected(DType::kF32, {70'000, 4});
+  for (size_t i = 0; i < 20'000; ++i) {
+    const auto row = static_cast<size_t>(ids.as<int32_t>()[i / 4]);
+    expected.as<float>()[row * 4 + i % 4] += dy.as<float>()[i];
+  }
+  embedding_backward(stream, {.dtable = dtable, .dy = dy, .ids = ids});
+  support::expect_same_bits(dtable, expected, "dtable");
+}
+
+TEST(Embedding, HasNothingToDoWithoutTokens) {
+  Stream stream{support::device()};
+  const Tensor table = random_tensor(DType::kF32, {7, 4}, 14);
+  const Tensor before = support::copy_of(table);
+  const Tensor none(DType::kF32, {0, 4});
+  embedding_forward(stream, {.y = none, .table = table, .ids = from_ints({})});
+  embedding_backward(stream, {.dtable = table, .dy = none, .ids = from_ints({})});
+  support::expect_same_bits(table, before, "table");
+}
+
 /// Rows [bounds[i], bounds[i + 1]) of a table.
 TensorView shard_of(const Tensor& table, const std::vector<int64_t>& bounds, size_t i) {
   return table.view().rows(bounds[i], bounds[i + 1] - bounds[i]);
@@ -104,7 +130,7 @@ TEST(Embedding, ShardsGetTheirRowsOfTheGradient) {
 }
 
 TEST(Embedding, ShardsRefuseIdsBeyondTheVocabulary) {
-  Stream stream{support::device()};
+  Stream stream{Device{}};
   const Tensor table(DType::kF32, {3, 4});
   for (const int32_t bad : {10, -1}) {
     const Tensor ids = from_ints({9, bad});
@@ -136,7 +162,7 @@ TEST(Embedding, GivesTheSameBitsOnAnyNumberOfThreads) {
 }
 
 TEST(Embedding, SaysWhichTokenIsOutOfRange) {
-  Stream stream{support::device()};
+  Stream stream{Device{}};
   const Tensor table(DType::kF32, {7, 4});
   const Tensor y(DType::kF32, {3, 4});
   for (const int32_t bad : {7, -1, 50256}) {

@@ -226,10 +226,27 @@ TEST(ScoreBackward, ReachesEveryBlockOfALongSegment) {
   expect_gradient({{40, 530}, {.sink_blocks = 0, .window_blocks = 1, .kept = 1}, 1, 1});
 }
 
-TEST(ScoreBackward, AnyNumberOfThreadsGivesTheSameBits) {
+// Long enough for several chunks of tokens, and wide enough for two parts of the columns.
+TEST(ScoreBackward, OfLongSegmentsAndWideKeysIsTheSameOnTheProcessor) {
   for (const int64_t gate_keys : {1, 2}) {
-    const ScoreProblem p({100, 1500}, {.sink_blocks = 1, .window_blocks = 2, .kept = 5}, gate_keys,
-                         20);
+    for (const auto& [tokens, dim] : {std::pair<int64_t, int64_t>{700, 9}, {60, 140}}) {
+      const BlockRule rule{.sink_blocks = 1, .window_blocks = 1, .kept = 3};
+      const ScoreProblem p({tokens / 2, 0, tokens}, rule, gate_keys, dim);
+      Stream stream{support::device()};
+      Stream processor{Device{}};
+      const ScoreResult found = run_scores(stream, p);
+      const ScoreResult expected = run_scores(processor, p);
+      support::expect_close(found.dqt, support::to_doubles(expected.dqt), 1e-12, "dqt");
+      support::expect_close(found.dkt, support::to_doubles(expected.dkt), 1e-12, "dkt");
+    }
+  }
+}
+
+TEST(ScoreBackward, AnyNumberOfThreadsGivesTheSameBits) {
+  const int64_t tokens = support::device().kind == DeviceKind::kGpu ? 300 : 1500;
+  for (const int64_t gate_keys : {1, 2}) {
+    const ScoreProblem p({100, tokens}, {.sink_blocks = 1, .window_blocks = 2, .kept = 5},
+                         gate_keys, 20);
     support::expect_same_on_any_threads([&](Stream& stream) {
       ScoreResult found = run_scores(stream, p);
       return support::tensors(std::move(found.dqt), std::move(found.dkt));

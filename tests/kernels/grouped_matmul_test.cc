@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/bench/grouped_on_streams.h"
 #include "tests/reference/complex_step.h"
 #include "tests/reference/matmul.h"
 #include "tests/support/compare.h"
@@ -46,29 +47,50 @@ const std::vector<int32_t> kOffsets{0, 0, 1, 34, 34, 34, 334, 350, 350};
 constexpr int64_t kGroups = 8;
 constexpr int64_t kRows = 352;
 
+void check(DType dtype, DType c_dtype, bool transpose_b, int64_t n, int64_t k) {
+  const Tensor a = random_tensor(dtype, {kRows, k}, 1);
+  const Tensor b =
+      random_tensor(dtype, transpose_b ? Shape{kGroups, n, k} : Shape{kGroups, k, n}, 2);
+  const Tensor c = random_tensor(c_dtype, {kRows, n}, 3);
+  auto expected = grouped(to_doubles(a), to_doubles(b), kOffsets, n, k, transpose_b);
+  const auto before = to_doubles(c);
+  expected.insert(expected.end(), before.begin() + 350 * n, before.end());
+  Stream stream(support::device(), 2);
+  grouped_matmul(
+      stream, {.c = c, .a = a, .b = b, .offsets = from_ints(kOffsets), .transpose_b = transpose_b});
+  expect_close(c, expected, support::tolerance(c_dtype),
+               concat(name_of(dtype), " to ", name_of(c_dtype), ", ", n, " x ", k, transpose_b));
+  EXPECT_EQ(part(to_doubles(c), 350 * n, 2 * n), part(before, 350 * n, 2 * n)) << "rows of nobody";
+}
+
 TEST(GroupedMatmul, AgreesWithFloat64) {
-  for (const DType dtype : support::dtypes()) {
+  for (const bool transpose_b : {false, true}) {
     for (const DType c_dtype : support::dtypes()) {
-      for (const bool transpose_b : {false, true}) {
-        constexpr int64_t kN = 70;
-        constexpr int64_t kK = 19;
-        const Tensor a = random_tensor(dtype, {kRows, kK}, 1);
-        const Tensor b =
-            random_tensor(dtype, transpose_b ? Shape{kGroups, kN, kK} : Shape{kGroups, kK, kN}, 2);
-        const Tensor c = random_tensor(c_dtype, {kRows, kN}, 3);
-        auto expected = grouped(to_doubles(a), to_doubles(b), kOffsets, kN, kK, transpose_b);
-        const auto before = to_doubles(c);
-        expected.insert(expected.end(), before.begin() + 350 * kN, before.end());
-        Stream stream(support::device(), 2);
-        grouped_matmul(
-            stream,
-            {.c = c, .a = a, .b = b, .offsets = from_ints(kOffsets), .transpose_b = transpose_b});
-        expect_close(c, expected, support::tolerance(c_dtype),
-                     concat(name_of(dtype), " to ", name_of(c_dtype), transpose_b));
-        EXPECT_EQ(part(to_doubles(c), 350 * kN, 2 * kN), part(before, 350 * kN, 2 * kN))
-            << "rows of nobody";
-      }
+      for (const DType dtype : support::dtypes()) check(dtype, c_dtype, transpose_b, 70, 19);
+      // Rows of whole pieces of 16 bytes, for tensor cores; neither extent a multiple of a tile.
+      check(DType::kBF16, c_dtype, transpose_b, 136, 24);
     }
+    check(DType::kBF16, DType::kF32, transpose_b, 8, 200);
+  }
+}
+
+// More groups than a warp has lanes, and more tiles than are side by side on a GPU.
+TEST(GroupedMatmul, AgreesWithFloat64WithManyGroups) {
+  constexpr int64_t kMany = 70;
+  constexpr int64_t kN = 136;
+  constexpr int64_t kK = 8;
+  std::vector<int32_t> offsets{0};
+  for (int32_t e = 0; e < kMany; ++e) offsets.push_back(offsets.back() + e % 3);
+  const int64_t rows = offsets.back();
+  for (const DType dtype : support::dtypes()) {
+    const Tensor a = random_tensor(dtype, {rows, kK}, 1);
+    const Tensor b = random_tensor(dtype, {kMany, kN, kK}, 2);
+    const Tensor c(dtype, {rows, kN});
+    Stream stream(support::device(), 2);
+    grouped_matmul(stream,
+                   {.c = c, .a = a, .b = b, .offsets = from_ints(offsets), .transpose_b = true});
+    expect_close(c, grouped(to_doubles(a), to_doubles(b), offsets, kN, kK, true),
+                 support::tolerance(dtype), name_of(dtype));
   }
 }
 
@@ -113,28 +135,33 @@ TEST(GroupedMatmul, GradientsAreThoseOfTheProducts) {
   expect_close(dw, gradient, support::tolerance(DType::kF32), "dw");
 }
 
-TEST(GroupedMatmulWeight, AgreesWithFloat64AcrossTiles) {
-  constexpr int64_t kN = 300;
-  constexpr int64_t kK = 801;
-  for (const DType dtype : support::dtypes()) {
-    const Tensor a = random_tensor(dtype, {21, kN}, 1);
-    const Tensor b = random_tensor(dtype, {21, kK}, 2);
-    const Tensor c = random_tensor(DType::kF32, {2, kN, kK}, 3);
-    auto expected = to_doubles(c);
-    for (const int64_t e : {0, 1}) {
-      const int64_t first = e == 0 ? 0 : 7;
-      const int64_t rows = e == 0 ? 7 : 14;
-      const auto product =
-          reference::matmul(part(to_doubles(a), first * kN, rows * kN),
-                            part(to_doubles(b), first * kK, rows * kK), kN, kK, rows, true, false);
-      for (size_t i = 0; i < product.size(); ++i) {
-        expected[static_cast<size_t>(e * kN * kK) + i] += product[i];
-      }
+void check_weight(DType dtype, int64_t n, int64_t k, const std::vector<int32_t>& offsets) {
+  const int64_t rows = offsets.back() + 2;
+  const auto groups = static_cast<int64_t>(offsets.size()) - 1;
+  const Tensor a = random_tensor(dtype, {rows, n}, 1);
+  const Tensor b = random_tensor(dtype, {rows, k}, 2);
+  const Tensor c = random_tensor(DType::kF32, {groups, n, k}, 3);
+  auto expected = to_doubles(c);
+  for (int64_t e = 0; e < groups; ++e) {
+    const int64_t first = offsets[static_cast<size_t>(e)];
+    const int64_t count = offsets[static_cast<size_t>(e) + 1] - first;
+    const auto product =
+        reference::matmul(part(to_doubles(a), first * n, count * n),
+                          part(to_doubles(b), first * k, count * k), n, k, count, true, false);
+    for (size_t i = 0; i < product.size(); ++i) {
+      expected[static_cast<size_t>(e * n * k) + i] += product[i];
     }
-    Stream stream(support::device(), 2);
-    grouped_matmul_weight(stream, {.c = c, .a = a, .b = b, .offsets = from_ints({0, 7, 21})});
-    expect_close(c, expected, support::tolerance(DType::kF32), name_of(dtype));
   }
+  Stream stream(support::device(), 2);
+  grouped_matmul_weight(stream, {.c = c, .a = a, .b = b, .offsets = from_ints(offsets)});
+  expect_close(c, expected, support::tolerance(DType::kF32),
+               concat(name_of(dtype), ", ", n, " x ", k));
+}
+
+TEST(GroupedMatmulWeight, AgreesWithFloat64AcrossTiles) {
+  for (const DType dtype : support::dtypes()) check_weight(dtype, 300, 801, {0, 7, 21});
+  // For tensor cores; more steps of rows than are under way at a time.
+  check_weight(DType::kBF16, 136, 152, {0, 0, 1, 34, 234, 234});
 }
 
 TEST(GroupedMatmulWeight, AddsExactlyNothingForAGroupWithoutRows) {
@@ -149,16 +176,39 @@ TEST(GroupedMatmulWeight, AddsExactlyNothingForAGroupWithoutRows) {
 }
 
 TEST(GroupedMatmul, IsTheSameOnAnyNumberOfThreads) {
-  const Tensor a = random_tensor(DType::kBF16, {kRows, 100}, 1);
-  const Tensor w = random_tensor(DType::kBF16, {kGroups, 900, 100}, 2);
+  // Several tiles of columns; the GPU's are small.
+  const bool gpu = support::device().kind == DeviceKind::kGpu;
+  const int64_t n = gpu ? 136 : 900;
+  const int64_t k = gpu ? 40 : 100;
+  const Tensor a = random_tensor(DType::kBF16, {kRows, k}, 1);
+  const Tensor w = random_tensor(DType::kBF16, {kGroups, n, k}, 2);
   const Tensor offsets = from_ints(kOffsets);
   support::expect_same_on_any_threads([&](Stream& stream) {
-    Tensor c(DType::kBF16, {kRows, 900});
-    Tensor dw(DType::kF32, {kGroups, 900, 100});
+    Tensor c(DType::kBF16, {kRows, n});
+    Tensor dw(DType::kF32, {kGroups, n, k});
     grouped_matmul(stream, {.c = c, .a = a, .b = w, .offsets = offsets, .transpose_b = true});
     grouped_matmul_weight(stream, {.c = dw, .a = c, .b = a, .offsets = offsets});
     return support::tensors(std::move(c), std::move(dw));
   });
+}
+
+TEST(GroupedMatmul, AgreesWithAProductPerGroup) {
+  Stream stream(support::device());
+  Stream other(support::device());
+  Stream* const streams[] = {&stream, &other};
+  const Tensor offsets = from_ints(kOffsets);
+  for (const DType dtype : support::dtypes()) {
+    const Tensor a = random_tensor(dtype, {kRows, 24}, 1);
+    const Tensor b = random_tensor(dtype, {kGroups, 24, 16}, 2);
+    const Tensor c(dtype, {kRows, 16});
+    const Tensor expected(dtype, {kRows, 16});
+    grouped_matmul(stream, {.c = c, .a = a, .b = b, .offsets = offsets});
+    bench::multiply_groups_on_streams(streams, {.c = expected, .a = a, .b = b, .offsets = offsets},
+                                      kOffsets);
+    stream.synchronize();
+    other.synchronize();
+    expect_close(c, to_doubles(expected), support::tolerance(dtype), name_of(dtype));
+  }
 }
 
 TEST(GroupedMatmul, TakesNoRowsAndNoGroups) {
@@ -174,7 +224,7 @@ TEST(GroupedMatmul, TakesNoRowsAndNoGroups) {
 }
 
 TEST(GroupedMatmul, RefusesOffsetsThatLeaveTheRows) {
-  Stream stream(support::device());
+  Stream stream(Device{});
   const auto run = [&](const std::vector<int32_t>& offsets) {
     grouped_matmul(stream, {.c = Tensor(DType::kF32, {4, 3}),
                             .a = Tensor(DType::kF32, {4, 2}),

@@ -25,10 +25,10 @@ struct Sorted {
   Tensor row_of, source_of, offsets;
 };
 
-Sorted sort(const TensorView& experts, int64_t number) {
+Sorted sort(const TensorView& experts, int64_t number, Device device = support::device()) {
   Sorted out{Tensor(DType::kI32, experts.shape()), Tensor(DType::kI32, {experts.elements()}),
              Tensor(DType::kI32, {number + 1})};
-  Stream stream(support::device());
+  Stream stream(device);
   sort_by_expert(stream, {.row_of = out.row_of,
                           .source_of = out.source_of,
                           .offsets = out.offsets,
@@ -63,9 +63,9 @@ TEST(SortByExpert, OrdersByExpertThenToken) {
   EXPECT_EQ(ints(sorted.row_of), (std::vector<int32_t>{2, 0, 4, 3, 1, 5}));
 }
 
-TEST(SortByExpert, AgreesWithAStableSort) {
-  const Tensor experts = choices(501, 4, 13);
-  const Sorted sorted = sort(experts, 14);  // the last expert gets none
+void check_sort(int64_t tokens, int64_t k, int32_t number) {
+  const Tensor experts = choices(tokens, k, number);
+  const Sorted sorted = sort(experts, number + 1);  // the last expert gets none
   const std::vector<int32_t> of_pair = ints(experts);
   std::vector<int32_t> order(of_pair.size());
   std::iota(order.begin(), order.end(), 0);
@@ -78,10 +78,15 @@ TEST(SortByExpert, AgreesWithAStableSort) {
     EXPECT_EQ(rows[static_cast<size_t>(order[row])], static_cast<int32_t>(row));
   }
   const std::vector<int32_t> offsets = ints(sorted.offsets);
-  for (int32_t e = 0; e < 14; ++e) {
+  for (int32_t e = 0; e <= number; ++e) {
     EXPECT_EQ(offsets[static_cast<size_t>(e) + 1] - offsets[static_cast<size_t>(e)],
               std::count(of_pair.begin(), of_pair.end(), e));
   }
+}
+
+TEST(SortByExpert, AgreesWithAStableSort) {
+  check_sort(501, 4, 13);
+  check_sort(2501, 3, 300);  // enough for a GPU to have several chunks of pairs
 }
 
 TEST(SortByExpert, TakesNoTokens) {
@@ -93,7 +98,7 @@ TEST(SortByExpert, RefusesExpertsThatDoNotExist) {
   for (const int32_t bad : {-1, 3}) {
     expect_error(
         [&] {
-          sort(from_ints({0, bad}).view().reshape({1, 2}), 3);
+          sort(from_ints({0, bad}).view().reshape({1, 2}), 3, Device{});
         },
         concat("sort_by_expert: experts has ", bad, ", expected 0 to 2"));
   }
@@ -112,6 +117,20 @@ TEST(GatherRows, CopiesTheRowOfEachPairsToken) {
   }
 }
 
+TEST(GatherRows, CopiesLongRows) {
+  Stream stream(support::device());
+  for (const DType dtype : support::dtypes()) {
+    for (const int64_t dim : {1032, 1031}) {
+      const Tensor x = random_tensor(dtype, {2, dim}, 1);
+      const Tensor y(dtype, {3, dim});
+      gather_rows(stream, {.y = y, .x = x, .source_of = from_ints({1, 0, 1}), .slots = 1});
+      for (const int64_t row : {0, 1, 2}) {
+        support::expect_same_bits(y.view().rows(row, 1), x.view().rows(1 - row % 2, 1), "row");
+      }
+    }
+  }
+}
+
 TEST(GatherRows, TakesFewerRowsThanThereAre) {
   Stream stream(support::device());
   const Tensor x = random_tensor(DType::kF32, {5, 3}, 1);
@@ -125,10 +144,10 @@ struct Merged {
   Tensor order, offsets;
 };
 
-Merged merge(const std::vector<int32_t>& counts, int64_t sources, int64_t experts,
-             int64_t capacity) {
+Merged merge(const std::vector<int32_t>& counts, int64_t sources, int64_t experts, int64_t capacity,
+             Device device = support::device()) {
   Merged out{support::filled(DType::kI32, {capacity}, -7), Tensor(DType::kI32, {experts + 1})};
-  Stream stream(support::device());
+  Stream stream(device);
   merge_expert_rows(stream, {.order = out.order,
                              .offsets = out.offsets,
                              .counts = from_ints(counts).view().reshape({sources, experts})});
@@ -174,12 +193,12 @@ TEST(MergeExpertRows, TakesNoRowsAndNoExperts) {
 TEST(MergeExpertRows, RefusesCountsThatCannotBe) {
   expect_error(
       [] {
-        merge({2, -1}, 1, 2, 9);
+        merge({2, -1}, 1, 2, 9, Device{});
       },
       "merge_expert_rows: counts has -1, expected at least 0");
   expect_error(
       [] {
-        merge({2, 3}, 1, 2, 4);
+        merge({2, 3}, 1, 2, 4, Device{});
       },
       "merge_expert_rows: counts has 5 rows, expected at most 4, the elements of order");
 }
@@ -278,6 +297,22 @@ TEST(GatherSum, SumsTheRowsOfATokenOnItsBase) {
   }
 }
 
+TEST(GatherSum, SumsLongRows) {
+  Stream stream(support::device());
+  for (const DType dtype : support::dtypes()) {
+    constexpr int64_t kDim = 520;
+    const Tensor x = random_tensor(dtype, {3, kDim}, 1);
+    const Tensor rows = from_ints({2, 0, -1, 1, 1, 2});
+    const Tensor y(dtype, {2, kDim});
+    gather_sum(stream, {.y = y, .x = x, .row_of = rows.view().reshape({2, 3})});
+    const std::vector<double> of = to_doubles(x);
+    std::vector<double> expected;
+    for (size_t d = 0; d < kDim; ++d) expected.push_back(of[2 * kDim + d] + of[d]);
+    for (size_t d = 0; d < kDim; ++d) expected.push_back(2 * of[kDim + d] + of[2 * kDim + d]);
+    expect_close(y, expected, support::tolerance(dtype), name_of(dtype));
+  }
+}
+
 TEST(GatherSum, RoundsOnceAndAddsInSlotOrder) {
   Stream stream(support::device());
   // bf16: 256 + 1 rounds to 256, so rounding after each slot would give 256.
@@ -341,7 +376,7 @@ TEST(PermuteTokens, IsTheSameOnAnyNumberOfThreads) {
 }
 
 TEST(PermuteTokens, RefusesIndicesOutOfRange) {
-  Stream stream(support::device());
+  Stream stream(Device{});
   const Tensor x(DType::kF32, {2, 3});
   expect_error(
       [&] {

@@ -19,10 +19,10 @@ using support::to_doubles;
 
 /// counts of route_forward.
 Tensor route(const ConstTensorView& logits, int64_t k, int64_t scopes,
-             const ConstTensorView& scope_starts = {}) {
+             const ConstTensorView& scope_starts = {}, Device device = support::device()) {
   const int64_t tokens = logits.shape()[0];
   Tensor counts = support::filled(DType::kF32, {scopes, logits.shape()[1]}, 7);
-  Stream stream(support::device());
+  Stream stream(device);
   route_forward(stream, {.experts = Tensor(DType::kI32, {tokens, k}),
                          .weights = Tensor(DType::kF32, {tokens, k}),
                          .counts = counts,
@@ -88,10 +88,10 @@ TEST(RouteScopes, RefusesScopeStartsThatLeaveTokensOut) {
     const Tensor starts = from_ints(bad);
     const std::string sentence = concat("router: scope_starts goes from ", bad.front(), " to ",
                                         bad.back(), ", expected to ascend from 0 to 4");
-    expect_error([&] { route(logits, 1, 2, starts.view()); }, sentence);
+    expect_error([&] { route(logits, 1, 2, starts.view(), Device{}); }, sentence);
     expect_error(
         [&] {
-          Stream stream(support::device());
+          Stream stream(Device{});
           router_loss(stream, {.losses = Tensor(DType::kF32, {2}),
                                .dlogits = Tensor(DType::kF32, {4, 3}),
                                .logits = logits,

@@ -49,11 +49,12 @@ struct Routed {
 };
 
 Routed route(RouterMode mode, const Tensor& logits, int64_t k, int64_t scopes = 1,
-             TensorView bias = {}, int threads = 1, ConstTensorView scope_starts = {}) {
+             TensorView bias = {}, int threads = 1, ConstTensorView scope_starts = {},
+             Device device = support::device()) {
   const int64_t tokens = logits.shape()[0];
   Routed out{Tensor(DType::kI32, {tokens, k}), Tensor(DType::kF32, {tokens, k}),
              filled(DType::kF32, {scopes, logits.shape()[1]}, 7)};
-  Stream stream(support::device(), threads);
+  Stream stream(device, threads);
   route_forward(stream, {.experts = out.experts,
                          .weights = out.weights,
                          .counts = out.counts,
@@ -223,7 +224,7 @@ TEST(Route, NormalisedWeightsOfOneExpertHaveNoGradient) {
 }
 
 TEST(Route, BackwardRefusesAnExpertThatDoesNotExist) {
-  Stream stream(support::device());
+  Stream stream(Device{});
   expect_error(
       [&] {
         const Tensor experts = support::from_ints({0, 3});
@@ -349,6 +350,25 @@ TEST(Route, IsTheSameOnAnyNumberOfThreads) {
     return support::tensors(std::move(out.experts), std::move(out.weights), std::move(out.counts),
                             std::move(dlogits), std::move(losses));
   });
+}
+
+// A token's logits are neighbours among the floats, so that rounding decides whose sigmoid is
+// larger.
+TEST(Route, ChoosesTheSameOnEveryDevice) {
+  constexpr int64_t kTokens = 70;
+  constexpr int64_t kExperts = 67;
+  const Tensor logits = random_tensor(DType::kF32, {kTokens, kExperts}, 61, 2);
+  const auto l = logits.as<float>();
+  for (size_t i = 0; i < l.size(); ++i) {
+    const size_t e = i % kExperts;
+    if (e > 0) l[i] = l[i - e] * (1 + static_cast<float>(e * 29 % kExperts) * 0x1p-23f);
+  }
+  for (const RouterMode mode : kModes) {
+    const Routed found = route(mode, logits, 6, 2);
+    const Routed expected = route(mode, logits, 6, 2, {}, 1, {}, Device{});
+    EXPECT_EQ(ints(found.experts), ints(expected.experts)) << name_of_mode(mode);
+    EXPECT_EQ(to_doubles(found.counts), to_doubles(expected.counts)) << name_of_mode(mode);
+  }
 }
 
 TEST(Route, TakesNoTokens) {

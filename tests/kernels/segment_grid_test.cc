@@ -74,6 +74,28 @@ TEST(SegmentGrid, BoundsHoldForAnyCut) {
   }
 }
 
+// More segments than a block of lanes scans at once, and tokens of more than one block.
+TEST(SegmentGrid, NumbersManySegments) {
+  const Tensor lengths = support::random_ints({2500}, 3, 0, 4);
+  std::vector<int32_t> starts{0};
+  for (const int32_t length : lengths.as<int32_t>()) starts.push_back(starts.back() + 17 * length);
+  const Built built = build(starts, starts.back(), 32);
+  int32_t tiles = 0;
+  int32_t blocks = 0;
+  for (size_t s = 0; s < 2500; ++s) {
+    const int32_t length = starts[s + 1] - starts[s];
+    ASSERT_EQ(built.tile_starts.as<int32_t>()[s], tiles);
+    ASSERT_EQ(built.block_starts.as<int32_t>()[s], blocks);
+    for (int32_t i = 0; i < length; ++i) {
+      ASSERT_EQ(built.positions.as<int32_t>()[static_cast<size_t>(starts[s] + i)], i);
+    }
+    tiles += (length + 15) / 16;
+    blocks += (length + 31) / 32;
+  }
+  EXPECT_EQ(built.tile_starts.as<int32_t>().back(), tiles);
+  EXPECT_EQ(built.block_starts.as<int32_t>().back(), blocks);
+}
+
 TEST(SegmentGrid, FindsEveryTokenOnceByTileAndByBlock) {
   const Built built = build({0, 33, 33, 97, 100}, 100, 32);
   const SegmentGrid& grid = built.grid;
@@ -99,21 +121,23 @@ TEST(SegmentGrid, FindsEveryTokenOnceByTileAndByBlock) {
 }
 
 TEST(SegmentGrid, SaysWhatIsWrong) {
-  support::expect_error(
+  support::expect_kernel_error(
       [] {
         build({1, 10}, 10, 16);
       },
-      "build_segment_grid: starts[0] is 1, expected 0");
-  support::expect_error(
+      "build_segment_grid: starts[0] is 1, expected 0", "starts[0] is not 0");
+  support::expect_kernel_error(
       [] {
         build({0, 7, 5, 10}, 10, 16);
       },
-      "build_segment_grid: starts[2] is 5, expected at least starts[1] = 7");
-  support::expect_error(
+      "build_segment_grid: starts[2] is 5, expected at least starts[1] = 7",
+      "starts does not ascend");
+  support::expect_kernel_error(
       [] {
         build({0, 9}, 10, 16);
       },
-      "build_segment_grid: the last of starts is 9, expected tokens = 10");
+      "build_segment_grid: the last of starts is 9, expected tokens = 10",
+      "the last of starts is not tokens");
   support::expect_error(
       [] {
         build({0, 10}, 10, 24);
@@ -236,35 +260,6 @@ TEST(ShardedGrid, SaysWhatIsWrong) {
                           "build_sharded_grid: " + sentence);
   };
   expect([](Sharded& x) { x.block = 24; }, "block is 24 tokens, expected a multiple of 16");
-  expect([](Sharded& x) { x.key_rows = 78; },
-         "the last of run_starts is 79, expected at most key_rows = 78");
-  expect([](Sharded& x) { x.tokens = 53; }, "the last of starts is 52, expected tokens = 53");
-  expect(
-      [](Sharded& x) {
-        x.run_starts = {0, 50, 40, 79};
-      },
-      "run_starts[2] is 40, expected at least run_starts[1] = 50");
-  expect(
-      [](Sharded& x) {
-        x.piece_segments = {0, 0, 1, 0, 2};
-      },
-      "piece 3 is of segment 0, expected 1 to 2");
-  expect([](Sharded& x) { x.run_segments = {0, 0, 3}; }, "run 2 is of segment 3, expected 0 to 2");
-  expect(
-      [](Sharded& x) {
-        x.firsts = {10, 49, 0, 7, 7};
-      },
-      "piece 1 begins at position 49, expected at least 50");
-  expect(
-      [](Sharded& x) {
-        x.firsts = {-1, 90, 0, 7, 7};
-      },
-      "piece 0 begins at position -1, expected at least 0");
-  expect(
-      [](Sharded& x) {
-        x.run_firsts = {0, 110, 0};
-      },
-      "run 1 ends at position 130, but the blocks of its segment at 128");
   expect(
       [](Sharded& x) {
         x.firsts = {10, 90, 0, 7};
@@ -272,6 +267,58 @@ TEST(ShardedGrid, SaysWhatIsWrong) {
       "firsts is i32 [4], expected i32 [pieces] = [5]");
   expect([](Sharded& x) { x.run_firsts = {0}; },
          "run_firsts is i32 [1], expected i32 [runs] = [3]");
+}
+
+TEST(ShardedGrid, KernelsFindWrongNumbers) {
+  const auto expect = [](const std::function<void(Sharded&)>& change, const std::string& sentence,
+                         const std::string& on_gpu) {
+    Sharded wrong;
+    change(wrong);
+    support::expect_kernel_error([&] { with_grid(wrong, [](const SegmentGrid&) {}); },
+                                 "build_sharded_grid: " + sentence, on_gpu);
+  };
+  expect([](Sharded& x) { x.key_rows = 78; },
+         "the last of run_starts is 79, expected at most key_rows = 78",
+         "the last of run_starts is above key_rows");
+  expect([](Sharded& x) { x.tokens = 53; }, "the last of starts is 52, expected tokens = 53",
+         "the last of starts is not tokens");
+  expect(
+      [](Sharded& x) {
+        x.run_starts = {0, 50, 40, 79};
+      },
+      "run_starts[2] is 40, expected at least run_starts[1] = 50", "run_starts does not ascend");
+  expect(
+      [](Sharded& x) {
+        x.piece_segments = {0, 0, 1, 0, 2};
+      },
+      "piece 3 is of segment 0, expected 1 to 2", "segments of pieces or runs do not ascend");
+  expect(
+      [](Sharded& x) {
+        x.run_segments = {0, 0, 3};
+      },
+      "run 2 is of segment 3, expected 0 to 2", "segments of pieces or runs do not ascend");
+  expect(
+      [](Sharded& x) {
+        x.firsts = {10, 49, 0, 7, 7};
+      },
+      "piece 1 begins at position 49, expected at least 50", "pieces or runs of a segment overlap");
+  expect(
+      [](Sharded& x) {
+        x.firsts = {-1, 90, 0, 7, 7};
+      },
+      "piece 0 begins at position -1, expected at least 0", "pieces or runs of a segment overlap");
+  expect(
+      [](Sharded& x) {
+        x.run_firsts = {0, 110, 0};
+      },
+      "run 1 ends at position 130, but the blocks of its segment at 128",
+      "ends behind the blocks of its segment");
+  expect(
+      [](Sharded& x) {
+        x.block_starts = {0, 4, 3, 6};
+      },
+      "block_starts[2] is 3, expected at least block_starts[1] = 4",
+      "block_starts does not ascend");
 }
 
 }  // namespace

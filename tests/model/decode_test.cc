@@ -24,12 +24,12 @@ void expect_decoding_equals_training(const TrainConfig& config, const SparsityPl
   batch.tokens.resize(static_cast<size_t>(length));
   batch.targets.resize(static_cast<size_t>(length));
   const int64_t vocabulary = config.model().vocabulary();
-  Buffer buffer(Device{}, 2 * length * vocabulary * 4);
+  Buffer buffer(support::bare_device(), 2 * length * vocabulary * 4);
   const TensorView expected = buffer.view(DType::kF32, {length, vocabulary});
   const TensorView found = buffer.view(DType::kF32, {length, vocabulary}, length * vocabulary * 4);
   Transformer::Run run = tiny.run(plan);
   tiny.model.logits(run, batch.view(), expected);
-  std::vector<AttentionCache> caches = tiny.model.make_caches(Device{}, plan, length);
+  std::vector<AttentionCache> caches = tiny.model.make_caches(tiny.stream, plan, length);
   for (int64_t position = 0; position < length; ++position) {
     const ConstTensorView token(&batch.tokens[static_cast<size_t>(position)], DType::kI32, {1},
                                 Device{});

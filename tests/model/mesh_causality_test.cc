@@ -72,7 +72,7 @@ std::vector<float> token_losses(const TrainConfig& config, const Case& c, const 
         own.targets[i] = (own.tokens[i] + 7 + 19 * target) % config.model().vocabulary();
       }
       Transformer::Run run = rank.run(plan);
-      (void)rank.model.forward(run, rank.part_of(own.view()), found);
+      rank.model.forward(run, rank.part_of(own.view()), found);
       if (rank.mesh.coordinate(Axis::kTensor) != 0) continue;
       size_t row = 0;
       for (const TokenRange& range :

@@ -12,13 +12,13 @@ class MeshModel {
  public:
   MeshModel(const TrainConfig& config, Communicator& world, const MeshShape& shape,
             SequenceOrder order = SequenceOrder::kContiguous)
-      : stream(Device{}, 1),
+      : stream(bare_device(), 1),
         mesh(world, shape),
         model(config.model(), DType::kF32, Recompute::kNothing, store, place_in(mesh)),
-        sums(Device{}, model),
+        sums(bare_device(), model),
         planner_(mesh, model.planner_options(order)),
-        arena_(Device{}, int64_t{8} << 20) {
-    store.allocate(Device{});
+        arena_(bare_device(), int64_t{8} << 20) {
+    store.allocate(bare_device());
     store.initialize(stream, config.seed());
   }
 

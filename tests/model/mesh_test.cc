@@ -107,13 +107,13 @@ DType dtype_of(const TrainConfig& config) {
 class Rank {
  public:
   Rank(const TrainConfig& config, Communicator& world, const Case& c)
-      : stream_(Device{}, 1),
+      : stream_(support::bare_device(), 1),
         mesh_(world, c.mesh),
         model_(config.model(), dtype_of(config), c.recompute, store_, place_in(mesh_)),
         planner_(mesh_, model_.planner_options(c.order)),
-        arena_(Device{}, int64_t{16} << 20),
-        sums_(Device{}, model_) {
-    store_.allocate(Device{});
+        arena_(support::bare_device(), int64_t{16} << 20),
+        sums_(support::bare_device(), model_) {
+    store_.allocate(support::bare_device());
     store_.initialize(stream_, config.seed());
     store_.zero_gradients(stream_);
     sums_.clear(stream_);
@@ -126,7 +126,7 @@ class Rank {
                          .sparsity = c.plan,
                          .router = {.share = 1 / static_cast<float>(batch_ranks.size())},
                          .sums = sums_.views()};
-    loss_ = model_.forward_backward(run, own.view(), kScale);
+    model_.forward_backward(run, own.view(), kScale);
     for (const Parameter& parameter : store_.all()) {
       if (parameter.trained) {
         group_of(parameter.placement).all_reduce(stream_, parameter.grad, Reduction::kSum);
@@ -136,20 +136,22 @@ class Rank {
 
   Step step() {
     Step step;
-    std::vector<double> values{loss_};
-    for (const float x : sums_.views().gate_losses.as<float>()) values.push_back(x);
-    for (const float x : sums_.views().router_losses.as<float>()) values.push_back(x);
-    for (const float x : sums_.views().gate_stats.as<float>()) values.push_back(x);
+    mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
+    const StepSums& sums = sums_.read(stream_);
+    std::vector<double> values{sums.loss.as<double>()[0]};
+    for (const TensorView& part : {sums.gate_losses, sums.router_losses, sums.gate_stats}) {
+      for (const float x : part.as<float>()) values.push_back(x);
+    }
     mesh_.world().all_reduce_values(values);
     step.loss = values[0];
     step.auxiliary.assign(values.begin() + 1, values.end());
-    mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
-    const auto counts = sums_.views().expert_counts.as<float>();
+    const auto counts = sums.expert_counts.as<float>();
     step.expert_counts.assign(counts.begin(), counts.end());
     return step;
   }
 
   const ParameterStore& store() const { return store_; }
+  Stream& stream() { return stream_; }
 
  private:
   Communicator& group_of(Placement placement) {
@@ -165,7 +167,6 @@ class Rank {
   TokenPlanner planner_;
   Arena arena_;
   StepSumsBuffer sums_;
-  double loss_ = 0;
 };
 
 Step one_rank(const TrainConfig& config, const SparsityPlan& plan) {
@@ -173,10 +174,9 @@ Step one_rank(const TrainConfig& config, const SparsityPlan& plan) {
   run_ranks(1, [&](Communicator& world) {
     Rank rank(config, world, {.mesh = {}, .plan = plan});
     step = rank.step();
-    const WholeParameters gradients(rank.store(), WholeParameters::Of::kGradients);
+    const WholeParameters gradients(rank.stream(), rank.store(), WholeParameters::Of::kGradients);
     for (const auto& [name, data] : gradients.all()) {
-      const auto values = data.as<float>();
-      step.gradients[name].assign(values.begin(), values.end());
+      step.gradients[name] = support::elements<float>(data);
     }
   });
   return step;
@@ -196,7 +196,7 @@ void expect_gradients(const ParameterStore& store, const Step& expected, double 
   for (const Parameter& parameter : store.all()) {
     if (!parameter.trained) continue;
     const std::vector<float>& whole = expected.gradients.at(parameter.name);
-    const auto found = parameter.grad.as<float>();
+    const std::vector<float> found = support::elements<float>(parameter.grad);
     double difference = 0;
     double squares = 0;
     for (const float x : whole) squares += static_cast<double>(x) * x;

@@ -52,13 +52,17 @@ class Layer {
         gate_stats_(DType::kF32, {6}),
         router_losses_(DType::kF32, {2}),
         dropped_(DType::kF32, {1}),
-        sums_{.gate_losses = gate_losses_,
+        loss_(DType::kF64, {1}),
+        squares_(DType::kF64, {1}),
+        sums_{.loss = loss_,
+              .squares = squares_,
+              .gate_losses = gate_losses_,
               .gate_stats = gate_stats_,
               .router_losses = router_losses_,
               .dropped_pairs = dropped_,
               .expert_counts = counts_},
         x_(dtype, {static_cast<int64_t>(batch_.tokens.size()), kHidden}) {
-    store_.allocate(Device{});
+    store_.allocate(support::bare_device());
     store_.initialize(stream_, 1);
   }
 
@@ -72,8 +76,8 @@ class Layer {
   const Tensor& x() const { return x_; }
 
  private:
-  Stream stream_{Device{}, 1};
-  Arena arena_{Device{}, int64_t{4} << 20};
+  Stream stream_{support::bare_device(), 1};
+  Arena arena_{support::bare_device(), int64_t{4} << 20};
   ParameterStore store_;
   Moe moe_;
   TrainConfig config_;
@@ -88,6 +92,8 @@ class Layer {
   Tensor gate_stats_;
   Tensor router_losses_;
   Tensor dropped_;
+  Tensor loss_;
+  Tensor squares_;
   StepSums sums_;
   Tensor x_;
 };
@@ -99,15 +105,14 @@ TEST(Moe, RecomputationKeepsTheChoiceAndCountsNothing) {
     x[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i)));
   }
   StepContext step = layer.step();
-  const Moe::Decision decision = layer.moe().allocate_decision(step);
+  Moe::Decision decision = layer.moe().allocate_decision(step);
   const Tensor first(DType::kF32, layer.x().shape());
   const Tensor second(DType::kF32, layer.x().shape());
   (void)layer.moe().forward(step, layer.x(), decision, first);
   const std::vector<double> counts = support::to_doubles(layer.sums().expert_counts);
   const std::vector<double> losses = support::to_doubles(layer.sums().router_losses);
   // Whatever has become of the router, recomputation goes to the experts of the first time.
-  const auto bias = layer.parameter("router.bias").value.as<float>();
-  for (size_t e = 0; e < bias.size(); ++e) bias[e] = e < 2 ? 10.0f : -10.0f;
+  support::set_elements<float>(layer.parameter("router.bias").value, {10, 10, -10, -10});
   StepContext again = layer.step(/*recompute=*/true);
   (void)layer.moe().forward(again, layer.x(), decision, second);
   expect_same_bits(second, first, "y");
@@ -119,16 +124,17 @@ TEST(Moe, LogitsThatTieInBFloat16DoNotTie) {
   Layer layer(DType::kBF16);
   const auto x = layer.x().as<BF16>();
   std::fill(x.begin(), x.end(), from_float<BF16>(1));
-  const auto weight = layer.parameter("router.weight").value.as<float>();
   const std::vector<float> logits{1.0f, 1.001f, -1.0f, 1.002f};
-  for (size_t i = 0; i < weight.size(); ++i) {
-    weight[i] = logits[i / kHidden] / static_cast<float>(kHidden);
+  std::vector<float> weight;
+  for (int64_t i = 0; i < kExperts * kHidden; ++i) {
+    weight.push_back(logits[static_cast<size_t>(i / kHidden)] / static_cast<float>(kHidden));
   }
+  support::set_elements(layer.parameter("router.weight").value, weight);
   StepContext step = layer.step();
-  const Moe::Decision decision = layer.moe().allocate_decision(step);
+  Moe::Decision decision = layer.moe().allocate_decision(step);
   const Tensor y(DType::kBF16, layer.x().shape());
   (void)layer.moe().forward(step, layer.x(), decision, y);
-  const auto experts = decision.experts.as<int32_t>();
+  const std::vector<int32_t> experts = support::elements<int32_t>(decision.experts);
   EXPECT_EQ((std::set<int32_t>{experts[0], experts[1]}), (std::set<int32_t>{1, 3}));
 }
 
@@ -143,17 +149,17 @@ TEST(Moe, EveryRankCountsThePairsBeyondItsCapacity) {
     run_ranks(shape.ranks(), [&](Communicator& world) {
       support::MeshModel rank(config, world, shape);
       Transformer::Run run = rank.run(support::tiny_plan());
-      const double loss = rank.model.forward_backward(run, rank.part_of(batch.view()), 1.0f / 448);
-      EXPECT_TRUE(std::isfinite(loss));
+      rank.model.forward_backward(run, rank.part_of(batch.view()), 1.0f / 448);
+      EXPECT_TRUE(std::isfinite(support::elements<double>(run.sums.loss)[0]));
       double expected = 0;
       double all = 0;
-      for (const float count : run.sums.expert_counts.as<float>()) {
+      for (const float count : support::elements<float>(run.sums.expert_counts)) {
         expected += std::max(0.0, count - bound);
         all += count;
       }
       EXPECT_EQ(all, static_cast<double>(pairs)) << to_string(shape);
       EXPECT_GT(expected, 0) << to_string(shape);
-      EXPECT_EQ(run.sums.dropped_pairs.as<float>()[0], expected) << to_string(shape);
+      EXPECT_EQ(support::elements<float>(run.sums.dropped_pairs)[0], expected) << to_string(shape);
     });
   }
 }

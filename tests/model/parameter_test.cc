@@ -12,25 +12,26 @@ namespace {
 
 TEST(ParameterStore, InitialValuesDoNotDependOnTheShards) {
   const Shape whole{6, 10, 4};
-  Stream stream{Device{}};
+  Stream stream{support::bare_device()};
   ParameterStore full;
   const Parameter& all = full.declare({.name = "w", .shard = Shard::replicated(whole)});
-  full.allocate(Device{});
+  full.allocate(support::bare_device());
   full.initialize(stream, 7);
+  const std::vector<float> expected = support::elements<float>(all.value);
   for (int axis = 0; axis < 3; ++axis) {
     for (int part = 0; part < 2; ++part) {
       ParameterStore parts;
       const Parameter& mine =
           parts.declare({.name = "w", .shard = Shard::split(whole, axis, part, 2)});
-      parts.allocate(Device{});
+      parts.allocate(support::bare_device());
       parts.initialize(stream, 7);
       const Shape local = mine.shard.local();
+      const std::vector<float> found = support::elements<float>(mine.value);
       for (int64_t i = 0; i < local.elements(); ++i) {
         std::array<int64_t, 3> at{i / local[2] / local[1], i / local[2] % local[1], i % local[2]};
         at[static_cast<size_t>(axis)] += mine.shard.begin;
         const int64_t global = (at[0] * whole[1] + at[1]) * whole[2] + at[2];
-        ASSERT_EQ(mine.value.as<float>()[static_cast<size_t>(i)],
-                  all.value.as<float>()[static_cast<size_t>(global)])
+        ASSERT_EQ(found[static_cast<size_t>(i)], expected[static_cast<size_t>(global)])
             << "axis " << axis << ", part " << part << ", element " << i;
       }
     }
@@ -38,12 +39,12 @@ TEST(ParameterStore, InitialValuesDoNotDependOnTheShards) {
 }
 
 TEST(ParameterStore, InitialValuesAreNormalAndDependOnSeedAndName) {
-  Stream stream{Device{}};
+  Stream stream{support::bare_device()};
   const auto values = [&](const std::string& name, uint64_t seed) {
     ParameterStore store;
     const Parameter& w =
         store.declare({.name = name, .shard = Shard::replicated({100, 100}), .init = 0.5});
-    store.allocate(Device{});
+    store.allocate(support::bare_device());
     store.initialize(stream, seed);
     return support::to_doubles(w.value);
   };
@@ -59,6 +60,28 @@ TEST(ParameterStore, InitialValuesAreNormalAndDependOnSeedAndName) {
   EXPECT_GT(support::error(a, values("a", 2)), 0.5);
   EXPECT_GT(support::error(a, values("b", 1)), 0.5);
   EXPECT_EQ(a, values("a", 1));
+}
+
+// More numbers than the host makes at a time.
+TEST(ParameterStore, InitialValuesAreTheSameOnEveryDevice) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto values = [&](Device device) {
+      Stream stream(device, 2);
+      ParameterStore store;
+      const Parameter& w = store.declare(
+          {.name = "w", .shard = Shard::split({5, 1 << 18, 3}, 2, 1, 3), .dtype = dtype});
+      const Parameter& one = store.declare({.name = "one",
+                                            .shard = Shard::replicated({3}),
+                                            .initializer = Initializer::kConstant,
+                                            .init = 1});
+      store.allocate(device);
+      store.initialize(stream, 5);
+      stream.synchronize();
+      EXPECT_EQ(support::to_doubles(one.value), (std::vector<double>{1, 1, 1}));
+      return support::to_doubles(w.value);
+    };
+    EXPECT_EQ(values(support::bare_device()), values(Device{}));
+  }
 }
 
 // What a store promises of its buckets, for the rank at `places`.

@@ -10,6 +10,7 @@
 #include "model/step_sums.h"
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
+#include "tests/support/random_tensor.h"
 
 namespace tessera::support {
 
@@ -79,20 +80,20 @@ struct TinyBatch {
   }
 };
 
-/// A model with its parameters, sums and arena on the CPU.
+/// A model with its parameters, sums and arena on support::bare_device().
 class TinyModel {
  public:
   explicit TinyModel(const TrainConfig& config, int threads = 1,
                      Recompute recompute = Recompute::kNothing, int64_t arena_bytes = 64 << 20)
-      : stream(Device{}, threads),
+      : stream(bare_device(), threads),
         model(config.model(),
               config.runtime().precision() == RuntimeConfig::F32 ? DType::kF32 : DType::kBF16,
               recompute, store),
         alone(model),
-        arena(Device{}, arena_bytes),
-        buffer(Device{}, model),
+        arena(bare_device(), arena_bytes),
+        buffer(bare_device(), model),
         sums(buffer.views()) {
-    store.allocate(Device{});
+    store.allocate(bare_device());
     store.initialize(stream, config.seed());
   }
 
@@ -103,12 +104,15 @@ class TinyModel {
   /// Everything that the gradient is of: token losses / scale and auxiliary losses.
   double objective(const SparsityPlan& plan, const TinyBatch& batch, float scale) {
     Transformer::Run now = run(plan);
-    return model.forward(now, batch.view()) * scale + auxiliary();
+    model.forward(now, batch.view());
+    return loss() * scale + auxiliary();
   }
+  /// Of the tokens since the last run().
+  double loss() const { return elements<double>(sums.loss)[0]; }
   double auxiliary() const {
     double sum = 0;
     for (const TensorView& losses : {sums.gate_losses, sums.router_losses}) {
-      for (const float loss : losses.as<float>()) sum += loss;
+      for (const float loss : elements<float>(losses)) sum += loss;
     }
     return sum;
   }

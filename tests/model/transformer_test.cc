@@ -28,9 +28,10 @@ std::vector<double> losses_and_gradients(TinyModel& tiny, const SparsityPlan& pl
                                          const TinyBatch& batch) {
   tiny.store.zero_gradients(tiny.stream);
   Transformer::Run run = tiny.run(plan);
-  std::vector<double> all{tiny.model.forward_backward(run, batch.view(), kScale), tiny.auxiliary()};
-  for (const float g : tiny.store.gradients().as<float>()) all.push_back(g);
-  for (const float n : tiny.sums.expert_counts.as<float>()) all.push_back(n);
+  tiny.model.forward_backward(run, batch.view(), kScale);
+  std::vector<double> all{tiny.loss(), tiny.auxiliary()};
+  for (const float g : support::elements<float>(tiny.store.gradients())) all.push_back(g);
+  for (const float n : support::elements<float>(tiny.sums.expert_counts)) all.push_back(n);
   return all;
 }
 
@@ -38,20 +39,21 @@ std::vector<double> losses_and_gradients(TinyModel& tiny, const SparsityPlan& pl
 // the best signal that losses in f32 can give; and that norm.
 std::pair<double, double> slope_and_norm(TinyModel& tiny, const SparsityPlan& plan,
                                          const TinyBatch& batch, Parameter& parameter) {
-  const auto value = parameter.value.as<float>();
-  const auto grad = parameter.grad.as<float>();
+  const std::vector<float> before = support::elements<float>(parameter.value);
+  const std::vector<float> grad = support::elements<float>(parameter.grad);
   double norm = 0;
   for (const float g : grad) norm += static_cast<double>(g) * g;
   norm = std::sqrt(norm);
   if (norm == 0) return {0, 0};
   const double step = 2e-3 / std::max(1.0, norm);
-  const std::vector<float> before(value.begin(), value.end());
   const auto objective_at = [&](double distance) {
+    std::vector<float> value = before;
     for (size_t i = 0; i < value.size(); ++i) {
-      value[i] = before[i] + static_cast<float>(distance * grad[i] / norm);
+      value[i] += static_cast<float>(distance * grad[i] / norm);
     }
+    support::set_elements(parameter.value, value);
     const double found = tiny.objective(plan, batch, kScale);
-    std::copy(before.begin(), before.end(), value.begin());
+    support::set_elements(parameter.value, before);
     return found;
   };
   return {(objective_at(step) - objective_at(-step)) / (2 * step), norm};
@@ -100,7 +102,7 @@ TEST(Transformer, EveryTrainedParameterGetsAGradient) {
   for (const Parameter& parameter : tiny.store.all()) {
     if (!parameter.trained) continue;
     double norm = 0;
-    for (const float g : parameter.grad.as<float>()) norm += std::abs(g);
+    for (const float g : support::elements<float>(parameter.grad)) norm += std::abs(g);
     EXPECT_GT(norm, 0) << parameter.name;
   }
 }
@@ -122,12 +124,12 @@ TEST(Transformer, PlanCountsTheBytesOfTheRealStepExactly) {
     const auto planned = [&](const ConstTensorView& x) {
       return ConstTensorView(nullptr, x.dtype(), x.shape(), device);
     };
-    (void)model.forward_backward(run,
-                                 {.tokens = planned(real.tokens),
-                                  .targets = planned(real.targets),
-                                  .starts = planned(real.starts),
-                                  .sequences = real.sequences},
-                                 kScale);
+    model.forward_backward(run,
+                           {.tokens = planned(real.tokens),
+                            .targets = planned(real.targets),
+                            .starts = planned(real.starts),
+                            .sequences = real.sequences},
+                           kScale);
     TinyModel exact(config, 1, recompute, arena.high_water());
     losses_and_gradients(exact, tiny_plan(), batch);
     EXPECT_EQ(exact.arena.high_water(), arena.high_water());
@@ -157,8 +159,8 @@ TEST(Transformer, LaterTokensChangeNoEarlierLogit) {
   TinyModel tiny(config);
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   const int64_t vocabulary = config.model().vocabulary();
-  Buffer before(Device{}, tokens * vocabulary * 4);
-  Buffer after(Device{}, tokens * vocabulary * 4);
+  Buffer before(support::bare_device(), tokens * vocabulary * 4);
+  Buffer after(support::bare_device(), tokens * vocabulary * 4);
   const Shape shape{tokens, vocabulary};
   Transformer::Run run = tiny.run(tiny_plan());
   tiny.model.logits(run, batch.view(), before.view(DType::kF32, shape));

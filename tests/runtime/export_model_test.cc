@@ -31,7 +31,7 @@ class ExportModelTest : public support::TrainingFixture {
     const LoadedModel loaded = load_model(stream, run, {.precision = precision});
     const ShardedSafetensors exported(files);
     size_t parts = 0;
-    const WholeParameters values(*loaded.store, WholeParameters::Of::kValues);
+    const WholeParameters values(stream, *loaded.store, WholeParameters::Of::kValues);
     for (const auto& [name, value] : values.all()) {
       for (const HuggingFacePart& part :
            hugging_face_parts(loaded.config->model(), name, value.shape())) {

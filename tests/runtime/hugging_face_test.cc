@@ -33,8 +33,8 @@ const Overrides kMixtral =
 
 using Tensors = std::map<std::string, ConstTensorView>;
 
-WholeParameters values_of(const TinyModel& model) {
-  return {model.store, WholeParameters::Of::kValues};
+WholeParameters values_of(TinyModel& model) {
+  return {model.stream, model.store, WholeParameters::Of::kValues};
 }
 
 Tensors exported(const WholeParameters& values, const TrainConfig& config, bool gates = false) {
@@ -59,7 +59,7 @@ using Shapes = std::map<std::string, Shape>;
 
 Shapes shapes(const Overrides& overrides, bool gates = false) {
   const TrainConfig config = tiny_config(overrides);
-  const TinyModel model(config);
+  TinyModel model(config);
   const WholeParameters values = values_of(model);
   Shapes found;
   for (const auto& [name, data] : exported(values, config, gates)) found[name] = data.shape();

@@ -82,6 +82,21 @@ TEST_F(RunTrainingTest, NoneIsRefusedWhereCheckpointsAre) {
   EXPECT_EQ(run(config("new"), {.kind = ResumeFrom::Kind::kNone}), TrainingEnd::kFinished);
 }
 
+TEST_F(RunTrainingTest, SaysWhenThereIsNoGpu) {
+  if (find_gpus().count > 0) GTEST_SKIP() << "there is one";
+  const TrainConfig on_gpu = config("gpu", {"runtime.device=GPU"});
+  try {
+    run(on_gpu);
+    ADD_FAILURE() << "it ran";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    EXPECT_NE(std::string(error.what()).find("gpu was asked for, but there is none to use"),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "gpu")) << "nothing was written";
+}
+
 TEST_F(RunTrainingTest, DryRunNeedsNoData) {
   TrainConfig planned = config("unused");
   planned.mutable_data()->set_path("/nowhere");

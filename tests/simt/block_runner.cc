@@ -174,6 +174,10 @@ void violation(const std::string& what) {
   for (;;) back_to_scheduler(r);  // never resumed; its stack is used again by the next block
 }
 
+void stop_kernel(const char* why) {
+  violation(concat("stops: ", why));
+}
+
 void run(const Launch& launch, const std::function<void()>& body) {
   Runner& r = runner();
   const int64_t lanes = int64_t{1} * launch.block.x * launch.block.y * launch.block.z;
@@ -192,6 +196,7 @@ void run(const Launch& launch, const std::function<void()>& body) {
   blockDim = launch.block;
   gridDim = launch.grid;
   const char frame = 0;
+  const DeviceWork work;
   launch_begins(&frame);
   for (unsigned z = 0; z < launch.grid.z; ++z) {
     for (unsigned y = 0; y < launch.grid.y; ++y) {

@@ -28,6 +28,8 @@ int current_lane();
 void note_site(const void* return_address);
 /// The rule is broken: ends the whole launch, which throws. Does not return.
 [[noreturn]] void violation(const std::string& what);
+/// The same, called by the kernel itself, whose code may not make a string.
+[[noreturn]] void stop_kernel(const char* why);
 
 /// Waits until all lanes of the block are here. `site` names the barrier for messages. Returns
 /// the sum of what the lanes gave.

@@ -29,7 +29,11 @@ std::string look_up(const void* address, int64_t offset, const char* options) {
 }  // namespace
 
 std::string code_function(const void* address) {
-  const std::string name = look_up(address, 0, "-f");
+  std::string name = look_up(address, 0, "-f");
+  const std::string nameless = "(anonymous namespace)::";
+  if (const size_t at = name.find(nameless); at != std::string::npos) {
+    name.erase(at, nameless.size());
+  }
   return name.substr(0, name.find('('));
 }
 

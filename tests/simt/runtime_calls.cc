@@ -18,6 +18,15 @@ bool fits(const void* data, size_t bytes) {
   return bytes <= bytes_from(data);
 }
 
+cudaError_t allocated(void** data, size_t bytes, bool managed) {
+  try {
+    *data = allocate(bytes, managed);
+    return cudaSuccess;
+  } catch (const std::bad_alloc&) {
+    return cudaErrorMemoryAllocation;
+  }
+}
+
 void expect_success(cudaError_t status) {
   CHECK(status == cudaSuccess, "work of a graph: ", cudaGetErrorString(status));
 }
@@ -61,8 +70,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
                                                             : 4;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
-  std::snprintf(text, static_cast<size_t>(bytes), "0000:%02x:00.0", static_cast<unsigned>(device));
+// One GPU under eight numbers: ranks that are processes share it.
+cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int) {
+  std::snprintf(text, static_cast<size_t>(bytes), "0000:00:00.0");
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -70,30 +80,31 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  try {
-    *data = tessera::simt::allocate(bytes);
-    return cudaSuccess;
-  } catch (const std::bad_alloc&) {
-    return cudaErrorMemoryAllocation;
-  }
+  return tessera::simt::allocated(data, bytes, /*managed=*/false);
 }
 cudaError_t cudaMallocManaged(void** data, size_t bytes, unsigned) {
-  return cudaMalloc(data, bytes);
+  return tessera::simt::allocated(data, bytes, /*managed=*/true);
 }
 cudaError_t cudaFree(void* data) {
   tessera::simt::release(data);
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
-  return cudaMalloc(data, bytes);
+  return tessera::simt::allocated(data, bytes, /*managed=*/true);
 }
 cudaError_t cudaFreeHost(void* data) {
   return cudaFree(data);
 }
 
+cudaError_t cudaMemGetInfo(size_t* free, size_t* all) {
+  *free = *all = size_t{64} << 30;
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemset(void* data, int byte, size_t bytes) {
   if (bytes == 0) return cudaSuccess;
   if (!tessera::simt::fits(data, bytes)) return cudaErrorInvalidValue;
+  const tessera::simt::DeviceWork work;
   std::memset(data, byte, bytes);
   return cudaSuccess;
 }
@@ -111,6 +122,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
       (from_device && !tessera::simt::fits(from, bytes))) {
     return cudaErrorInvalidValue;
   }
+  const tessera::simt::DeviceWork work;
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }

@@ -54,6 +54,8 @@ void __asan_storeN_noabort(void* address, size_t bytes) {
   check(address, bytes, Access::kWrite);
 }
 void __asan_handle_no_return() {}
+void __asan_before_dynamic_init(const char*) {}
+void __asan_after_dynamic_init() {}
 }
 
 namespace tessera::simt {}

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct SimtStream {
 struct SimtEvent {
   std::weak_ptr<SimtGraph> graph;  // that its record is a part of
   SimtStream* stream = nullptr;
+  bool timed = false;
+  std::chrono::steady_clock::time_point recorded = {};
 };
 
 namespace tessera::simt {
@@ -80,14 +83,16 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   event->stream->unjoined = false;
   return cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return tessera::simt::make(event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  tessera::simt::make(event);
+  (*event)->timed = (flags & cudaEventDisableTiming) == 0;
+  return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return tessera::simt::destroy(event);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  *event = {stream->graph, stream};
+  *event = {stream->graph, stream, event->timed, std::chrono::steady_clock::now()};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -95,6 +100,13 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   return cudaEventSynchronize(event);
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  const bool recorded = from->stream != nullptr && to->stream != nullptr;
+  if (!from->timed || !to->timed || !recorded) return cudaErrorInvalidValue;
+  *milliseconds = std::chrono::duration<float, std::milli>(to->recorded - from->recorded).count();
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {

@@ -53,10 +53,13 @@ inline void expect_same_bits(const ConstTensorView& a, const ConstTensorView& b,
                              const std::string& what) {
   ASSERT_EQ(a.shape(), b.shape()) << what;
   ASSERT_EQ(a.dtype(), b.dtype()) << what;
-  const auto* left = static_cast<const unsigned char*>(a.data());
-  const auto* right = static_cast<const unsigned char*>(b.data());
+  std::vector<unsigned char> left(static_cast<size_t>(a.bytes()));
+  std::vector<unsigned char> right(left.size());
+  copy_bytes(left.data(), a.data(), a.bytes());
+  copy_bytes(right.data(), b.data(), b.bytes());
   for (int64_t i = 0; i < a.bytes(); ++i) {
-    ASSERT_EQ(left[i], right[i]) << what << ": element " << i / size_of(a.dtype());
+    const auto at = static_cast<size_t>(i);
+    ASSERT_EQ(left[at], right[at]) << what << ": element " << i / size_of(a.dtype());
   }
 }
 
@@ -71,6 +74,14 @@ void expect_error(F&& f, const std::string& sentence) {
     return;
   }
   ADD_FAILURE() << "nothing was thrown, expected: " << sentence;
+}
+
+/// The same for what only a kernel can find, as it reads the numbers: on the CPU it throws
+/// `sentence`, on a GPU it stops with `on_gpu`.
+template <class F>
+void expect_kernel_error(F&& f, const std::string& sentence, const std::string& on_gpu) {
+  if (!kernels_can_throw()) return;
+  expect_error(f, device().kind == DeviceKind::kGpu ? on_gpu : sentence);
 }
 
 /// Sizes of thread pools whose results must agree.

@@ -10,6 +10,13 @@ namespace tessera::support {
 Device device() {
   return {};
 }
+bool kernels_can_throw() {
+  return true;
+}
+
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+}
 
 SharedBytes::SharedBytes(int64_t bytes) {
   if (bytes == 0) return;

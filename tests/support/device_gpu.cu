@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/core/cuda_check.h"
+#include "kernels/core/device_check.cuh"
 #include "tests/support/device.h"
 
 // Managed memory: the driver moves pages to whoever touches them. Tests on a GPU run with
@@ -12,7 +13,15 @@
 namespace tessera::support {
 
 Device device() {
-  return {DeviceKind::kGpu};
+  return {DeviceKind::kGpu, 0, /*managed=*/true};
+}
+bool kernels_can_throw() {
+  return gpu::kStopsAreErrors;
+}
+
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0) return;
+  CUDA_CHECK(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault));
 }
 
 SharedBytes::SharedBytes(int64_t bytes) {

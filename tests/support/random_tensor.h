@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -73,17 +72,33 @@ void with_type(DType dtype, F&& f) {
       return f.template operator()<uint16_t>();
     case DType::kU8:
       return f.template operator()<uint8_t>();
+    case DType::kF64:
+      return f.template operator()<double>();
   }
 }
 
 }  // namespace detail
+
+/// The elements of a tensor, wherever it lies.
+template <class T>
+std::vector<T> elements(const ConstTensorView& view) {
+  std::vector<T> values(static_cast<size_t>(view.elements()));
+  copy_bytes(values.data(), view.as<T>().data(), view.bytes());
+  return values;
+}
+template <class T>
+void set_elements(const TensorView& view, const std::vector<T>& values) {
+  CHECK(std::ssize(values) == view.elements(), "set_elements: ", values.size(), " values for ",
+        view.shape());
+  copy_bytes(view.as<T>().data(), values.data(), view.bytes());
+}
 
 /// The elements of a tensor of any dtype, exactly.
 inline std::vector<double> to_doubles(const ConstTensorView& view) {
   std::vector<double> values;
   values.reserve(static_cast<size_t>(view.elements()));
   detail::with_type(view.dtype(), [&]<class T>() {
-    for (const T& value : view.as<T>()) values.push_back(detail::load(value));
+    for (const T& value : elements<T>(view)) values.push_back(detail::load(value));
   });
   return values;
 }
@@ -113,9 +128,7 @@ inline Tensor filled(DType dtype, Shape shape, double value) {
 
 inline Tensor copy_of(const ConstTensorView& view) {
   Tensor tensor(view.dtype(), view.shape());
-  if (view.bytes() > 0) {
-    std::memcpy(tensor.view().data(), view.data(), static_cast<size_t>(view.bytes()));
-  }
+  copy_bytes(tensor.view().data(), view.data(), view.bytes());
   return tensor;
 }
 

@@ -71,6 +71,23 @@ TEST(Copy, ChecksSizesAndPlaces) {
                         "copy: from [6] is neither in host memory nor on the device of the stream");
 }
 
+TEST(Copy, ToTheArenaAndOnTheHost) {
+  Stream stream(support::device());
+  Arena arena(support::device(), 1024);
+  std::vector<int32_t> values = counted(8);
+  const TensorView there = to_arena(stream, arena, host_view(values), "there");
+  EXPECT_EQ(there.device(), support::device());
+  values.assign(8, 0);
+  EXPECT_EQ(to_vector<int32_t>(stream, there), counted(8));
+  Buffer memory;
+  for (const int64_t count : {3, 8, 0}) {
+    const auto found = on_host(stream, there.rows(0, count), memory).as<int32_t>();
+    EXPECT_EQ(std::vector<int32_t>(found.begin(), found.end()),
+              counted(static_cast<size_t>(count)));
+  }
+  EXPECT_EQ(on_host(stream, host_view(values), memory).data(), values.data());
+}
+
 TEST(Copy, OnAPlanOnlyChecks) {
   Stream plan(Device{DeviceKind::kPlan});
   const TensorView many = support::plan_view(DType::kF32, {1 << 20, 1 << 20});

@@ -15,6 +15,7 @@ namespace {
 TEST(DType, SizesAndNamesAreThoseOfTheTypes) {
   EXPECT_EQ(size_of(kDTypeOf<float>), 4);
   EXPECT_EQ(size_of(kDTypeOf<BF16>), 2);
+  EXPECT_EQ(size_of(kDTypeOf<double>), 8);
   EXPECT_EQ(size_of(kDTypeOf<int32_t>), 4);
   EXPECT_EQ(size_of(kDTypeOf<int64_t>), 8);
   EXPECT_EQ(size_of(kDTypeOf<uint16_t>), 2);

@@ -58,6 +58,33 @@ TEST(Event, Moves) {
   EXPECT_TRUE(events.front().passed());
 }
 
+TEST(Event, TellsTheTimeBetweenTwoPoints) {
+  Stream stream(support::device());
+  const int64_t bytes = 1 << 20;
+  const Buffer from(support::device(), bytes);
+  const Buffer to(support::device(), bytes);
+  std::vector<Event> events;
+  for (int i = 0; i < 3; ++i) events.emplace_back(support::device(), /*timed=*/true);
+  events[0].record(stream);
+  copy(stream, from.view(DType::kU8, {bytes}), to.view(DType::kU8, {bytes}));
+  events[1].record(stream);
+  for (int i = 0; i < 20; ++i) {
+    copy(stream, from.view(DType::kU8, {bytes}), to.view(DType::kU8, {bytes}));
+  }
+  events[2].record(stream);
+  events[2].wait();
+  const double all = events[2].milliseconds_since(events[0]);
+  EXPECT_GT(all, 0);
+  EXPECT_LT(all, 10000);
+  EXPECT_GE(events[1].milliseconds_since(events[0]), 0);
+  EXPECT_LT(events[1].milliseconds_since(events[0]), all);
+  EXPECT_NEAR(events[1].milliseconds_since(events[0]) + events[2].milliseconds_since(events[1]),
+              all, 0.05);
+  const Event plain(support::device());
+  support::expect_error([&] { plain.milliseconds_since(events[0]); },
+                        "Event::milliseconds_since: both events must be timed");
+}
+
 TEST(Event, IsForStreamsOfItsDevice) {
   Stream plan(Device{DeviceKind::kPlan});
   Event event(support::device());

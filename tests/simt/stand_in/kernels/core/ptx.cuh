@@ -44,4 +44,16 @@ void wait_for_copies() {
   simt::wait_for_copies(Pending);
 }
 
+/// Words in memory, whatever else they may be.
+template <int N>
+struct [[gnu::may_alias]] alignas(4 * N) Words {
+  uint32_t values[N];
+};
+inline void store_words(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  *static_cast<Words<4>*>(to) = {{a, b, c, d}};
+}
+inline void store_words(void* to, uint32_t a, uint32_t b) {
+  *static_cast<Words<2>*>(to) = {{a, b}};
+}
+
 }  // namespace tessera::gpu

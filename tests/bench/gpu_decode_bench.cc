@@ -1,0 +1,224 @@
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+
+#include "kernels/decode_attention.h"
+#include "tests/bench/gpu_bench.h"
+
+// Attention of one new token per sequence in one layer of 32 heads in 8 KV groups, d 128, bf16:
+// dense over all that the cache keeps; and DGSA, one group that chooses pages and seven with a
+// window of 1024. A batch is one sequence after the other, all as one graph. One line of JSON each.
+
+namespace tessera {
+namespace {
+
+constexpr DType kType = DType::kBF16;
+constexpr int64_t kBlock = 64;
+constexpr int64_t kGateDim = 64;
+
+struct Sizes {
+  explicit Sizes(const GpuBench& bench, int64_t n)
+      : tokens(n),
+        heads(bench.size(32, 4)),
+        groups(bench.size(8, 2)),
+        d(bench.size(128, 16)),
+        window(bench.size(1024, 2 * kBlock)) {
+    for (int32_t g = 0; g < groups; ++g) (g == 0 ? global : local).push_back(g);
+    all.resize(static_cast<size_t>(groups));
+    std::iota(all.begin(), all.end(), 0);
+  }
+
+  int64_t pages() const { return tokens / kBlock; }
+  BlockRule rule() const {
+    return {.sink_blocks = 1,
+            .window_blocks = window / kBlock,
+            .kept = 4 * static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(pages() - 1)))};
+  }
+  float scale() const { return 1 / std::sqrt(static_cast<float>(d)); }
+  /// Of keys and values.
+  double bytes(int64_t rows, int64_t of_groups) const {
+    return 2 * 2 * static_cast<double>(rows * of_groups * d);
+  }
+
+  int64_t tokens, heads, groups, d, window;
+  std::vector<int32_t> all, global, local;
+};
+
+/// Keys and values of some groups of one sequence, and what its new token attends to.
+struct Cache {
+  Cache(GpuTensors& tensors, const Sizes& s, std::span<const int32_t> of, int64_t rows)
+      : groups(of),
+        k(tensors.random(kType, {std::ssize(of), rows, s.d})),
+        v(tensors.random(kType, k.shape())) {}
+
+  /// The same rows in all groups.
+  void attend_to(GpuTensors& tensors, std::span<const CacheSpan> list) {
+    const auto count = static_cast<int64_t>(groups.size());
+    std::vector<int32_t> numbers;
+    for (int64_t g = 0; g < count; ++g) {
+      for (const CacheSpan& span : list) {
+        numbers.push_back(span.first_row);
+        numbers.push_back(span.rows);
+      }
+    }
+    spans = tensors.from({count, std::ssize(list), 2}, numbers);
+    counts = tensors.from({count},
+                          std::vector<int32_t>(groups.size(), static_cast<int32_t>(list.size())));
+  }
+
+  std::span<const int32_t> groups;
+  TensorView k, v, spans, counts, log_gates;
+};
+
+void attend(Stream& stream, const Sizes& s, ConstTensorView q, TensorView o, const Cache& cache) {
+  decode_attention(stream, {.o = o,
+                            .lse = {},
+                            .q = q,
+                            .k = cache.k,
+                            .v = cache.v,
+                            .spans = cache.spans,
+                            .log_gates = cache.log_gates,
+                            .counts = cache.counts,
+                            .groups = cache.groups,
+                            .kv_heads = s.groups,
+                            .scale = s.scale()});
+}
+
+void dense(GpuBench& bench, int64_t n, int64_t batch) {
+  const Sizes s(bench, n);
+  GpuTensors tensors(bench);
+  const TensorView q = tensors.random(kType, {s.heads, s.d});
+  const TensorView o = tensors.zeros(kType, {s.heads, s.d});
+  const CacheSpan everything[] = {{0, static_cast<int32_t>(n)}};
+  std::vector<Cache> caches;
+  for (int64_t i = 0; i < batch; ++i) {
+    caches.emplace_back(tensors, s, s.all, n).attend_to(tensors, everything);
+  }
+  bench.run({.name = "decode_dense",
+             .shape = concat(thousands(n), " tokens, batch ", batch),
+             .dtype = kType,
+             .bytes = static_cast<double>(batch) * s.bytes(n, s.groups),
+             .call =
+                 [&] {
+                   for (const Cache& cache : caches) attend(bench.stream(), s, q, o, cache);
+                 },
+             .graph = true});
+}
+
+/// One sequence whose global group chooses.
+struct Chooser {
+  Chooser(GpuTensors& t, const Sizes& s)
+      : rule(s.rule()),
+        most(rule.sink_blocks + rule.kept + rule.window_blocks),
+        global(t, s, s.global, s.tokens),
+        local(t, s, s.local, WindowCache{s.window, kBlock}.rows()),
+        selection{t.zeros(DType::kI32, {1, 1, rule.kept + 1}),
+                  t.zeros(DType::kF32, {1, 1, rule.kept + 1}), t.zeros(DType::kI32, {1, 1})},
+        scores(t.zeros(DType::kF32, {1, s.pages()})),
+        qt(t.random(DType::kF32, {1, kGateDim})),
+        kt(t.random(DType::kF32, {1, s.pages(), kGateDim})),
+        widths(t.from<float>({1}, {1.0f})),
+        state(t.zeros(DType::kF32, {1, s.d + 2})),
+        kbar(t.zeros(kType, {1, s.d})),
+        k0(t.random(kType, {1, s.d})),
+        r(t.random(DType::kF32, {1, s.d}, 0.1)) {
+    std::vector<int32_t> rows;
+    for (int64_t page = 0; page < s.pages(); ++page) {
+      rows.push_back(static_cast<int32_t>(page * kBlock));
+    }
+    page_rows = t.from({s.pages()}, rows);
+    global.spans = t.zeros(DType::kI32, {1, most, 2});
+    global.log_gates = t.zeros(DType::kF32, {1, most});
+    global.counts = t.zeros(DType::kI32, {1});
+    std::array<CacheSpan, 3> spans;
+    const int64_t count = WindowCache{s.window, kBlock}.spans(s.tokens - 1, spans);
+    local.attend_to(t, std::span(spans).first(static_cast<size_t>(count)));
+  }
+
+  void decode(Stream& stream, const Sizes& s, ConstTensorView q, TensorView o) const {
+    decode_select(stream, {.selection = selection,
+                           .spans = global.spans,
+                           .log_gates = global.log_gates,
+                           .counts = global.counts,
+                           .scores = scores,
+                           .qt = qt,
+                           .kt = kt,
+                           .page_rows = page_rows,
+                           .position = s.tokens - 1,
+                           .block = kBlock,
+                           .rule = rule,
+                           .gate_keys = 1,
+                           .ramp = {0.999f, widths}});
+    attend(stream, s, q, o, global);
+    attend(stream, s, q, o, local);
+    page_gate(
+        stream,
+        {.state = state, .kbar = kbar, .k0 = k0, .r = r, .position = s.tokens - 1, .part = kBlock});
+  }
+
+  BlockRule rule;
+  int64_t most;
+  Cache global, local;
+  BlockSelection selection;
+  TensorView scores, qt, kt, widths, state, kbar, k0, r, page_rows;
+};
+
+void sparse(GpuBench& bench, int64_t n, int64_t batch) {
+  const Sizes s(bench, n);
+  GpuTensors tensors(bench);
+  const TensorView q = tensors.random(kType, {s.heads, s.d});
+  const TensorView o = tensors.zeros(kType, {s.heads, s.d});
+  std::vector<Chooser> choosers;
+  for (int64_t i = 0; i < batch; ++i) choosers.emplace_back(tensors, s);
+  const double chosen = s.bytes(choosers.front().most * kBlock, 1);
+  const double near = s.bytes(s.window + kBlock, std::ssize(s.local));
+  const auto gate = static_cast<double>(choosers.front().kt.bytes());
+  bench.run({.name = "decode_sparse",
+             .shape = concat(thousands(n), " tokens, batch ", batch),
+             .dtype = kType,
+             .bytes = static_cast<double>(batch) * (chosen + near + gate),
+             .call =
+                 [&] {
+                   for (const Chooser& chooser : choosers) chooser.decode(bench.stream(), s, q, o);
+                 },
+             .graph = true,
+             .note = "scores, choice and the pool of the open page included"});
+}
+
+std::vector<int64_t> lengths(const GpuBench& bench) {
+  if (bench.options().tiny) return {1024};
+  if (bench.options().quick) return {32768, 131072};
+  return {8192, 32768, 131072};
+}
+
+std::vector<int64_t> batches(const GpuBench& bench) {
+  if (bench.options().tiny) return {2};
+  if (bench.options().quick) return {1, 16};
+  return {1, 4, 16};
+}
+
+int run(const GpuBenchOptions& options) {
+  GpuBench bench(options);
+  for (const int64_t n : lengths(bench)) {
+    for (const int64_t batch : batches(bench)) {
+      bench.group("dense", [&] { dense(bench, n, batch); });
+      bench.group("sparse", [&] { sparse(bench, n, batch); });
+    }
+  }
+  return bench.end();
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int count, char** arguments) {
+  constexpr const char* kGroups[] = {"dense", "sparse"};
+  try {
+    return tessera::run(tessera::gpu_bench_options(count, arguments, kGroups));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

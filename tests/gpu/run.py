@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""The steps of tests/gpu/run.sh, which says how to call this."""
+
+import argparse
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import suites
+import training
+from session import ROOT, Session, json_lines, natural_cuda
+
+# Groups of each program of measurements, for those that have to be run one by one.
+BENCHES = {
+    "gpu_memory_bench": ["norm", "rope", "swiglu", "experts", "adamw", "cross_entropy", "embedding",
+                         "sums"],
+    "gpu_attention_bench": ["dgsa", "dense", "window"],
+    "gpu_matmul_bench": ["grouped", "dense"],
+    "gpu_decode_bench": ["sparse", "dense"],
+}
+PEERS = {"peers": ["copy", "matmul", "sdpa", "grouped"], "peers_compiled": ["compiled", "adamw"],
+         "peers_flex": ["flex"]}
+
+
+def facts(session):
+    smi = session.tool("nvidia-smi")
+    if smi is None:
+        return "failed", "nvidia-smi was not found: is there a driver?", {}
+    text = session.quiet([smi])
+    session.log(text)
+    fields = "name,driver_version,memory.total,compute_cap,clocks.max.sm"
+    lines = session.quiet([smi, f"--query-gpu={fields}", "--format=csv,noheader"]).splitlines()
+    if not lines:
+        return "failed", "nvidia-smi sees no GPU", {}
+    name, driver, memory, capability, clock = (part.strip() for part in lines[0].split(","))
+    session.results["gpu"] = {"name": name, "count": len(lines), "driver": driver, "memory": memory,
+                              "compute_capability": capability, "largest_clock": clock,
+                              "cuda_of_driver": natural_cuda(text)}
+    return "passed", f"{len(lines)} x {name}, driver {driver}", {}
+
+
+def libraries(session):
+    """Whether the programs find all their libraries and can be started at all."""
+    problems = []
+    for name in ["tessera", "kernels_test", "core_test", "model_test", *BENCHES]:
+        program = session.program(name)
+        if program is None:
+            problems.append(f"{name} is not in {session.build}")
+            continue
+        linked = session.run(["ldd", program], 20)
+        session.log_run(f"ldd {name}", linked)
+        problems += [f"{name}: {line.strip()}" for line in linked.output.splitlines()
+                     if "not found" in line]
+    started = session.run([session.program("tessera") or "tessera", "--version"], 20)
+    session.log_run("tessera --version", started)
+    if started.code == -4:
+        problems.append("this processor lacks instructions of the one that built this: build with "
+                        "-DCPU_ARCH=x86-64-v3")
+    elif started.code != 0:
+        problems.append(f"tessera --version: {started.how()}")
+    return ("failed" if problems else "passed"), "; ".join(problems[:4]), {}
+
+
+def measure(session, name, limit):
+    """One program of measurements; after a crash its groups one by one."""
+    program = session.program(name)
+    if program is None:
+        return "skipped", f"{name} is not in the build", {}
+    more = ["--quick"] if session.quick else []
+    done = session.run([program, *more], limit)
+    session.log_run(name, done)
+    lines = json_lines(done.output)
+    if done.code == 0:
+        session.add_measurements(lines)
+        return "passed", f"{len(lines)} measured", {}
+    # What failed after a failure may be its consequence.
+    good = [line for line in lines if "error" not in line]
+    failed = []
+    for group in BENCHES[name]:
+        again = session.run([program, *more, group], limit / 2)
+        session.log_run(f"{name} {group}", again)
+        lines = json_lines(again.output)
+        good += [line for line in lines if "error" not in line]
+        failed += [line for line in lines if "error" in line]
+        if again.code is None or again.code < 0:
+            failed.append({"by": "tessera", "name": f"{name} {group}", "error": again.how()})
+    session.add_measurements(good + failed)
+    detail = f"{len(good)} measured" + "".join(
+        f"; {line['name']}: {line['error'][:100]}" for line in failed[:5])
+    return ("failed" if failed or not good else "passed"), detail, {}
+
+
+def peers(session, groups, limit):
+    """PyTorch, each group in a process of its own."""
+    python = sys.executable
+    begun, measured, missing = 0, 0, []
+    for group in groups:
+        done = session.run([python, str(ROOT / "tests" / "bench" / "gpu_peers.py"), group]
+                           + (["--quick"] if session.quick else []), limit, ours=False)
+        session.log_run(f"gpu_peers.py {group}", done)
+        lines = json_lines(done.output)
+        session.add_measurements(lines)
+        begun += len(lines)
+        measured += sum("microseconds" in line for line in lines)
+        missing += [f"{line['name']}: {line['error']}" for line in lines if "error" in line]
+        if done.code != 0:
+            missing.append(f"{group}: {done.how()}")
+    detail = f"{measured} measured" + "".join(f"; {text[:100]}" for text in missing[:5])
+    return ("passed" if measured else "skipped"), detail, {}
+
+
+def nccl(session):
+    names = ([path.name for path in (session.build / "bin").glob("*nccl*test*")] if session.pack else
+             [path.name for path in session.build.rglob("*nccl*test*") if os.access(path, os.X_OK)
+              and path.is_file()])
+    if not names:
+        return "skipped", "the build has no test of NCCL", {}
+    gpus = session.results.get("gpu", {}).get("count", 1)
+    mpirun = (str(session.build / "bin" / "orterun") if session.pack else shutil.which("mpirun"))
+    said = []
+    for name in names:
+        program = session.program(name)
+        alone = [program]
+        together = [mpirun, "-np", str(gpus), program] if mpirun else alone
+        done = session.run(together if gpus > 1 else alone, 60)
+        session.log_run(name, done)
+        said.append(f"{name} on {gpus} GPU{'s' if gpus > 1 else ''}: {done.how()}")
+    return ("passed" if all(text.endswith("code 0") for text in said) else "failed"), "; ".join(said), {}
+
+
+def plan(session, work):
+    """(name, action) of every step, in order: what matters most first."""
+    quick = session.quick
+    tests = lambda program, limit: (lambda: suites.run(session, program, limit))
+    bench = lambda name, limit: (lambda: measure(session, name, limit))
+    peer = lambda name, limit: (lambda: peers(session, PEERS[name], limit))
+    check = lambda tool, limit: (lambda: suites.sanitize(session, tool, limit))
+    steps = [
+        ("facts", lambda: facts(session)),
+        ("libraries", lambda: libraries(session)),
+        ("core_test", tests("core_test", 30)),
+        ("kernels_test", tests("kernels_test", 60 if quick else 110)),
+        ("training", lambda: training.cpu_and_gpu(session, work, 50)),
+        ("same_bits", lambda: training.twice(session, work, 30)),
+        ("resume", lambda: training.resume(session, work, 40)),
+        ("gpu_memory_bench", bench("gpu_memory_bench", 30 if quick else 45)),
+        ("gpu_attention_bench", bench("gpu_attention_bench", 40 if quick else 70)),
+        ("gpu_matmul_bench", bench("gpu_matmul_bench", 20 if quick else 30)),
+        ("gpu_decode_bench", bench("gpu_decode_bench", 20 if quick else 40)),
+        ("peers", peer("peers", 30 if quick else 40)),
+        ("model_test", tests("model_test", 40 if quick else 60)),
+        ("device_train_test", tests("device_train_test", 40)),
+        ("nccl", lambda: nccl(session)),
+    ]
+    if not quick:
+        steps += [
+            ("training_speed", lambda: training.speed(session, work, 45)),
+            ("peers_compiled", peer("peers_compiled", 60)),
+            ("memcheck", check("memcheck", 60)),
+            ("racecheck", check("racecheck", 40)),
+            ("synccheck", check("synccheck", 25)),
+            ("peers_flex", peer("peers_flex", 60)),
+        ]
+    return steps
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mode", nargs="?", choices=["quick", "full"], default="full")
+    parser.add_argument("--seconds", type=int, help="for everything; 225 when quick, else 465")
+    parser.add_argument("--only", action="append", metavar="STEP", help="this step; may be repeated")
+    parser.add_argument("--build", help="default: build/gpu_pack if there is one, else build/cuda")
+    parser.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "build" / "gpu_results"))
+    arguments = parser.parse_args()
+    quick = arguments.mode == "quick"
+    seconds = arguments.seconds or (225 if quick else 465)
+    session = Session(arguments.build, arguments.out, seconds, quick)
+    with tempfile.TemporaryDirectory(prefix="tessera_gpu_") as work:
+        steps = plan(session, pathlib.Path(work))
+        names = [name for name, _ in steps]
+        for name in arguments.only or []:
+            if name not in names:
+                parser.error(f"there is no step {name}; there are {', '.join(names)}")
+        for name, action in steps:
+            if not arguments.only or name in arguments.only or name == "facts":
+                session.step(name, action)
+    failed = [step["step"] for step in session.results["steps"] if step["result"] == "failed"]
+    print(f"results: {session.out / 'results.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""GoogleTest programs on a GPU. Every suite is a process of its own, several at a time: a kernel that
+stops the GPU for its process then hides no other suite, and in a suite that failed every test that
+did not pass is run once more by itself."""
+
+import concurrent.futures
+import re
+import time
+
+PROCESSES = 4
+
+
+def listed(session, program):
+    """{suite: [test, ...]} of a GoogleTest program."""
+    done = session.run([program, "--gtest_list_tests"], 60)
+    found, suite = {}, None
+    for line in done.output.splitlines():
+        name = line.split("#")[0].rstrip()
+        if re.fullmatch(r"\S+\.", name):
+            suite = name[:-1]
+        elif suite and re.fullmatch(r"  \S+", name) and "DISABLED_" not in name:
+            found.setdefault(suite, []).append(name.strip())
+    if not found:
+        session.log_run(f"{program} --gtest_list_tests", done)
+    return found
+
+
+def passed_tests(output):
+    return set(re.findall(r"^\[       OK \] (\S+)", output, re.M)) | set(
+        re.findall(r"^\[  SKIPPED \] (\S+)", output, re.M))
+
+
+def run_filters(session, command, filters, limit, end):
+    """Runs `command` once for each filter: {filter: Finished}, without those it has no time for."""
+    environment = {"CUDA_LAUNCH_BLOCKING": "1"}
+
+    def one(tests):
+        if time.monotonic() > end:
+            return tests, None
+        left = max(1, min(limit, end - time.monotonic()))
+        return tests, session.run([*command, f"--gtest_filter={tests}"], left, **environment)
+
+    with concurrent.futures.ThreadPoolExecutor(PROCESSES) as pool:
+        return {tests: done for tests, done in pool.map(one, filters) if done is not None}
+
+
+def run(session, name, limit):
+    program = session.program(name)
+    if program is None:
+        return "skipped", f"{name} is not in the build", {}
+    end = time.monotonic() + min(limit, session.left())
+    tests = listed(session, program)
+    if not tests:
+        return "failed", f"{name} lists no tests", {}
+    runs = run_filters(session, [program], [f"{suite}.*" for suite in tests], limit, end)
+    passed, again, late = set(), [], []
+    for suite, names in tests.items():
+        done = runs.get(f"{suite}.*")
+        if done is None:
+            late.append(suite)
+            continue
+        good = passed_tests(done.output)
+        passed |= good
+        if done.code != 0:
+            session.log_run(f"{name} {suite}", done)
+            again += [full for full in (f"{suite}.{test}" for test in names) if full not in good]
+    alone = run_filters(session, [program], again[:60], 30, end)
+    failed = []
+    for full in again:
+        done = alone.get(full)
+        if done is not None and done.code == 0:
+            passed.add(full)  # another test of its suite had stopped the GPU
+            continue
+        failed.append(full)
+        if done is not None:
+            session.log_run(f"{name} {full} alone", done)
+    count = sum(map(len, tests.values()))
+    detail = f"{len(passed)} of {count} tests passed"
+    if failed:
+        detail += f"; failed: {', '.join(failed[:12])}" + (" ..." if len(failed) > 12 else "")
+    if late:
+        detail += f"; no time for {len(late)} of {len(tests)} suites"
+    facts = {"tests": count, "passed": len(passed), "failed": failed, "late": late}
+    return ("failed" if failed or late else "passed"), detail, facts
+
+
+def sanitize(session, tool, limit):
+    """compute-sanitizer over the suites of kernels_test, as many as there is time for."""
+    sanitizer, program = session.tool("compute-sanitizer"), session.program("kernels_test")
+    if sanitizer is None or program is None:
+        return "skipped", "compute-sanitizer or kernels_test is not here", {}
+    end = time.monotonic() + min(limit, session.left())
+    suites = list(listed(session, program))
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20", program]
+    runs = run_filters(session, command, [f"{suite}.*" for suite in suites], limit / 2, end)
+    reports, stopped, clean = [], [], 0
+    for suite in suites:
+        done = runs.get(f"{suite}.*")
+        if done is None or done.code is None:
+            stopped.append(suite)
+        elif done.code == 99 or re.search(r"ERROR SUMMARY: [1-9]", done.output):
+            reports.append(suite)
+            session.log_run(f"{tool} {suite}", done)
+        elif "ERROR SUMMARY: 0" in done.output or "0 hazards displayed" in done.output:
+            clean += 1
+        else:
+            stopped.append(suite)
+            session.log_run(f"{tool} {suite}", done)
+    detail = f"{clean} of {len(suites)} suites clean"
+    if reports:
+        detail += f"; reports: {', '.join(reports[:12])}"
+    if stopped:
+        detail += f"; not checked to their end: {len(stopped)}"
+    result = "failed" if reports else "passed" if clean else "skipped"
+    return result, detail, {"clean": clean, "reports": reports, "unchecked": stopped}

@@ -1,0 +1,74 @@
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include "kernels/core/cuda_check.h"
+#include "kernels/grouped_matmul.h"
+#include "tests/support/compare.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/tolerance.h"
+
+// Hopper's grouped product against the one that runs everywhere, which grouped_matmul_test is
+// about. Only in builds for a real GPU.
+
+namespace tessera {
+namespace {
+
+using support::from_ints;
+using support::random_tensor;
+using support::Tensor;
+
+int compute_capability() {
+  int major = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  return major;
+}
+
+struct Extents {
+  int64_t n, k;
+};
+
+void check(const std::vector<int32_t>& offsets, const Extents& e, DType c_dtype, bool transpose_b) {
+  const auto groups = static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t rows = offsets.back() + 3;  // three of nobody
+  const Tensor a = random_tensor(DType::kBF16, {rows, e.k}, 1);
+  const Tensor b = random_tensor(
+      DType::kBF16, transpose_b ? Shape{groups, e.n, e.k} : Shape{groups, e.k, e.n}, 2);
+  const Tensor c = random_tensor(c_dtype, {rows, e.n}, 3);
+  const Tensor expected = support::copy_of(c);
+  const Tensor device_offsets = from_ints(offsets);
+  Stream stream(support::device());
+  const auto product = [&](const Tensor& to) {
+    return GroupedMatmul{
+        .c = to, .a = a, .b = b, .offsets = device_offsets, .transpose_b = transpose_b};
+  };
+  grouped_matmul(stream, product(expected));
+  gpu::grouped_matmul_sm90(stream, product(c));
+  stream.synchronize();
+  support::expect_close(
+      c, support::to_doubles(expected), support::tolerance(c_dtype),
+      concat(name_of(c_dtype), ", n ", e.n, ", k ", e.k, transpose_b ? ", b transposed" : ""));
+}
+
+TEST(GroupedMatmulSm90, AgreesWithTheOneForAll) {
+  if (compute_capability() != 9) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
+  const std::vector<int32_t> several{0, 0, 1, 34, 34, 334, 350, 350};
+  for (const DType c_dtype : support::dtypes()) {
+    for (const bool transpose_b : {true, false}) {
+      for (const Extents& e : {Extents{256, 64}, {8, 8}, {136, 24}, {600, 200}, {520, 1000}}) {
+        check({0, 5}, e, c_dtype, transpose_b);
+        check(several, e, c_dtype, transpose_b);
+      }
+    }
+  }
+}
+
+TEST(GroupedMatmulSm90, TakesMoreTilesThanThereAreMultiprocessors) {
+  if (compute_capability() != 9) GTEST_SKIP() << "needs a GPU of compute capability 9.0";
+  std::vector<int32_t> offsets{0};
+  for (int32_t e = 0; e < 40; ++e) offsets.push_back(offsets.back() + e * 37 % 300);
+  check(offsets, {768, 264}, DType::kBF16, true);
+  check(offsets, {768, 264}, DType::kBF16, false);
+}
+
+}  // namespace
+}  // namespace tessera
