@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/core/error.h"
+#include "tests/simt/memory_checks.h"
 
 // NCCL among threads of this process. Every call is still in progress when it returns: its work is
 // done when ncclCommGetAsyncError has been asked often enough and the other ranks are there, and a
@@ -189,6 +190,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
+  const tessera::simt::DeviceWork work;
   const std::lock_guard lock(shared().mutex);
   if (comm->clique->aborted && comm->state == ncclSuccess) {
     comm->state = tessera::simt::refuse(ncclRemoteError, "another rank has aborted");
