@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 #include "kernels/gate_score.h"
 
@@ -69,6 +70,9 @@ void score_select(Stream& stream, const ScoreSelect& a) {
                   "score_select: nodes", "[groups, tree_rows(max_blocks), gate_dim]");
   }
   if (stream.on(DeviceKind::kCpu)) cpu::score_select(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::score_select(stream, a);
+  }
 }
 
 void build_block_lists(Stream& stream, const BuildBlockLists& a) {
@@ -78,6 +82,9 @@ void build_block_lists(Stream& stream, const BuildBlockLists& a) {
   check_selection(a.selection, groups, a.grid.tokens(), "build_block_lists");
   check_lists(a.lists, a.grid, groups);
   if (stream.on(DeviceKind::kCpu)) cpu::build_block_lists(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::build_block_lists(stream, a);
+  }
 }
 
 int64_t choose_blocks(std::span<const float> z, int64_t first_block, std::span<int32_t> blocks,

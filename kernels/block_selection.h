@@ -16,7 +16,7 @@ struct BlockRule {
   int64_t kept;           ///< k >= 1, blocks chosen at most
 
   /// Candidates of a token whose own block is `own`: sink_blocks .. own - window_blocks.
-  int64_t candidates(int64_t own) const {
+  constexpr int64_t candidates(int64_t own) const {
     const int64_t count = own - window_blocks + 1 - sink_blocks;
     return count > 0 ? count : 0;
   }
@@ -39,7 +39,7 @@ void check_selection(const BlockSelection& selection, int64_t groups, int64_t to
 /// Scores all candidates and keeps the best k; ties prefer the larger block number, and a score
 /// that is NaN is below all others.
 ///   z_ib = log sum_{a < gate_keys} exp(qt_i . kt_{b, a} / sqrt(gate_dim))  (gate_keys 1: no exp)
-/// exactly as gate_score.h computes it, so that any tiling and decoding agree bit by bit.
+/// exactly as gate_score.h computes it, so that any tiling, decoding and device agree bit by bit.
 /// With a tree (TreeSearch) only the candidates that its beams reach are scored.
 /// Source: dgsa definitions 2.2 and 2.3.
 struct ScoreSelect {
@@ -87,7 +87,8 @@ int64_t block_list_capacity(int64_t tokens, int64_t block, const BlockRule& rule
 int64_t piece_list_capacity(int64_t tiles, int64_t segment_tokens, int64_t block,
                             const BlockRule& rule);
 
-/// Throws when an entry is not a block of its token's segment, or the capacity is too small.
+/// Throws, or on a GPU stops, when an entry is not a block before its token's own, or the capacity
+/// is too small.
 struct BuildBlockLists {
   BlockLists lists;          ///< out
   BlockSelection selection;  ///< in
@@ -105,5 +106,9 @@ namespace cpu {
 void score_select(ThreadPool& threads, const ScoreSelect& a);
 void build_block_lists(ThreadPool& threads, const BuildBlockLists& a);
 }  // namespace cpu
+namespace gpu {
+void score_select(Stream& stream, const ScoreSelect& a);
+void build_block_lists(Stream& stream, const BuildBlockLists& a);
+}  // namespace gpu
 
 }  // namespace tessera

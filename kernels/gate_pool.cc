@@ -47,6 +47,9 @@ void check(const Inputs& a) {
 void gate_pool_forward(Stream& stream, const GatePoolForward& a) {
   check({"gate_pool_forward", a.kbar, a.alpha, a.k0, a.r, a.grid, a.gate_keys});
   if (stream.on(DeviceKind::kCpu)) cpu::gate_pool_forward(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::gate_pool_forward(stream, a);
+  }
 }
 
 void gate_pool_backward(Stream& stream, const GatePoolBackward& a) {

@@ -44,6 +44,7 @@ void gate_pool_forward(ThreadPool& threads, const GatePoolForward& a);
 void gate_pool_backward(ThreadPool& threads, const GatePoolBackward& a);
 }  // namespace cpu
 namespace gpu {
+void gate_pool_forward(Stream& stream, const GatePoolForward& a);
 void gate_pool_backward(Stream& stream, const GatePoolBackward& a);
 }  // namespace gpu
 

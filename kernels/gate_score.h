@@ -3,41 +3,33 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
-
-#include "kernels/core/simd.h"
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 
 namespace tessera {
 
 /// The score of one block, defined to the last bit: training scores a tile of tokens at once and
-/// decoding one token, in files compiled with different flags, and both must choose the same
-/// blocks. Every product that is added to something is written as a fused multiply-add, so that
-/// no compiler is free to round it in another way. F is float or F32x16, with the same bits.
+/// decoding one token, in files compiled with different flags or for another processor, and all
+/// must choose the same blocks. Every product that is added to something is written as a fused
+/// multiply-add, so that no compiler is free to round it in another way. What is constexpr is for
+/// kernels on a GPU too. F is float or F32x16 (gate_score_lanes.h), with the same bits.
 
-/// a * b + c, rounded once, of one number or of sixteen.
-inline float fused(float a, float b, float c) {
-  return std::fma(a, b, c);
-}
-[[gnu::always_inline]] inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
-#if defined(__AVX512F__)
-  return std::bit_cast<F32x16>(_mm512_fmadd_ps(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b),
-                                               std::bit_cast<__m512>(c)));
-#else
-  F32x16 sum;
-  for (int lane = 0; lane < kLanes; ++lane) sum[lane] = std::fma(a[lane], b[lane], c[lane]);
-  return sum;
-#endif
+/// What the formulas need of F: whole numbers of its width, and a * b + c, rounded once.
+template <class F>
+struct GateNumber;
+template <>
+struct GateNumber<float> {
+  using Bits = uint32_t;
+  static constexpr float fused(float a, float b, float c) { return std::fma(a, b, c); }
+};
+template <class F>
+[[gnu::always_inline]] constexpr F fused(F a, F b, F c) {
+  return GateNumber<F>::fused(a, b, c);
 }
 
 /// exp(x) for x <= 0, relative error below 2e-7; x < -86 counts as -86. NaN stays NaN.
 /// Source: Cephes expf (Moshier 1989): x = n log 2 + r, a polynomial in r, then 2^n.
 template <class F>
-[[gnu::always_inline]] inline F gate_exp(F x) {
-  using U = std::conditional_t<std::is_same_v<F, float>, uint32_t, U32x16>;
+[[gnu::always_inline]] constexpr F gate_exp(F x) {
+  using U = typename GateNumber<F>::Bits;
   const F zero{};
   const F lowest = zero - 86.0f;
   const F round = zero + 0x1.8p23f;  // adding it rounds to a whole number, found in the low bits
@@ -58,8 +50,8 @@ template <class F>
 
 /// log(x) for normal x > 0, relative error below 2e-7. Source: Cephes logf (Moshier 1989).
 template <class F>
-[[gnu::always_inline]] inline F gate_log(F x) {
-  using U = std::conditional_t<std::is_same_v<F, float>, uint32_t, U32x16>;
+[[gnu::always_inline]] constexpr F gate_log(F x) {
+  using U = typename GateNumber<F>::Bits;
   // m in [sqrt(1/2), sqrt(2)) with x = m 2^n; `exponent` is n + 256, so that it is not negative.
   const U bits = std::bit_cast<U>(x);
   const U exponent = (bits - 0x3F3504F3u + 0x80000000u) >> 23;
@@ -82,7 +74,7 @@ template <class F>
 
 /// log sum_a exp(x_a) of `count` > 1 numbers.
 template <class F>
-[[gnu::always_inline]] inline F gate_log_sum(const F* x, int64_t count) {
+[[gnu::always_inline]] constexpr F gate_log_sum(const F* x, int64_t count) {
   F largest = x[0];
   for (int64_t a = 1; a < count; ++a) largest = x[a] > largest ? x[a] : largest;
   F sum{};
@@ -121,13 +113,13 @@ inline float gate_score(const float* qt, const float* kt, int64_t gate_dim, int6
 }
 
 /// A whole number that orders scores as `<` does; NaN comes before all others.
-inline int32_t score_key(float z) {
+constexpr int32_t score_key(float z) {
   const int32_t bits = z == z ? std::bit_cast<int32_t>(z) : -1;
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
 }
 
 /// The score with this key.
-inline float score_of_key(int32_t key) {
+constexpr float score_of_key(int32_t key) {
   return std::bit_cast<float>(key ^ ((key >> 31) & 0x7FFFFFFF));
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/gate_tree.h"
 
+#include "kernels/core/build.h"
 #include "kernels/core/expect_tensor.h"
 
 namespace tessera {
@@ -28,6 +29,9 @@ void insert_page(Stream& stream, const InsertPage& a) {
   CHECK(a.page >= 0 && a.page < pages, "insert_page: page is ", a.page, ", expected 0 to ",
         pages - 1);
   if (stream.on(DeviceKind::kCpu)) cpu::insert_page(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::insert_page(stream, a);
+  }
 }
 
 }  // namespace tessera

@@ -23,12 +23,12 @@ struct TreeSearch {
   int64_t radix = 8;  ///< r: 4, 8 or 16
   int64_t beam = 0;   ///< nodes to keep per level; 0: no tree, every candidate is scored
 
-  bool enabled() const { return beam > 0; }
+  constexpr bool enabled() const { return beam > 0; }
   /// m: never so small that a token could miss a slot, or a level of a tree be needed that has no
   /// more than r nodes.
-  int64_t width(int64_t kept) const { return std::max({beam, kept + 1, radix}); }
+  constexpr int64_t width(int64_t kept) const { return std::max({beam, kept + 1, radix}); }
   /// The level at which a token begins; 0: with all candidates.
-  int64_t first_level(int64_t candidates, int64_t kept) const {
+  constexpr int64_t first_level(int64_t candidates, int64_t kept) const {
     int64_t level = 0;
     for (int64_t nodes = candidates / radix; nodes > width(kept); nodes /= radix) ++level;
     return level;
@@ -40,27 +40,27 @@ struct TreeSearch {
 /// floats holds one dimension of a family.
 class TreeLayout {
  public:
-  TreeLayout(int64_t leaves, int64_t radix) : leaves_(leaves), radix_(radix) {}
-  int64_t radix() const { return radix_; }
+  constexpr TreeLayout(int64_t leaves, int64_t radix) : leaves_(leaves), radix_(radix) {}
+  constexpr int64_t radix() const { return radix_; }
   /// Nodes of a level in which every leaf is there.
-  int64_t nodes(int64_t level) const {
+  constexpr int64_t nodes(int64_t level) const {
     int64_t nodes = leaves_;
     for (int64_t l = 0; l < level; ++l) nodes /= radix_;
     return nodes;
   }
   /// In rows of gate_dim floats.
-  int64_t first_row(int64_t level) const {
+  constexpr int64_t first_row(int64_t level) const {
     int64_t row = 0;
     for (int64_t l = 0; l < level; ++l) row += (nodes(l) + radix_ - 1) / radix_ * radix_;
     return row;
   }
   /// Levels that are stored: 0 or more.
-  int64_t levels() const {
+  constexpr int64_t levels() const {
     int64_t levels = 0;
     while (nodes(levels) > radix_) ++levels;
     return levels;
   }
-  int64_t rows() const { return first_row(levels()); }
+  constexpr int64_t rows() const { return first_row(levels()); }
 
  private:
   int64_t leaves_;
@@ -69,7 +69,7 @@ class TreeLayout {
 
 /// Rows that the trees of segments with `blocks` blocks in all take at most: those of the segment
 /// that begins at block b are from row tree_rows(b) on.
-inline int64_t tree_rows(int64_t blocks) {
+constexpr int64_t tree_rows(int64_t blocks) {
   return 3 * blocks;
 }
 
@@ -116,5 +116,8 @@ struct TreeQueries {
 void search_tree(const TreeQueries& a);
 
 }  // namespace cpu
+namespace gpu {
+void insert_page(Stream& stream, const InsertPage& a);
+}  // namespace gpu
 
 }  // namespace tessera

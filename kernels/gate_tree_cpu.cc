@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/core/simd.h"
-#include "kernels/gate_score.h"
+#include "kernels/gate_score_lanes.h"
 #include "kernels/gate_tree.h"
 #include "kernels/tile_choice.h"
 

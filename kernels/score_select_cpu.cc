@@ -9,7 +9,7 @@
 
 #include "kernels/block_selection.h"
 #include "kernels/core/simd.h"
-#include "kernels/gate_score.h"
+#include "kernels/gate_score_lanes.h"
 #include "kernels/tile_choice.h"
 
 namespace tessera::cpu {

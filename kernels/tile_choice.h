@@ -7,7 +7,7 @@
 #include <span>
 
 #include "kernels/core/simd.h"
-#include "kernels/gate_score.h"
+#include "kernels/gate_score_lanes.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>

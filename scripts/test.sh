@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test: the CPU build with real MPI and end-to-end
-# runs, the CUDA build where nvcc is found, and the sanitizers. One closing line per suite.
+# runs, the CUDA kernels in the interpreter, the CUDA build where nvcc is found, and the sanitizers.
+# One closing line per suite.
 #   scripts/test.sh             all suites
-#   scripts/test.sh cpu asan    these ones: cpu, cuda, asan, tsan
+#   scripts/test.sh cpu asan    these ones: cpu, simt, cuda, asan, tsan
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 suites=("$@")
-((${#suites[@]})) || suites=(cpu cuda asan tsan)
+((${#suites[@]})) || suites=(cpu simt cuda asan tsan)
 scripts/packages.sh || exit $?
 
 # What two presets compile alike is compiled once.
@@ -42,6 +43,10 @@ for name in "${suites[@]}"; do
     continue
   fi
   suite "$name"
+  if [[ $name == cuda ]] && ! scripts/kernel_resources.py check build/cuda; then
+    failed=1
+    lines+=("suite cuda: a hot kernel is over its limits, see above")
+  fi
 done
 
 printf '\n'

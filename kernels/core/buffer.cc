@@ -10,6 +10,7 @@ namespace tessera {
 
 namespace gpu {
 void* allocate_zeroed(int device_index, int64_t bytes);
+void* allocate_managed(int device_index, int64_t bytes);
 void release(void* data) noexcept;
 }  // namespace gpu
 
@@ -18,7 +19,8 @@ Buffer::Buffer(Device device, int64_t bytes) : bytes_(bytes), device_(device) {
   if (device.kind == DeviceKind::kPlan || bytes == 0) return;
   if constexpr (kCudaBuilt) {
     if (device.kind == DeviceKind::kGpu) {
-      data_ = gpu::allocate_zeroed(device.index, bytes);
+      data_ = device.managed ? gpu::allocate_managed(device.index, bytes)
+                             : gpu::allocate_zeroed(device.index, bytes);
       return;
     }
   }

@@ -14,6 +14,8 @@ enum class DeviceKind : uint8_t { kCpu, kGpu, kPlan };
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   int index = 0;
+  /// Buffers on a GPU are memory that the host reaches too, at a price: for tests.
+  bool managed = false;
 
   friend bool operator==(const Device&, const Device&) = default;
 };

@@ -192,13 +192,17 @@ TEST(BlockLists, SaysWhatIsWrong) {
     build_block_lists(
         stream, {.lists = lists.view(), .selection = selection.view(), .grid = segments.grid()});
   };
-  support::expect_error(build, "entries, expected at most the capacity, 3");
+  support::expect_kernel_error(build, "entries, expected at most the capacity, 3",
+                               "need more entries than there are");
   selection.row_of_blocks(1, 99)[0] = 6;
   selection.count(1, 99) = 1;
-  support::expect_error(
-      build, "build_block_lists: token 99 chose block 6, expected one before its own, 6");
+  support::expect_kernel_error(
+      build, "build_block_lists: token 99 chose block 6, expected one before its own, 6",
+      "a token chose a block that is not before its own");
   selection.count(1, 99) = 3;
-  support::expect_error(build, "build_block_lists: token 99 has 3 choices, expected at most 2");
+  support::expect_kernel_error(build,
+                               "build_block_lists: token 99 has 3 choices, expected at most 2",
+                               "a token has too many choices");
   BlockLists wrong = lists.view();
   wrong.tile_masks = support::plan_view(DType::kU16, {2, 4});
   support::expect_error(

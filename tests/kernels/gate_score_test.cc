@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/gate_score_lanes.h"
 #include "tests/reference/gate.h"
 
 namespace tessera {

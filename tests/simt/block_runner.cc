@@ -196,6 +196,7 @@ void run(const Launch& launch, const std::function<void()>& body) {
   blockDim = launch.block;
   gridDim = launch.grid;
   const char frame = 0;
+  const DeviceWork work;
   launch_begins(&frame);
   for (unsigned z = 0; z < launch.grid.z; ++z) {
     for (unsigned y = 0; y < launch.grid.y; ++y) {

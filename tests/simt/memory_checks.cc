@@ -14,14 +14,15 @@
 
 #include "kernels/core/error.h"
 #include "tests/simt/block_runner.h"
+#include "tests/simt/device_memory.h"
 
 namespace tessera::simt {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kArgumentBytes = 16384;            // of the launching stack that may be read
-constexpr uint32_t kSeveral = UINT32_MAX;           // lanes of one warp or, global, of one block
-constexpr uint32_t kSeveralWarps = UINT32_MAX - 1;  // global: of several blocks
+constexpr size_t kArgumentBytes = 16384;        // of the launching stack that may be read
+constexpr uint32_t kSeveral = 1u << 31;         // + a warp: lanes of it
+constexpr uint32_t kSeveralWarps = UINT32_MAX;  // lanes of more than one
 
 /// Who touched some bytes last, and when. Times are `epoch`: it grows with every launch, block and
 /// barrier, so an epoch tells the block too. 0: nobody yet, as in fresh memory.
@@ -58,6 +59,7 @@ constexpr size_t kGranule = 1;  // bytes of one cell of global memory: neighbour
 
 struct Allocation {
   size_t bytes = 0;
+  bool managed = false;
   std::unique_ptr<Cells> cells;
 };
 
@@ -102,6 +104,10 @@ bool of_launch(uintptr_t address) {
          address - reinterpret_cast<uintptr_t>(&blockIdx) < sizeof(blockIdx) ||
          address - reinterpret_cast<uintptr_t>(&blockDim) < sizeof(blockDim) ||
          address - reinterpret_cast<uintptr_t>(&gridDim) < sizeof(gridDim);
+}
+
+size_t mapped_bytes(size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage + kPage;
 }
 
 /// Everything about the launch that this thread of the host runs.
@@ -151,8 +157,8 @@ bool collides(const State& s, const Touch& touch, uint32_t lane) {
   if (touch.epoch < s.epoch || touch.lane == lane) return false;
   if (touch.lane == kSeveralWarps) return true;
   const bool same_warp_epoch = touch.warp_epoch == s.warp_epochs[warp_of(lane)];
-  return touch.lane == kSeveral ? same_warp_epoch
-                                : warp_of(touch.lane) != warp_of(lane) || same_warp_epoch;
+  const uint32_t warp = touch.lane >= kSeveral ? touch.lane - kSeveral : warp_of(touch.lane);
+  return warp != warp_of(lane) || same_warp_epoch;
 }
 
 /// Readers since the last barrier: one, several of a warp that has no barrier since, or more.
@@ -160,13 +166,11 @@ void remember_read(const State& s, Touch& read, uint32_t lane) {
   const uint32_t warp_epoch = s.warp_epochs[warp_of(lane)];
   uint32_t reader = lane;
   if (read.epoch == s.epoch && read.lane != lane) {
-    // Epochs of warps are unique, so an equal one is of the same warp.
-    if (read.lane == kSeveralWarps) {
+    const uint32_t warp = read.lane >= kSeveral ? read.lane - kSeveral : warp_of(read.lane);
+    if (read.lane == kSeveralWarps || warp != warp_of(lane)) {
       reader = kSeveralWarps;
     } else if (read.warp_epoch == warp_epoch) {
-      reader = kSeveral;
-    } else if (read.lane == kSeveral || warp_of(read.lane) != warp_of(lane)) {
-      reader = kSeveralWarps;
+      reader = kSeveral + warp;
     }
   }
   read = {s.epoch, warp_epoch, reader};
@@ -285,13 +289,15 @@ void check_access(const void* address, size_t bytes, Access access) {
   complain(access, bytes, "of memory that is not the device's");
 }
 
-void* allocate(size_t bytes) {
-  const size_t mapped = (bytes + kPage - 1) / kPage * kPage + kPage;
-  void* const data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+void* allocate(size_t bytes, bool managed) {
+  const size_t mapped = mapped_bytes(bytes);
+  void* data = managed ? mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                       : device_memory().take(mapped);
   if (data == MAP_FAILED) throw std::bad_alloc();
   auto allocation = std::make_unique<Allocation>();
   allocation->bytes = bytes;
+  allocation->managed = managed;
   allocation->cells = std::make_unique<Cells>(bytes / kGranule + 1);
   Heap& all = heap();
   const std::unique_lock lock(all.mutex);
@@ -306,9 +312,18 @@ void release(void* data) {
   const std::unique_lock lock(all.mutex);
   const auto it = all.allocations.find(reinterpret_cast<uintptr_t>(data));
   if (it == all.allocations.end()) return;
-  munmap(data, (it->second->bytes + kPage - 1) / kPage * kPage + kPage);
+  const size_t mapped = mapped_bytes(it->second->bytes);
+  it->second->managed ? static_cast<void>(munmap(data, mapped))
+                      : device_memory().give_back(data, mapped);
   all.allocations.erase(it);
   __atomic_add_fetch(&all.generation, 1, __ATOMIC_ACQ_REL);
+}
+
+DeviceWork::DeviceWork() {
+  device_memory().open();
+}
+DeviceWork::~DeviceWork() {
+  device_memory().close();
 }
 
 size_t bytes_from(const void* data) {

@@ -18,11 +18,22 @@ namespace tessera::simt {
 enum class Access : uint8_t { kRead, kWrite, kAtomic };
 void check_access(const void* address, size_t bytes, Access access);
 
-/// Global memory that kernels may touch, filled with 0xFF (NaNs). Freed with release.
-void* allocate(size_t bytes);
+/// Global memory that kernels may touch. Freed with release. Memory that is not `managed` is only
+/// there while a kernel or a copy of the runtime works: code of the host that touches it at another
+/// time gets a segmentation fault, after a line on standard error that says so.
+void* allocate(size_t bytes, bool managed);
 void release(void* data);
 /// Bytes of the allocation that begins at or covers `data` from there on; 0: none.
 size_t bytes_from(const void* data);
+
+/// While one is alive, this thread's work may touch global memory that is not managed.
+class DeviceWork {
+ public:
+  DeviceWork();
+  ~DeviceWork();
+  DeviceWork(const DeviceWork&) = delete;
+  DeviceWork& operator=(const DeviceWork&) = delete;
+};
 
 /// Called by the runner. A launch, a block, a barrier of the block, of a warp, a fence of a lane.
 /// `frame`: an address on the stack of the launching function; the arguments are a little above it.

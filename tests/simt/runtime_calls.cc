@@ -20,6 +20,15 @@ bool fits(const void* data, size_t bytes) {
   return bytes <= bytes_from(data);
 }
 
+cudaError_t allocated(void** data, size_t bytes, bool managed) {
+  try {
+    *data = allocate(bytes, managed);
+    return cudaSuccess;
+  } catch (const std::bad_alloc&) {
+    return cudaErrorMemoryAllocation;
+  }
+}
+
 }  // namespace
 }  // namespace tessera::simt
 
@@ -56,15 +65,10 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  try {
-    *data = tessera::simt::allocate(bytes);
-    return cudaSuccess;
-  } catch (const std::bad_alloc&) {
-    return cudaErrorMemoryAllocation;
-  }
+  return tessera::simt::allocated(data, bytes, /*managed=*/false);
 }
 cudaError_t cudaMallocManaged(void** data, size_t bytes, unsigned) {
-  return cudaMalloc(data, bytes);
+  return tessera::simt::allocated(data, bytes, /*managed=*/true);
 }
 cudaError_t cudaFree(void* data) {
   tessera::simt::release(data);
@@ -80,6 +84,7 @@ cudaError_t cudaFreeHost(void* data) {
 cudaError_t cudaMemset(void* data, int byte, size_t bytes) {
   if (bytes == 0) return cudaSuccess;
   if (!tessera::simt::fits(data, bytes)) return cudaErrorInvalidValue;
+  const tessera::simt::DeviceWork work;
   std::memset(data, byte, bytes);
   return cudaSuccess;
 }
@@ -94,6 +99,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
       (from_device && !tessera::simt::fits(from, bytes))) {
     return cudaErrorInvalidValue;
   }
+  const tessera::simt::DeviceWork work;
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }

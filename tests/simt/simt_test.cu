@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "kernels/core/buffer.h"
 #include "kernels/core/device_math.cuh"
 #include "kernels/core/launch.cuh"
 #include "kernels/core/ptx.cuh"
@@ -52,6 +53,14 @@ TEST(Simt, FindsAWriteBeyondTheEndAndMemoryOfTheHost) {
                "reads 4 bytes of memory that is not the device's");
   expect_error([&] { launch(stream(), copy_numbers, 1, 32, 0, host.data(), numbers(x), 100); },
                "writes 4 bytes of memory that is not the device's");
+}
+
+TEST(SimtDeathTest, CodeOfTheHostMayNotTouchTheDevice) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const Buffer buffer(Device{DeviceKind::kGpu}, 400);
+  const auto x = buffer.view(DType::kF32, {100}).as<float>();
+  launch(stream(), copy_numbers, 1, 32, 0, x.data(), x.data(), 100);
+  EXPECT_DEATH(x[5] = 1, "code of the host touches memory of the device");
 }
 
 /// Turns the numbers around by way of shared memory.

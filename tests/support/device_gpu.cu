@@ -13,7 +13,7 @@
 namespace tessera::support {
 
 Device device() {
-  return {DeviceKind::kGpu};
+  return {DeviceKind::kGpu, 0, /*managed=*/true};
 }
 bool kernels_can_throw() {
   return gpu::kStopsAreErrors;
