@@ -169,12 +169,15 @@ struct KeyGradientState {
     const bool whole = rows.limits[1] != 0;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
+      // The lane's two rows of the eight.
+      const int row = column_of_lane(n, 0);
+      const float2 shift = *reinterpret_cast<const float2*>(rows.shift + row);
+      const float2 delta = *reinterpret_cast<const float2*>(rows.delta + row);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = column_of_lane(n, i);
-        p[n][i] = fast_exp2(fmaf(p[n][i], scale, -rows.shift[row]));
-        if (!whole && !seen.sees(i / 2, rows.ahead[row])) p[n][i] = 0;
-        ds[n][i] = p[n][i] * (ds[n][i] - rows.delta[row]);
+        p[n][i] = fast_exp2(fmaf(p[n][i], scale, i % 2 == 0 ? -shift.x : -shift.y));
+        if (!whole && !seen.sees(i / 2, rows.ahead[row + i % 2])) p[n][i] = 0;
+        ds[n][i] = p[n][i] * (ds[n][i] - (i % 2 == 0 ? delta.x : delta.y));
       }
     }
     const TileRows<T, kD> q_columns{q.data + first_column};

@@ -60,8 +60,10 @@ struct Dense {
 };
 
 TEST(SparseAttentionProperties, ChoosingEverythingIsFullCausalAttention) {
+  const bool on_gpu = support::device().kind == DeviceKind::kGpu;
   for (const int64_t block : {16, 64, 128}) {
-    for (const double strength : {0.0, 0.7, kAlmostOne}) {
+    for (const double strength : {0.7, 0.0, kAlmostOne}) {
+      if (on_gpu && strength != 0.7) continue;  // interpreted, each takes seconds
       const Sparse x({{400, 30}, block, 2, 1, 32, {1, 2, 1000}, strength, false});
       x.run();
       const Dense dense(x);
