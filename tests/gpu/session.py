@@ -51,15 +51,20 @@ class Session:
 
     @staticmethod
     def find_build(given):
-        pack = ROOT / "build" / "gpu_pack"
-        archive = ROOT / "build" / "gpu_pack.tar.xz"
+        """The folder that was asked for; or the pack, out of its archive when that is newer than
+        the last time (pack.sh leaves both, and the folder without `unpacked`); or the build."""
         if given:
             return pathlib.Path(given).resolve()
-        if archive.exists() and (not pack.exists() or
-                                 pack.stat().st_mtime < archive.stat().st_mtime - 600):
-            shutil.rmtree(pack, ignore_errors=True)
-            with tarfile.open(archive, "r:xz") as packed:
-                packed.extractall(pack.parent)
+        pack = ROOT / "build" / "gpu_pack"
+        archive, unpacked = ROOT / "build" / "gpu_pack.tar.xz", pack / "unpacked"
+        if archive.exists():
+            stamp = f"{archive.stat().st_size} {archive.stat().st_mtime_ns}"
+            if not pack.exists() or (unpacked.exists() and unpacked.read_text() != stamp):
+                shutil.rmtree(pack, ignore_errors=True)
+                safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                with tarfile.open(archive, "r:xz") as packed:
+                    packed.extractall(pack.parent, **safe)
+                unpacked.write_text(stamp)
         return pack if pack.exists() else ROOT / "build" / "cuda"
 
     def program(self, name):
@@ -104,7 +109,7 @@ class Session:
         environment["LD_LIBRARY_PATH"] = ":".join(folders + self.library_folders())
         environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                            OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_btl="self,vader,tcp",
-                           OMPI_MCA_hwloc_base_binding_policy="none")
+                           OMPI_MCA_hwloc_base_binding_policy="none", GTEST_COLOR="no")
         if self.pack and (self.build / "lib" / "openmpi").is_dir():
             environment.update(OPAL_PREFIX=str(self.build), OPAL_BINDIR=str(self.build / "bin"),
                                OPAL_PKGLIBDIR=str(self.build / "lib" / "openmpi"),
