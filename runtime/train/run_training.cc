@@ -25,8 +25,21 @@ namespace tessera {
 
 namespace {
 
+/// Where a run takes place: tensors on GPUs may have a communicator of their own.
+struct Place {
+  Place(const TrainConfig& config, Communicator& host)
+      : device(config.runtime().device() == RuntimeConfig::GPU ? choose_gpu(host) : Device{}),
+        gpu_world(device.kind == DeviceKind::kGpu ? make_gpu_world(host, device) : nullptr),
+        world(gpu_world != nullptr ? *gpu_world : host) {}
+
+  Device device;
+  std::unique_ptr<Communicator> gpu_world;
+  Communicator& world;
+};
+
 // Early and in one sentence, rather than by an allocation somewhere in the middle.
-void check_room(const MemoryPlan& memory, Device device, Communicator& world) {
+MemoryPlan plan_that_fits(const TrainConfig& config, Device device, Communicator& world) {
+  const MemoryPlan memory = plan_memory(config, world.rank());
   const int64_t free = free_bytes(device);
   const auto gib = [](int64_t bytes) {
     return concat(static_cast<double>(bytes * 100 >> 30) / 100, " GiB");
@@ -41,6 +54,7 @@ void check_room(const MemoryPlan& memory, Device device, Communicator& world) {
   }
   failure = first_failure(world, failure);
   if (failure) throw Error(failure->code, to_text(*failure, world));
+  return memory;
 }
 
 // A rank that its launcher has bound to some cores uses these; otherwise the ranks of the job
@@ -100,6 +114,11 @@ struct Split {
   TokenDataset tokens;
   DataLoader loader;
 };
+
+std::optional<Split> validation_split(const TrainConfig& config) {
+  if (config.runtime().validate_every() == 0) return std::nullopt;
+  return std::optional<Split>(std::in_place, config, kValidationSplit, /*shuffle=*/false);
+}
 
 /// Where the parts of a run that resumes are.
 struct Resuming {
@@ -204,23 +223,17 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                          Communicator& host_world, const StopSignal& stop,
                          const RunExtras& extras) {
   const MeshShape shape = mesh_shape(config.mesh(), host_world.size());
-  const bool on_gpu = config.runtime().device() == RuntimeConfig::GPU;
-  const Device device = on_gpu ? choose_gpu(host_world) : Device{};
-  const std::unique_ptr<Communicator> gpu_world =
-      on_gpu ? make_gpu_world(host_world, device) : nullptr;
-  Communicator& world = gpu_world != nullptr ? *gpu_world : host_world;
+  const Place place(config, host_world);
+  const Device device = place.device;
+  Communicator& world = place.world;
   const ProcessMesh mesh(world, shape);
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
   const Split data(config, kTrainSplit, /*shuffle=*/true);
-  std::optional<Split> validation;
-  if (config.runtime().validate_every() > 0) {
-    validation.emplace(config, kValidationSplit, /*shuffle=*/false);
-  }
-  const MemoryPlan memory = plan_memory(config, world.rank());
-  check_room(memory, device, world);
+  const std::optional<Split> validation = validation_split(config);
+  const MemoryPlan memory = plan_that_fits(config, device, world);
 
   std::filesystem::create_directories(run_directory);
   if (extras.watch != nullptr && config.watch().enabled()) {
@@ -228,6 +241,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   }
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
+    write_resolved_config(config);
     also_log_to(run_directory / "log.txt");
     checkpoints.emplace(run_directory, store_options(config, stages));
     log_line(concat("ranks ", world.size(), ", threads per rank ", stream.threads().threads(), ", ",
@@ -250,10 +264,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                    .progress = {},
                    .hooks = {},
                    .tokenizer_model = load_tokenizer(config.data().path()).model()};
-  if (world.rank() == 0) {
-    write_resolved_config(config);
-    state.hooks.push_back(log_hook(config, world.size(), model));
-  }
+  if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
   resume(from, checkpoints ? &*checkpoints : nullptr,
          {.mesh = mesh, .stream = stream, .config = config, .state = state});
   RunSaver saver({.config = config,
