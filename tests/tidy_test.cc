@@ -72,6 +72,7 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"kernels/core/expect_tensor.h", "tested by the contract test of every kernel"},
     {"kernels/core/grain.h", "one constant"},
     {"kernels/core/workspace.h", "tested by every kernel that takes some"},
+    {"kernels/gate_score_lanes.h", "gate_score_test is about it"},
     {"kernels/head_map.h", "sharded_attention_test is about it"},
     {"model/batch.h", "a struct"},
     {"model/kv_cache.h", "structs; decode_test is about them"},

@@ -196,21 +196,19 @@ class PagedDecoding {
       page_rows_.as<int32_t>()[static_cast<size_t>(p)] =
           static_cast<int32_t>((pages_ - 1 - p) * (block_ + 1));
     }
-    // The interpreter of kernels is slow: it decodes some tokens.
-    const bool slow = support::device().kind == DeviceKind::kGpu;
-    const int64_t step = slow ? (tokens_ > 1000 ? 37 : 5) : 1;
-    std::vector<double> expected = support::to_doubles(x_.o);
+    // The interpreter of kernels is slow: it decodes the last tokens only.
+    const int64_t first = support::device().kind == DeviceKind::kGpu ? tokens_ - 20 : 0;
     for (int64_t position = 0; position < tokens_; ++position) {
       append(position);
-      if (position % step == 0) {
+      if (position >= first) {
         select(position);
         attend(position);
-      } else {
-        std::fill_n(expected.begin() + position * kHeads * kDim, kHeads * kDim, 0);
       }
       pool(position);
     }
-    support::expect_close(o_, expected, tolerance_of(dtype_),
+    const int64_t count = tokens_ - first;
+    support::expect_close(o_.view().rows(first, count),
+                          support::to_doubles(x_.o.view().rows(first, count)), tolerance_of(dtype_),
                           concat(name_of(dtype_), " block ", block_, " keys ", gate_keys_));
   }
 
@@ -339,8 +337,10 @@ class PagedDecoding {
 };
 
 TEST(DecodeAttention, PagesGiveWhatTrainingGives) {
+  const bool slow = support::device().kind == DeviceKind::kGpu;
   for (const DType dtype : support::dtypes()) {
     for (const int64_t gate_keys : {1, 2}) {
+      if (slow && (dtype == DType::kBF16) != (gate_keys == 2)) continue;
       for (const BlockRule rule : {BlockRule{1, 2, 3}, BlockRule{0, 1, 1}, BlockRule{2, 1, 50}}) {
         PagedDecoding decoding(dtype, 16, rule, gate_keys);
         decoding.train();
@@ -352,7 +352,8 @@ TEST(DecodeAttention, PagesGiveWhatTrainingGives) {
 
 TEST(DecodeAttention, PagesOfATreeGiveWhatTrainingGives) {
   for (const BlockRule rule : {BlockRule{1, 2, 3}, BlockRule{0, 1, 1}}) {
-    PagedDecoding decoding(DType::kF32, 16, rule, 1, {.radix = 4, .beam = 1}, 1500);
+    const int64_t tokens = support::device().kind == DeviceKind::kGpu ? 450 : 1500;
+    PagedDecoding decoding(DType::kF32, 16, rule, 1, {.radix = 4, .beam = 1}, tokens);
     decoding.train();
     decoding.decode();
   }

@@ -289,20 +289,23 @@ TEST(ShardedGate, SaysWhatIsWrong) {
          dkbar, 1);
   };
   pool({.before = 31}, 4);
-  support::expect_error(
+  support::expect_kernel_error(
       [&] { pool({.before = 17}, 4); },
-      "gate_pool: of block 1 of segment 0 0 keys are in one run, expected all 32");
-  support::expect_error([&] { pool({.before = 31}, 3); },
-                        "gate_pool: kbar has room for 3 blocks, expected at least 4");
+      "gate_pool: of block 1 of segment 0 0 keys are in one run, expected all 32",
+      "gate_pool: not all keys of a block are in one run");
+  support::expect_kernel_error([&] { pool({.before = 31}, 3); },
+                               "gate_pool: kbar has room for 3 blocks, expected at least 4",
+                               "gate_pool: kbar has too little room for blocks");
   const ShardedGrid grid(stream, segments, share, {});
   const Tensor kt = random(grid.grid().max_blocks(), kGateDim, 5);
   Selection selection(kGroups, 50, kRule.kept);
-  support::expect_error(
+  support::expect_kernel_error(
       [&] {
         score_select(stream, {selection.view(), random(50, kGateDim, 4).view(), kt.view(),
                               grid.grid(), kRule, 1});
       },
-      "score_select: the grid has 4 blocks, expected at most key_rows / block + segments = 2");
+      "score_select: the grid has 4 blocks, expected at most key_rows / block + segments = 2",
+      "score_select: the grid has more than max_blocks blocks");
 }
 
 }  // namespace
