@@ -200,16 +200,11 @@ std::string dry_run(const TrainConfig& config) {
                 to_text(largest.memory), to_text(first_and_last(largest.steps)));
 }
 
-TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
-                         Communicator& host_world, const StopSignal& stop,
-                         const RunExtras& extras) {
-  const MeshShape shape = mesh_shape(config.mesh(), host_world.size());
-  const bool on_gpu = config.runtime().device() == RuntimeConfig::GPU;
-  const Device device = on_gpu ? choose_gpu(host_world) : Device{};
-  const std::unique_ptr<Communicator> gpu_world =
-      on_gpu ? make_gpu_world(host_world, device) : nullptr;
-  Communicator& world = gpu_world != nullptr ? *gpu_world : host_world;
-  const ProcessMesh mesh(world, shape);
+namespace {
+
+TrainingEnd train_on(Device device, const TrainConfig& config, const ResumeFrom& from,
+                     Communicator& world, const StopSignal& stop, const RunExtras& extras) {
+  const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
   Stream stream(device, threads_of(config, world.size()));
@@ -276,6 +271,18 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                     .trace = trace,
                     .stop = stop};
   return train(training);
+}
+
+}  // namespace
+
+TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
+                         const StopSignal& stop, const RunExtras& extras) {
+  if (config.runtime().device() != RuntimeConfig::GPU) {
+    return train_on({}, config, from, world, stop, extras);
+  }
+  const Device device = choose_gpu(world);
+  const std::unique_ptr<Communicator> by_nccl = make_gpu_world(world, device);
+  return train_on(device, config, from, by_nccl != nullptr ? *by_nccl : world, stop, extras);
 }
 
 }  // namespace tessera
