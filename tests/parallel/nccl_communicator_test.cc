@@ -58,6 +58,9 @@ TEST_F(NcclCommunicatorTest, RowsGoWhereTheyBelong) {
 TEST_F(NcclCommunicatorTest, ManyExchangesAreUnderWay) {
   on_ranks(check_pending);
 }
+TEST_F(NcclCommunicatorTest, FetchesAndGivesBackRows) {
+  on_ranks(check_row_exchange);
+}
 TEST_F(NcclCommunicatorTest, CountsBytesAndKeepsRecords) {
   on_ranks(check_traffic);
 }
