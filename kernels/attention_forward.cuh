@@ -30,11 +30,13 @@ struct ForwardShape {
   static constexpr int kRows = kRowBytes <= 512 ? 128 : 64;
   static constexpr int kPanel = kRowBytes <= 256 ? 64 : (kRowBytes <= 512 ? 32 : 16);
   static constexpr int kThreads = kRows / 16 * kWarpSize;
-  /// Blocks of threads per multiprocessor, for the number of registers.
-  static constexpr int kBlocks = kRowBytes <= 128 ? 2 : 1;
-  /// Queries stay in registers where these are enough.
+  /// Blocks of threads per multiprocessor, for the number of registers: 128 or 255.
+  static constexpr int blocks(bool few_registers) {
+    return few_registers && kRowBytes <= 128 ? 2 : 1;
+  }
+  /// Queries stay in registers where there are enough of these.
   using Queries =
-      std::conditional_t<kRowBytes <= 256 && sizeof(T) == 2, KeptRows<T, kD>, ReadRows<T, kD>>;
+      std::conditional_t<kRowBytes == 256 && sizeof(T) == 2, KeptRows<T, kD>, ReadRows<T, kD>>;
 
   static constexpr int64_t kSharedBytes = shared_bytes_of<T>(TileRows<T, kD>::elements(kRows)) +
                                           4 * shared_bytes_of<T>(TileRows<T, kD>::elements(kPanel));
@@ -253,10 +255,11 @@ __device__ __forceinline__ void copy_panel(const TileRows<T, kD>& to, const Pane
 }
 
 /// Besides what key_panel.cuh says, a Walk has Arguments, sums(): where the sums over the panel go
-/// that `next` told last (NoSums: nowhere), and check(), which stops a kernel whose lists are
-/// wrong.
+/// that `next` told last (NoSums: nowhere), kFewRegisters: whether it needs few, and check(), which
+/// stops a kernel whose lists are wrong.
 template <class T, int kD, class Walk>
-__global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T, kD>::kBlocks)
+__global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads,
+                                  ForwardShape<T, kD>::blocks(Walk::kFewRegisters))
     attention_forward_tile(ForwardOperands<T> a, typename Walk::Arguments walk_arguments) {
   using Shape = ForwardShape<T, kD>;
   using Rows = TileRows<T, kD>;
@@ -277,7 +280,7 @@ __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads, ForwardShape<T,
                                const int64_t head = tile.first_head + i % tile.heads;
                                return a.q + (token * a.map.heads + head) * a.d;
                              });
-  Panel next;
+  Panel next{};
   bool more = walk.next(next);
   int stage = 0;
   const auto copy_next = [&] {

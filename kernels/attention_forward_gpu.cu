@@ -12,6 +12,7 @@ class Walk : public WindowWalk<kPanel> {
  public:
   using Arguments = Reach;
   using Sums = NoSums;
+  static constexpr bool kFewRegisters = true;
   using WindowWalk<kPanel>::WindowWalk;
 
   __device__ NoSums sums() const { return {}; }

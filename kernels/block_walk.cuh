@@ -21,6 +21,7 @@ struct Choices {
   int64_t capacity;
   const int32_t* blocks;  ///< [groups, tokens, kept + 1]
   const float* scores;    ///< [groups, tokens, kept + 1]
+  const int32_t* counts;  ///< [groups, tokens]
   const float* widths;    ///< [groups]
   float strength;
   int64_t tokens;
@@ -42,6 +43,7 @@ Choices choices_of(const A& a) {
           .capacity = a.lists.tile_blocks.shape()[1],
           .blocks = a.selection.blocks.template as<int32_t>().data(),
           .scores = a.selection.scores.template as<float>().data(),
+          .counts = a.selection.counts.template as<int32_t>().data(),
           .widths = a.ramp.widths.template as<float>().data(),
           .strength = a.ramp.strength,
           .tokens = a.grid.tokens(),
@@ -75,7 +77,12 @@ class BlockWalk {
  public:
   __device__ BlockWalk(const Choices& choices, const GridView& grid, const QueryTile& tile,
                        const LaneRows& rows)
-      : a_(choices), rows_(rows), block_tokens_(grid.block), width_(choices.widths[tile.place]) {
+      : a_(choices),
+        rows_(rows),
+        block_tokens_(grid.block),
+        place_(tile.place),
+        first_tile_(tile.first / SegmentGrid::kTile),
+        width_(choices.widths[tile.place]) {
     const int run = grid.runs.begin_of(tile.segment);
     const bool here = run < grid.runs.size && grid.runs.segment(run) == tile.segment;
     device_check(here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end(),
@@ -85,21 +92,16 @@ class BlockWalk {
     end_ = tile.end();
 
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    const int first_tile = tile.first / SegmentGrid::kTile;
-    if (first_tile + lane <= (tile.end() - 1) / SegmentGrid::kTile) {
-      const int number = grid.tile_starts[tile.piece] + first_tile + lane -
+    if (first_tile_ + lane <= (tile.end() - 1) / SegmentGrid::kTile) {
+      const int number = grid.tile_starts[tile.piece] + first_tile_ + lane -
                          grid.pieces.first(tile.piece) / SegmentGrid::kTile;
       const int32_t* const offset = a_.tile_offsets + tile.place * a_.offsets + number;
-      own_block_ = (first_tile + lane) * SegmentGrid::kTile / block_tokens_;
-      entry_ = tile.place * a_.capacity + offset[0];
+      own_block_ = (first_tile_ + lane) * SegmentGrid::kTile / block_tokens_;
+      entry_ = offset[0];
       entries_left_ = offset[1] - offset[0];
     }
     read_entry();
-    for (int half = 0; half < 2; ++half) {
-      tile_[half] = rows.position[half] / SegmentGrid::kTile - first_tile;
-      choice_[half] = a_.row(tile.place, rows.token[half]);
-      gate_[half] = TokenGate(a_, choice_[half]);
-    }
+    for (int half = 0; half < 2; ++half) gate_[half] = TokenGate(a_, first_slot(half));
   }
 
   __device__ bool next(Panel& panel) {
@@ -127,7 +129,6 @@ class BlockWalk {
       const bool gated = slot_[half] >= 0 && gate_[half].gated;
       view.bias[half] =
           gated ? log2_gate(score_[half], gate_[half].tau, a_.strength, width_) : 0.0f;
-      wrong_ = wrong_ || (slot_[half] >= 0 && chosen_[half] != panel_.first / block_tokens_);
     }
     return view;
   }
@@ -136,18 +137,24 @@ class BlockWalk {
   /// it was chosen.
   __device__ int slot(int half) const { return slot_[half]; }
   __device__ bool first_of_block() const { return first_of_block_; }
-  /// Stops the kernel unless the selection had the blocks of the lists.
+  /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
   __device__ void check() const {
-    device_check(!wrong_, "sparse_attention: the lists have a block that its token did not choose");
+    for (int half = 0; half < 2; ++half) {
+      device_check(slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
+                   "sparse_attention: the lists have other blocks of a token than it chose");
+    }
   }
 
  private:
   static constexpr int kNone = std::numeric_limits<int>::max();
   static constexpr unsigned kForced = 1u << 16;  // above the 16 tokens of a tile
 
+  /// Of a row's token, among all slots.
+  __device__ int64_t first_slot(int half) const { return a_.row(place_, rows_.token[half]); }
   __device__ void read_entry() {
-    listed_ = entries_left_ > 0 ? a_.tile_blocks[entry_] : kNone;
-    mask_ = entries_left_ > 0 ? a_.tile_masks[entry_] : 0u;
+    const int64_t entry = place_ * a_.capacity + entry_;
+    listed_ = entries_left_ > 0 ? a_.tile_blocks[entry] : kNone;
+    mask_ = entries_left_ > 0 ? a_.tile_masks[entry] : 0u;
   }
 
   /// The least block after the last one that some tile attends to.
@@ -171,14 +178,14 @@ class BlockWalk {
       read_entry();
     }
     for (int half = 0; half < 2; ++half) {
-      const unsigned of_tile = __shfl_sync(kWholeWarp, tokens, tile_[half]);
-      const bool chosen = (of_tile >> rows_.position[half] % SegmentGrid::kTile & 1) != 0;
+      const int position = rows_.position[half];
+      const unsigned of_tile =
+          __shfl_sync(kWholeWarp, tokens, position / SegmentGrid::kTile - first_tile_);
+      const bool chosen = (of_tile >> position % SegmentGrid::kTile & 1) != 0;
       sees_[half] = chosen || (of_tile & kForced) != 0;
-      slot_[half] = chosen ? slots_[half]++ : -1;
-      // More of them than there are slots are found out by chosen_.
-      const int64_t at = choice_[half] + std::min(slot_[half], a_.kept - 1);
-      if (chosen) chosen_[half] = slot_[half] < a_.kept ? a_.blocks[at] : kNone;
-      if (chosen) score_[half] = a_.scores[at];
+      slot_[half] = chosen ? std::min(slots_[half]++, a_.kept - 1) : -1;
+      // Lists with more of them than there are slots are found out by check.
+      if (chosen) score_[half] = a_.scores[first_slot(half) + slot_[half]];
     }
     next_block_ = block + 1;
     key_ = block * block_tokens_;
@@ -189,13 +196,15 @@ class BlockWalk {
   const Choices& a_;
   const LaneRows& rows_;
   int block_tokens_;
+  int place_;
+  int first_tile_;  // of the query tile, within the segment
   float width_;
   int origin_;  // row of k of position 0
   int end_;     // behind the last position that is seen
 
   // The tile of this lane; other lanes have none.
   int own_block_ = -1;
-  int64_t entry_ = 0;
+  int entry_ = 0;
   int entries_left_ = 0;
   int listed_ = kNone;  // block of the entry
   unsigned mask_ = 0;
@@ -205,16 +214,12 @@ class BlockWalk {
   int key_ = 0;
   int block_end_ = 0;
   bool first_of_block_ = false;
-  bool wrong_ = false;
 
   // The two rows of this lane.
-  int tile_[2];
-  int64_t choice_[2];  // first slot
   TokenGate gate_[2];
   int slots_[2] = {0, 0};  // of the next chosen block
   bool sees_[2];
   int slot_[2];
-  int chosen_[2];  // what the selection has there
   float score_[2];
 };
 

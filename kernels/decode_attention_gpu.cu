@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(DecodeShape<T, kD>::kThreads) decode_part(Deco
   copy_rows<Shape::kThreads>(queries, 16, a.d, a.q,
                              [&](int i) -> const T* { return i < heads ? q + i * a.d : nullptr; });
   SpanWalk<Shape::kPanel> walk(a, place, part);
-  Panel next;
+  Panel next{};
   int stage = 0;
   const auto copy_next = [&] {
     const auto copy = [&](T* to, const T* tensor) {

@@ -5,31 +5,33 @@
 namespace tessera::gpu {
 namespace {
 
-/// block_lse of the two rows of a lane: the first of four lanes writes.
-struct BlockSums {
-  static constexpr bool kWanted = true;
-
-  float* to[2];  // null: not asked for
-  bool first_of_block;
-
-  __device__ bool wants(int half) const { return to[half] != nullptr; }
-  /// `lse`: log2 of the row's sum over the panel. The same lane had the block's panel before.
-  __device__ void keep(int half, float lse) {
-    if (to[half] == nullptr || threadIdx.x % 4 != 0) return;
-    lse *= kLn2;
-    if (!first_of_block) {
-      const float before = *to[half];
-      const float larger = fmaxf(before, lse);
-      lse = larger + log1pf(expf(fminf(before, lse) - larger));
-    }
-    *to[half] = lse;
-  }
-};
-
 struct SparseArguments {
   Choices choices;
   float* block_lse;  // [groups, tokens, g, kept], or null
   HeadMap map;
+};
+
+/// block_lse of the two rows of a lane: the first of four lanes writes.
+struct BlockSums {
+  static constexpr bool kWanted = true;
+
+  const SparseArguments& a;
+  int64_t row[2];  // of block_lse
+  int slot[2];     // -1: not asked for
+  bool first_of_block;
+
+  __device__ bool wants(int half) const { return slot[half] >= 0; }
+  /// `lse`: log2 of the row's sum over the panel. The same lane had the block's panel before.
+  __device__ void keep(int half, float lse) {
+    if (slot[half] < 0 || threadIdx.x % 4 != 0) return;
+    float* const to = a.block_lse + row[half] * a.choices.kept + slot[half];
+    lse *= kLn2;
+    if (!first_of_block) {
+      const float larger = fmaxf(*to, lse);
+      lse = larger + log1pf(expf(fminf(*to, lse) - larger));
+    }
+    *to = lse;
+  }
 };
 
 template <int kPanel>
@@ -37,30 +39,28 @@ class SparseWalk : public BlockWalk<kPanel> {
  public:
   using Arguments = SparseArguments;
   using Sums = BlockSums;
+  static constexpr bool kFewRegisters = false;
 
   __device__ SparseWalk(const SparseArguments& a, const GridView& grid, const QueryTile& tile,
                         const LaneRows& rows)
-      : BlockWalk<kPanel>(a.choices, grid, tile, rows) {
+      : BlockWalk<kPanel>(a.choices, grid, tile, rows), a_(a) {
     for (int half = 0; half < 2; ++half) {
-      const int64_t row = tile.place * a.choices.tokens + rows.token[half];
-      const int64_t head = row * a.map.group_heads + a.map.in_group(rows.head[half]);
+      const int64_t token = tile.place * a.choices.tokens + rows.token[half];
       const bool wanted = a.block_lse != nullptr && rows.real[half];
-      block_lse_[half] = wanted ? a.block_lse + head * a.choices.kept : nullptr;
+      row_[half] = wanted ? token * a.map.group_heads + a.map.in_group(rows.head[half]) : -1;
     }
   }
 
   __device__ BlockSums sums() const {
-    BlockSums sums;
-    for (int half = 0; half < 2; ++half) {
-      const bool wanted = block_lse_[half] != nullptr && this->slot(half) >= 0;
-      sums.to[half] = wanted ? block_lse_[half] + this->slot(half) : nullptr;
-    }
-    sums.first_of_block = this->first_of_block();
-    return sums;
+    return {a_,
+            {row_[0], row_[1]},
+            {row_[0] < 0 ? -1 : this->slot(0), row_[1] < 0 ? -1 : this->slot(1)},
+            this->first_of_block()};
   }
 
  private:
-  float* block_lse_[2];  // of slot 0; null: not asked for
+  const SparseArguments& a_;
+  int64_t row_[2];  // of block_lse; -1: not asked for
 };
 
 }  // namespace

@@ -144,10 +144,11 @@ TEST(SparseAttention, ListsMustBelongToTheSelection) {
   const reference::Lists list_owner(x.scores, attended);
   const BlockLists lists = list_owner.view();
   owner.row_of_blocks(0, 99)[0] += 1;
+  owner.count(0, 99) -= 1;  // on the GPU it is their number that is found to be wrong
   Stream stream(support::device(), 1);
   support::expect_kernel_error(
       [&] { sparse_attention_forward(stream, x.forward(selection, lists)); },
-      "the lists say that token 99 chose block", "the lists have a block that its token did not");
+      "the lists say that token 99 chose block", "the lists have other blocks of a token");
 }
 
 }  // namespace
