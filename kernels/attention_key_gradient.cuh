@@ -169,12 +169,15 @@ struct KeyGradientState {
     const bool whole = rows.limits[1] != 0;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
+      // The lane's two rows of the eight.
+      const int row = column_of_lane(n, 0);
+      const float2 shift = *reinterpret_cast<const float2*>(rows.shift + row);
+      const float2 delta = *reinterpret_cast<const float2*>(rows.delta + row);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = column_of_lane(n, i);
-        p[n][i] = fast_exp2(fmaf(p[n][i], scale, -rows.shift[row]));
-        if (!whole && !seen.sees(i / 2, rows.ahead[row])) p[n][i] = 0;
-        ds[n][i] = p[n][i] * (ds[n][i] - rows.delta[row]);
+        p[n][i] = fast_exp2(fmaf(p[n][i], scale, i % 2 == 0 ? -shift.x : -shift.y));
+        if (!whole && !seen.sees(i / 2, rows.ahead[row + i % 2])) p[n][i] = 0;
+        ds[n][i] = p[n][i] * (ds[n][i] - (i % 2 == 0 ? delta.x : delta.y));
       }
     }
     const TileRows<T, kD> q_columns{q.data + first_column};
@@ -220,7 +223,7 @@ struct KeyGradientState {
 };
 
 /// A Source, the same in all lanes, has
-///   static KeyTask find(arguments, operands, keys): by blockIdx.x and .y;
+///   static KeyTask find(arguments, operands, keys, pass): by blockIdx.x and .y;
 ///   Source(arguments, operands, task, scratch): scratch [4] in shared memory;
 ///   fill(attendees): the next tokens, 0 after the last, with the barriers around it;
 ///   window, sinks: by which they see keys, counted from the panel's first.
@@ -228,11 +231,12 @@ struct KeyGradientState {
 template <class T, int kD, class Source>
 __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
                                   KeyGradientShape<T, kD>::kBlocks)
-    attention_key_gradient(BackwardOperands<T> a, typename Source::Arguments arguments) {
+    attention_key_gradient(BackwardOperands<T> a, typename Source::Arguments arguments,
+                           KeyPass pass) {
   using Shape = KeyGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
   using Figures = RowsOfTile<Shape::kRows>;
-  const KeyTask task = Source::find(arguments, a, Shape::kKeys);
+  const KeyTask task = Source::find(arguments, a, Shape::kKeys, pass);
   if (task.count <= 0) return;
   SharedMemory shared;
   const Rows keys = Rows::take(shared, Shape::kKeys);
@@ -303,47 +307,45 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
   state.finish(a, task, warp, keys, values, first_column);
 }
 
-/// The sum of a task's chunks, in their order: a lane per column, blockIdx.z is a key.
+/// The sum of a task's chunks, in their order: a lane per column, keys in turn by blockIdx.z.
+inline constexpr int kSumParts = 8;
 template <class T, int kD, class Source>
 __global__ void __launch_bounds__(kD)
     add_key_chunks(BackwardOperands<T> a, typename Source::Arguments arguments) {
   constexpr int kKeys = KeyGradientShape<T, kD>::kKeys;
-  const KeyTask task = Source::find(arguments, a, kKeys);
-  const auto key = static_cast<int>(blockIdx.z);
+  const KeyTask task = Source::find(arguments, a, kKeys, KeyPass::kSums);
   const auto column = static_cast<int>(threadIdx.x);
-  if (column >= a.d || key >= task.count) return;
-  float dk = 0;
-  float dv = 0;
-  for (int chunk = 0; chunk < task.chunks; ++chunk) {
-    const float* const row = task.partial + (int64_t{chunk} * 2 * kKeys + key) * kD + column;
-    dk += row[0];
-    dv += row[kKeys * kD];
+  if (column >= a.d) return;
+  for (int key = static_cast<int>(blockIdx.z); key < task.count; key += kSumParts) {
+    float dk = 0;
+    float dv = 0;
+    for (int chunk = 0; chunk < task.chunks; ++chunk) {
+      const float* const row = task.partial + (int64_t{chunk} * 2 * kKeys + key) * kD + column;
+      dk += row[0];
+      dv += row[kKeys * kD];
+    }
+    const int64_t to = a.key(task.row + key, a.groups.at[task.place]) + column;
+    a.dk[to] = from_float<T>(dk * a.scale);
+    a.dv[to] = from_float<T>(dv);
   }
-  const int64_t to = a.key(task.row + key, a.groups.at[task.place]) + column;
-  a.dk[to] = from_float<T>(dk * a.scale);
-  a.dv[to] = from_float<T>(dv);
 }
 
-/// For up to `panels` panels per group, besides those that are split.
 template <class T, int kD, class Source>
 void start_key_gradient(Stream& stream, const BackwardOperands<T>& operands,
-                        typename Source::Arguments arguments, int64_t panels, size_t groups) {
+                        const typename Source::Arguments& arguments, const KeyPassBlocks& blocks,
+                        size_t groups) {
   using Shape = KeyGradientShape<T, kD>;
   const auto places = static_cast<unsigned>(groups);
-  const auto start = [&](int64_t blocks) {
+  const auto start = [&](int64_t count, KeyPass pass) {
     launch(stream, attention_key_gradient<T, kD, Source>,
-           dim3(static_cast<unsigned>(blocks), places, Shape::kColumnParts), Shape::kThreads,
-           key_gradient_bytes<T, kD>(), operands, arguments);
+           dim3(static_cast<unsigned>(count), places, Shape::kColumnParts), Shape::kThreads,
+           key_gradient_bytes<T, kD>(), operands, arguments, pass);
   };
-  SplitPanels& split = arguments.split;
-  start(panels);
-  if (split.chunks == 1) return;
-  split.chunks_of_grid = split.chunks;
-  start(int64_t{split.panels} * split.chunks);
-  split.chunks_of_grid = 1;
+  start(blocks.whole, KeyPass::kWhole);
+  if (blocks.chunks == 0) return;
+  start(blocks.chunks, KeyPass::kChunks);
   launch(stream, add_key_chunks<T, kD, Source>,
-         dim3(static_cast<unsigned>(split.panels), places, Shape::kKeys), kD, 0, operands,
-         arguments);
+         dim3(static_cast<unsigned>(blocks.sums), places, kSumParts), kD, 0, operands, arguments);
 }
 
 }  // namespace tessera::gpu

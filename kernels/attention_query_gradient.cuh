@@ -113,14 +113,16 @@ struct GateSums {
     of_row[turn * rows + row] = sum;
     slot[turn * rows + row] = of_slot;
   }
-  /// `to`: [tokens, kept] of the group, from the tile's first token on.
-  __device__ void add(const QueryTile& tile, float* to, int kept) {
+  /// `to`: [tokens, kept] of the group, from the tile's first token on. `first`: nothing is there
+  /// yet, and nobody waits to read it.
+  __device__ void add(const QueryTile& tile, float* to, int kept, bool first) {
     const auto token = static_cast<int>(threadIdx.x);
     if (token < tile.count) {
-      const int first = turn * rows + token * tile.heads;
+      const int row = turn * rows + token * tile.heads;
       float sum = 0;
-      for (int head = 0; head < tile.heads; ++head) sum += of_row[first + head];
-      if (slot[first] >= 0) to[int64_t{token} * kept + slot[first]] += sum;
+      for (int head = 0; head < tile.heads; ++head) sum += of_row[row + head];
+      float* const at = to + int64_t{token} * kept + slot[row];
+      if (slot[row] >= 0) *at = first ? sum : *at + sum;
     }
     turn = 1 - turn;
   }
@@ -135,14 +137,14 @@ struct QueryGradientPlaces {
   TileRows<T, kD> values[2];
 };
 
-/// One tile. A Walk is one of kernels/key_panel.h with Arguments; where it has kChoices, also
-/// slot() as BlockWalk, check() and the arguments `dlog_gate` and `choices`.
+/// One tile. A Walk is one of kernels/key_panel.cuh with Arguments; where it has kChoices, also
+/// slot, first_of_block and check as BlockWalk, and its arguments `dlog_gate` and `choices`.
 template <class T, int kD, class Walk>
 __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a,
                                                     const typename Walk::Arguments& arguments,
                                                     const QueryTile& tile,
                                                     const QueryGradientPlaces<T, kD>& places,
-                                                    GateSums& gate_sums) {
+                                                    GateSums& gate_sums, bool first_part) {
   using Shape = QueryGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -190,7 +192,9 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
   while (more) {
     const PanelView view = walk.view();
     int slots[2] = {-1, -1};
+    [[maybe_unused]] bool first = first_part;
     if constexpr (Walk::kChoices) {
+      first = first && walk.first_of_block();
       for (int half = 0; half < 2; ++half) slots[half] = walk.slot(half);
     }
     more = walk.next(next);
@@ -212,9 +216,9 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
     wait_for_copies<0>();
     __syncthreads();
     if constexpr (Walk::kChoices) {
-      const int64_t first = tile.place * a.tokens + tile.origin + tile.first;
-      gate_sums.add(tile, arguments.dlog_gate + first * arguments.choices.kept,
-                    arguments.choices.kept);
+      const int kept = arguments.choices.kept;
+      const int64_t token = tile.place * a.tokens + tile.origin + tile.first;
+      gate_sums.add(tile, arguments.dlog_gate + token * kept, kept, first);
     }
     swap_places(keys, other_keys);
     swap_places(values, other_values);
@@ -245,12 +249,12 @@ __global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads,
       const QueryTile tile = query_tile(a.grid, cut, a.groups, a.map, place, part);
       if (tile.rows() <= 0) return;
       if (part > 0) __syncthreads();
-      add_query_gradients<T, kD, Walk>(a, arguments, tile, places, gate_sums);
+      add_query_gradients<T, kD, Walk>(a, arguments, tile, places, gate_sums, part == 0);
     }
   } else {
     const QueryTile tile = find_query_tile(a.grid, cut, a.groups, a.map);
     if (tile.rows() <= 0) return;
-    add_query_gradients<T, kD, Walk>(a, arguments, tile, places, gate_sums);
+    add_query_gradients<T, kD, Walk>(a, arguments, tile, places, gate_sums, true);
   }
 }
 
