@@ -78,7 +78,8 @@ struct DecodeSelect {
 void decode_select(Stream& stream, const DecodeSelect& a);
 
 /// o_h = sum_j exp(s_j - L_h) v_j over the listed rows, s_j = scale q_h . k_j + log gate of the
-/// span, L_h = log(exp(a_h) + sum_j exp s_j).
+/// span, L_h = log(exp(a_h) + sum_j exp s_j). Throws, or on a GPU stops, when a span lies outside
+/// of the cache.
 struct DecodeAttention {
   TensorView o;               ///< out [heads, d], dtype of q; only heads of `groups` are written
   TensorView lse;             ///< out [heads], f32: L; optional

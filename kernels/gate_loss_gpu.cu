@@ -54,26 +54,27 @@ __device__ void row_loss(const Loss& a, int64_t row, int count, int lane, double
   for (int h = 0; h < a.heads; ++h) {
     const float* const x = a.block_lse + (row * a.heads + h) * a.kept;
     const Softmax of_head = softmax(x, count, lane);
-    const float share = 1 / (of_head.total * static_cast<float>(a.heads));
+    const float share = __fdividef(1, of_head.total * static_cast<float>(a.heads));
     for (int s = lane; s < count; s += kWarpSize) {
       dz[s] = (h == 0 ? 0.0f : dz[s]) + expf(x[s] - of_head.highest) * share;
     }
   }
   const Softmax of_scores = softmax(z, count, lane);
   const float lse = of_scores.highest + logf(of_scores.total);
+  const float inverse = __fdividef(1, of_scores.total);
   float entropy = 0;
   float kl = 0;
   for (int s = lane; s < count; s += kWarpSize) {
     const float log_p = z[s] - lse;
     const float target = dz[s];
-    entropy -= expf(z[s] - of_scores.highest) / of_scores.total * log_p;
+    entropy -= expf(z[s] - of_scores.highest) * inverse * log_p;
     // 0 log 0 = 0; a denormal number counts as 0.
     if (target >= 1e-37f) kl += target * (logf(target) - log_p);
   }
   entropy = warp_sum(entropy);
   kl = warp_sum(kl);
   for (int s = lane; s < count; s += kWarpSize) {
-    const float p = expf(z[s] - of_scores.highest) / of_scores.total;
+    const float p = expf(z[s] - of_scores.highest) * inverse;
     dz[s] = a.kl_coefficient * (p - dz[s]) - a.entropy_coefficient * p * (z[s] - lse + entropy) +
             2 * a.z_coefficient * lse * p;
   }

@@ -37,6 +37,7 @@ struct Pool {
   GridView grid;
   int64_t keys;
   int blocks;  // that kbar has room for
+  int blocks_of_task;
   int d;
   int gate_keys;
 };
@@ -83,7 +84,7 @@ __device__ void key_backward(const Pool<T>& a, int64_t row, const float* dkbar, 
   }
 }
 
-/// Blocks [blockIdx.x, blockIdx.x + 1) of equal shares of the grid's blocks, of group blockIdx.y.
+/// A task, some of the grid's blocks, of group blockIdx.y.
 template <class T, int kStep>
 __global__ void __launch_bounds__(kThreads) backward_blocks(Pool<T> a) {
   SharedMemory shared;
@@ -97,8 +98,9 @@ __global__ void __launch_bounds__(kThreads) backward_blocks(Pool<T> a) {
     for (int j = 0; j < kStep; ++j) dr[i + j] = 0;
   }
   const int rows = a.grid.block / a.gate_keys;
-  const int end = static_cast<int>((int64_t{blockIdx.x} + 1) * a.blocks / gridDim.x);
-  for (int b = static_cast<int>(int64_t{blockIdx.x} * a.blocks / gridDim.x); b < end; ++b) {
+  const int begin = static_cast<int>(blockIdx.x) * a.blocks_of_task;
+  const int end = std::min(a.blocks, begin + a.blocks_of_task);
+  for (int b = begin; b < end; ++b) {
     const int first = first_row(a.grid, b);
     if (first < 0) continue;
     for (int part = 0; part < a.gate_keys; ++part) {
@@ -171,6 +173,7 @@ void gate_pool_backward(Stream& stream, const GatePoolBackward& a) {
                        .grid = grid,
                        .keys = keys,
                        .blocks = static_cast<int>(blocks),
+                       .blocks_of_task = static_cast<int>(blocks_for(blocks, tasks)),
                        .d = static_cast<int>(d),
                        .gate_keys = static_cast<int>(a.gate_keys)};
     constexpr int kStep = 4;

@@ -164,7 +164,7 @@ __device__ void add_tokens(const Scores& a, int64_t group_row, int begin, int en
 
 /// Block (range of gate blocks, chunk of tokens, group); `sums` [chunks, groups, keys, gate_dim].
 __global__ void __launch_bounds__(kThreads)
-    backward_keys(Scores a, float* out, int max_blocks, int blocks_per_warp) {
+    backward_keys(Scores a, float* out, int max_blocks, int blocks_per_warp, int chunk_tokens) {
   SharedMemory shared;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -174,8 +174,8 @@ __global__ void __launch_bounds__(kThreads)
   const int begin = (static_cast<int>(blockIdx.x) * warps + warp) * blocks_per_warp;
   const int end = std::min(max_blocks, begin + blocks_per_warp);
   const int64_t group = blockIdx.z;
-  const int chunk_begin = static_cast<int>(int64_t{blockIdx.y} * a.tokens / gridDim.y);
-  const int chunk_end = static_cast<int>((int64_t{blockIdx.y} + 1) * a.tokens / gridDim.y);
+  const int chunk_begin = std::min(a.tokens, static_cast<int>(blockIdx.y) * chunk_tokens);
+  const int chunk_end = std::min(a.tokens, chunk_begin + chunk_tokens);
   // A lane always has the same columns.
   for (int i = 0; i < blocks_per_warp * a.gate_keys; ++i) {
     for (int d = lane; d < a.gate_dim; d += kWarpSize) sums[i * a.gate_dim + d] = 0;
@@ -241,7 +241,8 @@ void launch_keys(Stream& stream, const ScoreBackward& a, const Scores& scores) {
               static_cast<unsigned>(a.qt.shape()[0])),
          static_cast<int>(warps * kWarpSize),
          shared_bytes_of<float>(warps * blocks_per_warp * a.gate_keys * scores.gate_dim), scores,
-         partials, static_cast<int>(max_blocks), static_cast<int>(blocks_per_warp));
+         partials, static_cast<int>(max_blocks), static_cast<int>(blocks_per_warp),
+         static_cast<int>(blocks_for(scores.tokens, chunks)));
   if (chunks == 1) return;
   launch(stream, add_chunks, dim3(blocks_for(count, kThreads)), kThreads, 0,
          a.dkt.as<float>().data(), partials, count, static_cast<int>(chunks));

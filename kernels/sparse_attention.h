@@ -27,7 +27,9 @@ inline float log_gate(float z, float tau, float strength, float width) {
 ///   L_i = log(exp(a_h) + sum_j exp s_ij),   o_i = sum_j exp(s_ij - L_i) v_j.
 /// With everything chosen this is full causal attention. Rows and heads are those of kernels/
 /// attention.h; here the keys of a segment with queries are one run from its first to at least its
-/// last query's position. Throws unless they are. Source: dgsa definition 2.2.
+/// last query's position. Throws, or on a GPU stops, unless they are; on a GPU that the lists
+/// belong to the selection is known from the number of each token's blocks alone. Source: dgsa
+/// definition 2.2.
 struct SparseAttentionForward {
   TensorView o;       ///< out [tokens, heads, d]; only heads of `groups` are written
   TensorView lse;     ///< out [heads, tokens], f32: L
