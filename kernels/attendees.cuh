@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/core/workspace.h"
 #include "kernels/segment_grid.cuh"
 
 /// Which tokens see a panel of keys, for the kernel of dk and dv.
@@ -88,46 +87,19 @@ class AttendeeRange {
   int left_ = 1 << 30;
 };
 
-/// How the work of panels that all tokens see, those of sink tokens, is cut: into chunks of the
-/// tokens, whose sums a second kernel adds in their order. Which panels these are follows from the
-/// rules and how many there may be from the shapes.
-struct SplitPanels {
-  int chunks = 1;             ///< of each; 1: no panel is split
-  int chunks_of_grid = 0;     ///< blockIdx.x has this many of each; 0: it has the other panels
-  int per_owner = 0;          ///< panels of each run or segment
-  int panels = 0;             ///< of a group
-  int64_t numbers = 0;        ///< of one chunk's sums
-  float* partials = nullptr;  ///< [groups, panels, chunks, numbers]
-
-  /// Which panel and chunk this block of threads has.
-  __device__ int panel() const { return static_cast<int>(blockIdx.x) / chunks_of_grid; }
-  __device__ int chunk() const { return static_cast<int>(blockIdx.x) % chunks_of_grid; }
-  /// Where the sums of its chunk go.
-  __device__ float* partial() const {
-    const int64_t place = int64_t{blockIdx.y} * panels + panel();
-    return partials + (place * chunks + chunk()) * numbers;
-  }
-  /// Whether a panel belongs to this launch.
-  __device__ bool has(bool seen_by_all) const {
-    return chunks == 1 || seen_by_all == (chunks_of_grid > 0);
-  }
+/// Panels that many more tokens see than others do would hold up a launch. These are cut into
+/// chunks of their tokens, and the sums of the chunks added in their order: three launches in place
+/// of one.
+enum class KeyPass : int {
+  kWhole,   ///< the panels that are not cut
+  kChunks,  ///< a block of threads per chunk
+  kSums     ///< a block of threads per panel that is cut, or finds that it has none
 };
-/// For `owners` runs or segments with up to `per_owner` panels of `numbers` sums each.
-inline SplitPanels split_panels(Stream& stream, int64_t owners, int64_t per_owner, size_t groups,
-                                int64_t tokens, int64_t numbers) {
-  constexpr int64_t kMostChunks = 32;
-  constexpr int64_t kTokensPerChunk = 128;
-  const int64_t bytes =
-      static_cast<int64_t>(groups) * owners * per_owner * numbers * int64_t{sizeof(float)};
-  if (bytes == 0) return {};
-  const int64_t chunks = std::min({kMostChunks, (tokens + kTokensPerChunk - 1) / kTokensPerChunk,
-                                   Stream::kWorkspaceBytes / bytes});
-  if (chunks <= 1) return {};
-  return {.chunks = static_cast<int>(chunks),
-          .per_owner = static_cast<int>(per_owner),
-          .panels = static_cast<int>(owners * per_owner),
-          .numbers = numbers,
-          .partials = Workspace(stream, "attention_backward").take<float>(chunks * bytes / 4)};
-}
+/// Blocks of threads of each pass along x.
+struct KeyPassBlocks {
+  int64_t whole;
+  int64_t chunks = 0;
+  int64_t sums = 0;
+};
 
 }  // namespace tessera::gpu

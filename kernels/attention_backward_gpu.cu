@@ -3,6 +3,7 @@
 #include "kernels/attention.h"
 #include "kernels/attention_key_gradient.cuh"
 #include "kernels/attention_query_gradient.cuh"
+#include "kernels/core/workspace.h"
 #include "kernels/window_walk.cuh"
 
 // Backward of causal attention with a window. Panels of sink tokens are seen by all tokens: where
@@ -19,39 +20,53 @@ class Walk : public WindowWalk<kPanel> {
   using WindowWalk<kPanel>::WindowWalk;
 };
 
+/// Which panels are cut: those of sink tokens, `per_run` of each run at most.
+struct SinkPanels {
+  int chunks = 1;  ///< of each; 1: none is cut
+  int per_run = 0;
+  int panels = 0;             ///< of a group
+  int64_t numbers = 0;        ///< of one chunk's sums
+  float* partials = nullptr;  ///< [groups, panels, chunks, numbers]
+};
+
 /// The tokens that see a panel by the rule of kernels/attention.h. Panels count from the beginning
 /// of a run, wherever that is.
 class WindowSource {
  public:
   struct Arguments {
     Reach reach;
-    SplitPanels split;
+    SinkPanels sinks;
   };
 
   template <class T>
-  __device__ static KeyTask find(const Arguments& of, const BackwardOperands<T>& a, int keys) {
+  __device__ static KeyTask find(const Arguments& of, const BackwardOperands<T>& a, int keys,
+                                 KeyPass pass) {
     const Stretches& runs = a.grid.runs;
-    const SplitPanels& split = of.split;
+    const SinkPanels& sinks = of.sinks;
+    const auto x = static_cast<int>(blockIdx.x);
     KeyTask task;
     task.place = static_cast<int>(blockIdx.y);
     int run;
     int from;  // of the run's first key
-    if (split.chunks_of_grid == 0) {
+    if (pass == KeyPass::kWhole) {
       const Stretches rows{runs.starts, nullptr, nullptr, runs.size};
-      const StretchPart part = find_part(rows, keys, static_cast<int>(blockIdx.x));
+      const StretchPart part = find_part(rows, keys, x);
       run = part.stretch;
       from = part.first;
     } else {
-      run = split.panel() / split.per_owner;
-      from = split.panel() % split.per_owner * keys;
-      task.chunk = split.chunk();
-      task.chunks = split.chunks;
-      task.partial = split.partial();
+      const int panel = pass == KeyPass::kChunks ? x / sinks.chunks : x;
+      run = panel / sinks.per_run;
+      from = panel % sinks.per_run * keys;
+      task.chunk = pass == KeyPass::kChunks ? x % sinks.chunks : 0;
+      task.chunks = sinks.chunks;
+      const int64_t place = int64_t{task.place} * sinks.panels + panel;
+      task.partial = sinks.partials + (place * sinks.chunks + task.chunk) * sinks.numbers;
     }
     task.segment = runs.segment(run);
     task.first = runs.first(run) + from;
     task.row = runs.row(run) + from;
-    if (split.has(task.first < of.reach.sink_tokens)) {
+    const bool cut = sinks.chunks > 1 && task.first < of.reach.sink_tokens;
+    if (cut == (pass != KeyPass::kWhole)) {
       task.count = std::clamp(runs.end(run) - task.first, 0, keys);
     }
     return task;
@@ -84,27 +99,48 @@ class WindowSource {
   int sinks_;
 };
 
+/// Where the window hides most keys from most tokens, sinks stand out. How they are cut follows
+/// from the shapes alone.
+SinkPanels cut_sinks(Stream& stream, const AttentionBackward& a, int64_t runs, int64_t keys,
+                     int64_t numbers) {
+  constexpr int64_t kMostChunks = 32;
+  constexpr int64_t kTokensPerChunk = 128;
+  const int64_t tokens = a.q.shape()[0];
+  const int64_t per_run = (std::min(a.sink_tokens, a.grid.keys()) + keys - 1) / keys;
+  const int64_t panels = runs * per_run;
+  const int64_t all_numbers = static_cast<int64_t>(a.groups.size()) * panels * numbers;
+  if (a.window >= tokens || all_numbers == 0) return {};
+  const int64_t chunks =
+      std::min({kMostChunks, (tokens + kTokensPerChunk - 1) / kTokensPerChunk,
+                Stream::kWorkspaceBytes / (all_numbers * int64_t{sizeof(float)})});
+  if (chunks <= 1) return {};
+  return {.chunks = static_cast<int>(chunks),
+          .per_run = static_cast<int>(per_run),
+          .panels = static_cast<int>(panels),
+          .numbers = numbers,
+          .partials = Workspace(stream, "attention_backward").take<float>(chunks * all_numbers)};
+}
+
 }  // namespace
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
   attention_delta(stream, delta_of(a));
   const Reach reach{static_cast<int>(std::min<int64_t>(a.window, kMostReach)),
                     static_cast<int>(std::min<int64_t>(a.sink_tokens, kMostReach))};
-  const int64_t tokens = a.q.shape()[0];
   with_float_type(a.q.dtype(), [&]<class T>() {
     const BackwardOperands<T> operands = backward_operands<T>(a, "attention_backward");
     with_head_dim(a.q.shape()[2], [&]<int kD>() {
       start_query_gradient<T, kD, Walk>(stream, operands, reach, a.groups.size());
       constexpr int64_t kKeys = KeyGradientShape<T, kD>::kKeys;
-      const Stretches& runs = operands.grid.runs;
-      WindowSource::Arguments arguments{.reach = reach, .split = {}};
-      if (a.window < tokens) {
-        const int64_t sinks = std::min<int64_t>(a.sink_tokens, a.grid.keys());
-        arguments.split = split_panels(stream, runs.size, (sinks + kKeys - 1) / kKeys,
-                                       a.groups.size(), tokens, 2 * kKeys * kD);
+      const int64_t runs = operands.grid.runs.size;
+      const SinkPanels sinks = cut_sinks(stream, a, runs, kKeys, 2 * kKeys * kD);
+      KeyPassBlocks blocks{.whole = a.grid.keys() / kKeys + runs};
+      if (sinks.chunks > 1) {
+        blocks.chunks = int64_t{sinks.panels} * sinks.chunks;
+        blocks.sums = sinks.panels;
       }
-      start_key_gradient<T, kD, WindowSource>(stream, operands, arguments,
-                                              a.grid.keys() / kKeys + runs.size, a.groups.size());
+      start_key_gradient<T, kD, WindowSource>(stream, operands, {reach, sinks}, blocks,
+                                              a.groups.size());
     });
   });
 }

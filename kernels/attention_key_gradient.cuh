@@ -220,7 +220,7 @@ struct KeyGradientState {
 };
 
 /// A Source, the same in all lanes, has
-///   static KeyTask find(arguments, operands, keys): by blockIdx.x and .y;
+///   static KeyTask find(arguments, operands, keys, pass): by blockIdx.x and .y;
 ///   Source(arguments, operands, task, scratch): scratch [4] in shared memory;
 ///   fill(attendees): the next tokens, 0 after the last, with the barriers around it;
 ///   window, sinks: by which they see keys, counted from the panel's first.
@@ -228,11 +228,12 @@ struct KeyGradientState {
 template <class T, int kD, class Source>
 __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
                                   KeyGradientShape<T, kD>::kBlocks)
-    attention_key_gradient(BackwardOperands<T> a, typename Source::Arguments arguments) {
+    attention_key_gradient(BackwardOperands<T> a, typename Source::Arguments arguments,
+                           KeyPass pass) {
   using Shape = KeyGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
   using Figures = RowsOfTile<Shape::kRows>;
-  const KeyTask task = Source::find(arguments, a, Shape::kKeys);
+  const KeyTask task = Source::find(arguments, a, Shape::kKeys, pass);
   if (task.count <= 0) return;
   SharedMemory shared;
   const Rows keys = Rows::take(shared, Shape::kKeys);
@@ -303,47 +304,45 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
   state.finish(a, task, warp, keys, values, first_column);
 }
 
-/// The sum of a task's chunks, in their order: a lane per column, blockIdx.z is a key.
+/// The sum of a task's chunks, in their order: a lane per column, keys in turn by blockIdx.z.
+inline constexpr int kSumParts = 8;
 template <class T, int kD, class Source>
 __global__ void __launch_bounds__(kD)
     add_key_chunks(BackwardOperands<T> a, typename Source::Arguments arguments) {
   constexpr int kKeys = KeyGradientShape<T, kD>::kKeys;
-  const KeyTask task = Source::find(arguments, a, kKeys);
-  const auto key = static_cast<int>(blockIdx.z);
+  const KeyTask task = Source::find(arguments, a, kKeys, KeyPass::kSums);
   const auto column = static_cast<int>(threadIdx.x);
-  if (column >= a.d || key >= task.count) return;
-  float dk = 0;
-  float dv = 0;
-  for (int chunk = 0; chunk < task.chunks; ++chunk) {
-    const float* const row = task.partial + (int64_t{chunk} * 2 * kKeys + key) * kD + column;
-    dk += row[0];
-    dv += row[kKeys * kD];
+  if (column >= a.d) return;
+  for (int key = static_cast<int>(blockIdx.z); key < task.count; key += kSumParts) {
+    float dk = 0;
+    float dv = 0;
+    for (int chunk = 0; chunk < task.chunks; ++chunk) {
+      const float* const row = task.partial + (int64_t{chunk} * 2 * kKeys + key) * kD + column;
+      dk += row[0];
+      dv += row[kKeys * kD];
+    }
+    const int64_t to = a.key(task.row + key, a.groups.at[task.place]) + column;
+    a.dk[to] = from_float<T>(dk * a.scale);
+    a.dv[to] = from_float<T>(dv);
   }
-  const int64_t to = a.key(task.row + key, a.groups.at[task.place]) + column;
-  a.dk[to] = from_float<T>(dk * a.scale);
-  a.dv[to] = from_float<T>(dv);
 }
 
-/// For up to `panels` panels per group, besides those that are split.
 template <class T, int kD, class Source>
 void start_key_gradient(Stream& stream, const BackwardOperands<T>& operands,
-                        typename Source::Arguments arguments, int64_t panels, size_t groups) {
+                        const typename Source::Arguments& arguments, const KeyPassBlocks& blocks,
+                        size_t groups) {
   using Shape = KeyGradientShape<T, kD>;
   const auto places = static_cast<unsigned>(groups);
-  const auto start = [&](int64_t blocks) {
+  const auto start = [&](int64_t count, KeyPass pass) {
     launch(stream, attention_key_gradient<T, kD, Source>,
-           dim3(static_cast<unsigned>(blocks), places, Shape::kColumnParts), Shape::kThreads,
-           key_gradient_bytes<T, kD>(), operands, arguments);
+           dim3(static_cast<unsigned>(count), places, Shape::kColumnParts), Shape::kThreads,
+           key_gradient_bytes<T, kD>(), operands, arguments, pass);
   };
-  SplitPanels& split = arguments.split;
-  start(panels);
-  if (split.chunks == 1) return;
-  split.chunks_of_grid = split.chunks;
-  start(int64_t{split.panels} * split.chunks);
-  split.chunks_of_grid = 1;
+  start(blocks.whole, KeyPass::kWhole);
+  if (blocks.chunks == 0) return;
+  start(blocks.chunks, KeyPass::kChunks);
   launch(stream, add_key_chunks<T, kD, Source>,
-         dim3(static_cast<unsigned>(split.panels), places, Shape::kKeys), kD, 0, operands,
-         arguments);
+         dim3(static_cast<unsigned>(blocks.sums), places, kSumParts), kD, 0, operands, arguments);
 }
 
 }  // namespace tessera::gpu

@@ -39,7 +39,7 @@ void check_selection(const BlockSelection& selection, int64_t groups, int64_t to
 /// Scores all candidates and keeps the best k; ties prefer the larger block number, and a score
 /// that is NaN is below all others.
 ///   z_ib = log sum_{a < gate_keys} exp(qt_i . kt_{b, a} / sqrt(gate_dim))  (gate_keys 1: no exp)
-/// exactly as gate_score.h computes it, so that any tiling and decoding agree bit by bit.
+/// exactly as gate_score.h computes it, so that any tiling, decoding and device agree bit by bit.
 /// With a tree (TreeSearch) only the candidates that its beams reach are scored.
 /// Source: dgsa definitions 2.2 and 2.3.
 struct ScoreSelect {

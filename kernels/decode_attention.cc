@@ -43,6 +43,9 @@ bool page_gate(Stream& stream, const PageGate& a) {
   CHECK(a.part >= 1, "page_gate: part is ", a.part, ", expected at least 1");
   CHECK(a.position >= 0, "page_gate: position is ", a.position, ", expected at least 0");
   if (stream.on(DeviceKind::kCpu)) return cpu::page_gate(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) return gpu::page_gate(stream, a);
+  }
   return (a.position + 1) % a.part == 0;
 }
 
@@ -83,6 +86,9 @@ void decode_select(Stream& stream, const DecodeSelect& a) {
   CHECK(a.position >= 0 && a.position < pages * a.block, "decode_select: position is ", a.position,
         ", expected 0 to ", pages * a.block - 1, " with ", pages, " pages of ", a.block);
   if (stream.on(DeviceKind::kCpu)) cpu::decode_select(stream.threads(), a);
+  if constexpr (kCudaBuilt) {
+    if (stream.on(DeviceKind::kGpu)) gpu::decode_select(stream, a);
+  }
 }
 
 void decode_attention(Stream& stream, const DecodeAttention& a) {

@@ -101,6 +101,8 @@ void decode_select(ThreadPool& threads, const DecodeSelect& a);
 void decode_attention(ThreadPool& threads, const DecodeAttention& a);
 }  // namespace cpu
 namespace gpu {
+bool page_gate(Stream& stream, const PageGate& a);
+void decode_select(Stream& stream, const DecodeSelect& a);
 void decode_attention(Stream& stream, const DecodeAttention& a);
 }  // namespace gpu
 

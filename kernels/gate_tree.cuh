@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/block_selection.h"
+#include "kernels/decode_attention.h"
 #include "kernels/segment_grid.cuh"
 
 namespace tessera::gpu {
@@ -14,5 +15,8 @@ __host__ __device__ constexpr bool needs_tree(const TreeSearch& tree, int64_t ca
 /// The part of score_select that has a tree: builds the trees of all segments in a.nodes, and fills
 /// the rows of all tokens that need one.
 void select_in_trees(Stream& stream, const ScoreSelect& a, const GridView& grid);
+
+/// The part of decode_select that has a tree: fills the selection of a token that needs one.
+void select_pages_in_tree(Stream& stream, const DecodeSelect& a, int64_t candidates);
 
 }  // namespace tessera::gpu

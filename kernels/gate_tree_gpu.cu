@@ -77,16 +77,18 @@ __global__ void __launch_bounds__(kBuildThreads) build_level(Trees a, int level,
   }
 }
 
+/// Tokens that go down a tree, and where their choice goes.
 struct Search {
-  Trees trees;
   TreeSearch tree;
-  BlockRule rule;
   int32_t* blocks;  // [groups, tokens, kept + 1]
   float* scores;    // [groups, tokens, kept + 1]
   int32_t* counts;  // [groups, tokens]
   const float* qt;  // [groups, tokens, gate_dim]
   float scale;      // gate_scale
-  int length;       // tokens of a part at most
+  int gate_dim;
+  int kept;
+  int first_block;  // number of leaf 0
+  int length;       // tokens of a block of lanes at most
   int width;        // nodes to keep
 };
 
@@ -129,7 +131,7 @@ __device__ void meet(const Search& a, const Scratch& s, const float* family, uin
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int e = lane % R;
   const int count = __popc(tokens);
-  const int gate_dim = a.trees.gate_dim;
+  const int gate_dim = a.gate_dim;
   int token[kEach];
   const float* query[kEach];
   float sums[kEach] = {};
@@ -187,19 +189,20 @@ __device__ void meet_all(const Search& a, const Scratch& s, const float* family,
 template <int R>
 class Walk {
  public:
-  __device__ Walk(const Search& a, const Scratch& s, int segment, int tokens, int candidates)
+  __device__ Walk(const Search& a, const Scratch& s, const float* nodes, const TreeLayout& layout,
+                  int tokens, int candidates)
       : a_(a),
         s_(s),
-        layout_(a.trees.layout(segment)),
-        nodes_(a.trees.tree(blockIdx.y, segment)),
-        size_(R * a.trees.gate_dim),
+        layout_(layout),
+        nodes_(nodes),
+        size_(R * a.gate_dim),
         everyone_(~uint32_t{0} >> (kMostTokens - tokens)),
         tokens_(tokens),
         candidates_(candidates) {}
 
   /// Returns how many leaves each token scored: their keys are in s.keys, and leaf_of names them.
   __device__ int run() {
-    auto level = static_cast<int>(a_.tree.first_level(candidates_, a_.rule.kept));
+    auto level = static_cast<int>(a_.tree.first_level(candidates_, a_.kept));
     score_all(level);
     int slots = complete(level);
     parents_ = -1;
@@ -230,7 +233,7 @@ class Walk {
   }
   /// The families of a level, each of R gate_dim floats.
   __device__ const float* families(int level) const {
-    return nodes_ + layout_.first_row(level) * a_.trees.gate_dim;
+    return nodes_ + layout_.first_row(level) * a_.gate_dim;
   }
   __device__ void swap() {
     int32_t* const kept = s_.kept;
@@ -311,18 +314,12 @@ class Walk {
   int parents_ = -1;  // complete nodes of the level above; -1: all nodes are scored
 };
 
-/// A block of lanes per part of at most `length` tokens, and group.
+/// Rows of up to `length` tokens from `first_token` of qt and the selection on, by a block of
+/// lanes.
 template <int R>
-__global__ void __launch_bounds__(kThreads) search_trees(Search a) {
-  const GridView& grid = a.trees.grid;
-  const StretchPart part =
-      find_part(grid.pieces, a.length, static_cast<int>(gridDim.x - 1 - blockIdx.x));
-  if (part.count == 0) return;
-  const auto candidates = static_cast<int>(a.rule.candidates(part.first / grid.block));
-  const int kept = static_cast<int>(a.rule.kept);
-  if (!needs_tree(a.tree, candidates, kept)) return;
-  const int gate_dim = a.trees.gate_dim;
-  const int stride = query_stride(gate_dim);
+__device__ void search_tokens(const Search& a, const float* nodes, const TreeLayout& layout,
+                              int64_t first_token, int tokens, int candidates) {
+  const int stride = query_stride(a.gate_dim);
   SharedMemory shared;
   Scratch s;
   s.queries = shared.take<float>(a.length * stride);
@@ -330,23 +327,43 @@ __global__ void __launch_bounds__(kThreads) search_trees(Search a) {
   s.kept = shared.take<int32_t>(a.length * a.width);
   s.next = shared.take<int32_t>(a.length * a.width);
   s.keepers = shared.take<uint32_t>(kWindow);
-  const int64_t first_token =
-      int64_t{blockIdx.y} * grid.tokens + grid.pieces.origin(part.stretch) + part.first;
-  for (int i = static_cast<int>(threadIdx.x); i < part.count * gate_dim; i += kThreads) {
-    s.queries[i / gate_dim * stride + i % gate_dim] = a.qt[first_token * gate_dim + i];
+  for (int i = static_cast<int>(threadIdx.x); i < tokens * a.gate_dim; i += kThreads) {
+    s.queries[i / a.gate_dim * stride + i % a.gate_dim] = a.qt[first_token * a.gate_dim + i];
   }
   __syncthreads();
-  Walk<R> walk(a, s, grid.pieces.segment(part.stretch), part.count, candidates);
+  Walk<R> walk(a, s, nodes, layout, tokens, candidates);
   const int slots = walk.run();
   __syncthreads();
-  for (int t = static_cast<int>(threadIdx.x) / kWarpSize; t < part.count; t += kWarps) {
-    const int64_t row = (first_token + t) * (kept + 1);
-    write_best(SelectionRow{a.blocks + row, a.scores + row, kept},
-               s.keys + t * key_stride(a.width, R), slots, [&](int slot) {
-                 return static_cast<int>(a.rule.sink_blocks) + walk.node_of(t, slot);
-               });
-    if (threadIdx.x % kWarpSize == 0) a.counts[first_token + t] = kept;
+  for (int t = static_cast<int>(threadIdx.x) / kWarpSize; t < tokens; t += kWarps) {
+    const int64_t row = (first_token + t) * (a.kept + 1);
+    write_best(SelectionRow{a.blocks + row, a.scores + row, a.kept},
+               s.keys + t * key_stride(a.width, R), slots,
+               [&](int slot) { return a.first_block + walk.node_of(t, slot); });
+    if (threadIdx.x % kWarpSize == 0) a.counts[first_token + t] = a.kept;
   }
+}
+
+/// Training: a block of lanes per part of pieces, and group.
+template <int R>
+__global__ void __launch_bounds__(kThreads) search_trees(Search a, Trees trees, BlockRule rule) {
+  const GridView& grid = trees.grid;
+  const StretchPart part =
+      find_part(grid.pieces, a.length, static_cast<int>(gridDim.x - 1 - blockIdx.x));
+  if (part.count == 0) return;
+  const auto candidates = static_cast<int>(rule.candidates(part.first / grid.block));
+  if (!needs_tree(a.tree, candidates, a.kept)) return;
+  const int segment = grid.pieces.segment(part.stretch);
+  search_tokens<R>(
+      a, trees.tree(blockIdx.y, segment), trees.layout(segment),
+      int64_t{blockIdx.y} * grid.tokens + grid.pieces.origin(part.stretch) + part.first, part.count,
+      candidates);
+}
+
+/// Decoding: a block of lanes for the one token of a group. `stride`: floats of a group's nodes.
+template <int R>
+__global__ void __launch_bounds__(kThreads)
+    search_pages(Search a, const float* nodes, int64_t stride, TreeLayout layout, int candidates) {
+  search_tokens<R>(a, nodes + int64_t{blockIdx.x} * stride, layout, blockIdx.x, 1, candidates);
 }
 
 template <int R>
@@ -362,24 +379,46 @@ void build_trees(Stream& stream, const Trees& trees, int64_t groups) {
 }
 
 int64_t shared_bytes(const Search& a, int radix) {
-  return shared_bytes_of<float>(int64_t{a.length} * query_stride(a.trees.gate_dim)) +
+  return shared_bytes_of<float>(int64_t{a.length} * query_stride(a.gate_dim)) +
          shared_bytes_of<int32_t>(int64_t{a.length} * key_stride(a.width, radix)) +
          2 * shared_bytes_of<int32_t>(int64_t{a.length} * a.width) +
          shared_bytes_of<uint32_t>(kWindow);
 }
 
-template <int R>
-void search(Stream& stream, Search& a, int64_t groups) {
-  build_trees<R>(stream, a.trees, groups);
-  for (a.length = kMostTokens; a.length > 1; a.length /= 2) {
-    const int64_t most = a.length > kMostTokens / 4 ? kSharedForTwo : kMostShared;
-    if (a.trees.grid.block % a.length == 0 && shared_bytes(a, R) <= most) break;
+/// As many tokens per block of lanes as leave room for two of them, or for one: at most `most`.
+void choose_length(Search& a, int radix, int64_t most, int64_t block) {
+  for (a.length = static_cast<int>(most); a.length > 1; a.length /= 2) {
+    const int64_t room = a.length > kMostTokens / 4 ? kSharedForTwo : kMostShared;
+    if (block % a.length == 0 && shared_bytes(a, radix) <= room) break;
   }
-  CHECK(shared_bytes(a, R) <= kMostShared, "score_select: the tree has beam ", a.tree.beam,
-        " and radix ", R, ", too much for the ", kMostShared, " bytes of shared memory");
-  const int64_t parts = part_bound(a.trees.grid.pieces, a.trees.grid.tokens, a.length);
+  CHECK(shared_bytes(a, radix) <= kMostShared, "tree search: the tree has beam ", a.tree.beam,
+        " and radix ", radix, ", too much for the ", kMostShared, " bytes of shared memory");
+}
+
+template <int R>
+void search(Stream& stream, Search a, const Trees& trees, const BlockRule& rule, int64_t groups) {
+  build_trees<R>(stream, trees, groups);
+  choose_length(a, R, kMostTokens, trees.grid.block);
+  const int64_t parts = part_bound(trees.grid.pieces, trees.grid.tokens, a.length);
   launch(stream, search_trees<R>, dim3(static_cast<unsigned>(parts), static_cast<unsigned>(groups)),
-         kThreads, shared_bytes(a, R), a);
+         kThreads, shared_bytes(a, R), a, trees, rule);
+}
+
+/// What both uses of a selection have alike.
+Search search_of(const BlockSelection& selection, const ConstTensorView& qt, const TreeSearch& tree,
+                 const BlockRule& rule) {
+  const int64_t gate_dim = qt.shape()[-1];
+  return {.tree = tree,
+          .blocks = selection.blocks.as<int32_t>().data(),
+          .scores = selection.scores.as<float>().data(),
+          .counts = selection.counts.as<int32_t>().data(),
+          .qt = qt.as<float>().data(),
+          .scale = gate_scale(gate_dim),
+          .gate_dim = static_cast<int>(gate_dim),
+          .kept = static_cast<int>(rule.kept),
+          .first_block = static_cast<int>(rule.sink_blocks),
+          .length = 1,
+          .width = static_cast<int>(tree.width(rule.kept))};
 }
 
 struct Page {
@@ -420,29 +459,33 @@ __global__ void __launch_bounds__(kBuildThreads) insert_leaf(Page a) {
 }  // namespace
 
 void select_in_trees(Stream& stream, const ScoreSelect& a, const GridView& grid) {
-  const int64_t groups = a.qt.shape()[0];
-  const int64_t gate_dim = a.qt.shape()[2];
-  const auto most = static_cast<int64_t>(grid.max_blocks);
   // No token of these shapes has a level that has more nodes than the beam.
-  if (!needs_tree(a.tree, most, a.rule.kept)) return;
-  Search search_all{.trees = {.nodes = a.nodes.as<float>().data(),
-                              .kt = a.kt.as<float>().data(),
-                              .grid = grid,
-                              .radix = a.tree.radix,
-                              .sink_blocks = a.rule.sink_blocks,
-                              .gate_dim = static_cast<int>(gate_dim)},
-                    .tree = a.tree,
-                    .rule = a.rule,
-                    .blocks = a.selection.blocks.as<int32_t>().data(),
-                    .scores = a.selection.scores.as<float>().data(),
-                    .counts = a.selection.counts.as<int32_t>().data(),
-                    .qt = a.qt.as<float>().data(),
-                    .scale = gate_scale(gate_dim),
-                    .length = 0,
-                    .width = static_cast<int>(a.tree.width(a.rule.kept))};
-  if (a.tree.radix == 4) return search<4>(stream, search_all, groups);
-  if (a.tree.radix == 8) return search<8>(stream, search_all, groups);
-  return search<16>(stream, search_all, groups);
+  if (!needs_tree(a.tree, grid.max_blocks, a.rule.kept)) return;
+  const int64_t groups = a.qt.shape()[0];
+  const Search tokens = search_of(a.selection, a.qt, a.tree, a.rule);
+  const Trees trees{.nodes = a.nodes.as<float>().data(),
+                    .kt = a.kt.as<float>().data(),
+                    .grid = grid,
+                    .radix = a.tree.radix,
+                    .sink_blocks = a.rule.sink_blocks,
+                    .gate_dim = tokens.gate_dim};
+  if (a.tree.radix == 4) return search<4>(stream, tokens, trees, a.rule, groups);
+  if (a.tree.radix == 8) return search<8>(stream, tokens, trees, a.rule, groups);
+  return search<16>(stream, tokens, trees, a.rule, groups);
+}
+
+void select_pages_in_tree(Stream& stream, const DecodeSelect& a, int64_t candidates) {
+  const int64_t pages = a.page_rows.elements();
+  Search token = search_of(a.selection, a.qt, a.tree, a.rule);
+  const auto radix = static_cast<int>(a.tree.radix);
+  choose_length(token, radix, 1, 1);
+  launch(stream,
+         radix == 4   ? search_pages<4>
+         : radix == 8 ? search_pages<8>
+                      : search_pages<16>,
+         dim3(static_cast<unsigned>(a.qt.shape()[0])), kThreads, shared_bytes(token, radix), token,
+         a.nodes.as<float>().data(), tree_rows(pages) * token.gate_dim,
+         TreeLayout(pages - a.rule.sink_blocks, a.tree.radix), static_cast<int>(candidates));
 }
 
 void insert_page(Stream& stream, const InsertPage& a) {

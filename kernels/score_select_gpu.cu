@@ -6,7 +6,7 @@
 #include "kernels/core/launch.cuh"
 #include "kernels/core/ptx.cuh"
 #include "kernels/core/shared_memory.cuh"
-#include "kernels/gate_score.h"
+#include "kernels/gate_score.cuh"
 #include "kernels/gate_tree.cuh"
 
 // A block of lanes has up to 64 tokens of one block of the grid: they share their candidates, whose
@@ -229,24 +229,9 @@ __device__ void score_by_lanes(const Select& a, const Task& task, const Scratch&
                                int count, float* products) {
   const int stride = query_stride(a.gate_dim);
   for (int i = static_cast<int>(threadIdx.x); i < task.tokens * count; i += kThreads) {
-    const float* const q = s.queries + i / count * stride;
-    const float* const k =
-        a.kt + (task.first_key + int64_t{first + i % count} * a.gate_keys) * a.gate_dim;
-    const auto product = [&](int key) {
-      float sum = 0;
-      for (int d = 0; d < a.gate_dim; ++d) {
-        sum = __fmaf_rn(k[int64_t{key} * a.gate_dim + d], q[d], sum);
-      }
-      return __fmaf_rn(sum, a.scale, 0.0f);
-    };
-    float largest = product(0);
-    for (int key = 1; key < a.gate_keys; ++key) {
-      const float x = product(key);
-      largest = x > largest ? x : largest;
-    }
-    float sum = 0;
-    for (int key = 0; key < a.gate_keys; ++key) sum += gate_exp(product(key) - largest);
-    products[i / count * (kRows + 1) + i % count] = largest + gate_log(sum);
+    const int64_t key = task.first_key + int64_t{first + i % count} * a.gate_keys;
+    products[i / count * (kRows + 1) + i % count] = gate_score(
+        s.queries + i / count * stride, a.kt + key * a.gate_dim, a.gate_dim, a.gate_keys, a.scale);
   }
 }
 

@@ -4,12 +4,13 @@
 #include "kernels/attention_query_gradient.cuh"
 #include "kernels/block_walk.cuh"
 #include "kernels/core/cuda_check.h"
+#include "kernels/popular_blocks.cuh"
 #include "kernels/sparse_attention.h"
 
 // Backward of sparse attention. dq goes through a tile's blocks as forward does; dk and dv of a
 // block through the tokens that it is forced on, a range, and those that chose it: the block's list
 // is unpacked some hundred tokens at a time, and only rows of these are read and multiplied,
-// however few of a tile they are. Sink blocks, which all tokens see, are cut into chunks.
+// however few of a tile they are.
 
 namespace tessera::gpu {
 namespace {
@@ -30,51 +31,42 @@ class Walk : public BlockWalk<kPanel> {
       : BlockWalk<kPanel>(a.choices, grid, tile, rows) {}
 };
 
-/// The lists of the blocks.
-struct BlockTiles {
-  const int32_t* offsets;  // [groups, max_blocks + 1]
-  const int32_t* tiles;    // [groups, capacity]
-  const uint16_t* masks;   // [groups, capacity]
-  const int32_t* counts;   // [groups, tokens]: how many blocks each token chose
-  int64_t offsets_of_group;
-};
-
 /// The tokens that attend to a panel of a block.
 class BlockSource {
  public:
   struct Arguments {
     Choices choices;
     BlockTiles lists;
-    SplitPanels split;
+    PopularBlocks popular;
   };
 
   template <class T>
-  __device__ static KeyTask find(const Arguments& of, const BackwardOperands<T>& a, int keys) {
-    const SplitPanels& split = of.split;
+  __device__ static KeyTask find(const Arguments& of, const BackwardOperands<T>& a, int keys,
+                                 KeyPass pass) {
+    const PopularBlocks& popular = of.popular;
     const int per_block = (a.grid.block + keys - 1) / keys;
+    const int panel = static_cast<int>(blockIdx.x) % per_block;
     KeyTask task;
     task.place = static_cast<int>(blockIdx.y);
-    auto panel = static_cast<int>(blockIdx.x);
-    int block = panel / per_block;
-    int end = a.grid.block_count();
-    if (split.chunks_of_grid > 0) {
-      const int segment = split.panel() / split.per_owner;
-      panel = split.panel() % split.per_owner;
-      block = a.grid.block_starts[segment] + panel / per_block;
-      end = a.grid.block_starts[segment + 1];
-      task.chunk = split.chunk();
-      task.chunks = split.chunks;
-      task.partial = split.partial();
+    const int64_t first_block = int64_t{task.place} * popular.max_blocks;
+    int block = static_cast<int>(blockIdx.x) / per_block;
+    if (pass == KeyPass::kWhole) {
+      if (block >= a.grid.block_count() || popular.chunks[first_block + block] > 0) return task;
+    } else {
+      const int slot = block;
+      block = popular.slot_block[int64_t{task.place} * popular.slots + slot];
+      if (block < 0) return task;
+      task.chunk = slot - popular.first_slot[first_block + block];
+      task.chunks = popular.chunks[first_block + block];
+      if (pass == KeyPass::kSums && task.chunk > 0) return task;
+      const int64_t place = int64_t{task.place} * per_block + panel;
+      task.partial = popular.partials + (place * popular.slots + slot) * popular.numbers;
     }
-    if (block >= end) return task;
     const GridRange range = find_block(a.grid, block);
-    const int skipped = panel % per_block * keys;
     task.segment = range.segment;
-    task.first = range.position + skipped;
-    task.row = range.first + skipped;
-    if (split.has(range.number < of.choices.sink_blocks)) {
-      task.count = std::clamp(range.tokens - skipped, 0, keys);
-    }
+    task.first = range.position + panel * keys;
+    task.row = range.first + panel * keys;
+    task.count = std::clamp(range.tokens - panel * keys, 0, keys);
     return task;
   }
 
@@ -89,8 +81,9 @@ class BlockSource {
         forced_(a.grid.pieces, task, task.first, end_of_forced(of.choices, block_, a.grid.block)) {
     const int32_t* const offsets = of.lists.offsets + place_ * of.lists.offsets_of_group +
                                    a.grid.block_starts[task.segment] + block_;
-    entry_ = offsets[0];
-    end_ = offsets[1];
+    const int64_t entries = offsets[1] - offsets[0];
+    entry_ = offsets[0] + static_cast<int>(entries * task.chunk / task.chunks);
+    end_ = offsets[0] + static_cast<int>(entries * (task.chunk + 1) / task.chunks);
   }
 
   __device__ int fill(const Attendees& attendees) {
@@ -111,13 +104,6 @@ class BlockSource {
   __device__ int sinks() const { return 0; }
 
  private:
-  /// Behind the last position at which the block is forced.
-  __device__ static int end_of_forced(const Choices& choices, int block, int tokens) {
-    if (block < choices.sink_blocks) return kMostReach;
-    const int64_t end = (int64_t{block} + choices.window_blocks) * tokens;
-    return static_cast<int>(std::min(end, int64_t{kMostReach}));
-  }
-
   /// The next entries of the list, a lane each, as far as their tokens fit.
   __device__ void unpack(const Attendees& attendees) {
     const auto lane = static_cast<int>(threadIdx.x);
@@ -201,6 +187,7 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a)
   float* const dlog_gate = a.dlog_gate.as<float>().data();
   CUDA_CHECK(cudaMemsetAsync(dlog_gate, 0, static_cast<size_t>(a.dlog_gate.bytes()),
                              static_cast<cudaStream_t>(stream.handle())));
+  if (a.groups.empty()) return;
   const Choices choices = choices_of(a);
   with_float_type(a.q.dtype(), [&]<class T>() {
     const BackwardOperands<T> operands = backward_operands<T>(a, kWho);
@@ -208,15 +195,15 @@ void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a)
       start_query_gradient<T, kD, Walk>(stream, operands, QueryArguments{choices, dlog_gate},
                                         a.groups.size());
       constexpr int64_t kKeys = KeyGradientShape<T, kD>::kKeys;
-      const int64_t per_block = (a.grid.block + kKeys - 1) / kKeys;
-      const int64_t sinks = std::min(a.rule.sink_blocks, a.grid.max_blocks());
-      const BlockSource::Arguments arguments{
-          .choices = choices,
-          .lists = block_tiles(a),
-          .split = split_panels(stream, a.grid.segments(), sinks * per_block, a.groups.size(),
-                                a.q.shape()[0], 2 * kKeys * kD)};
-      start_key_gradient<T, kD, BlockSource>(stream, operands, arguments,
-                                             a.grid.max_blocks() * per_block, a.groups.size());
+      const int64_t panels = (a.grid.block + kKeys - 1) / kKeys;
+      const BlockTiles lists = block_tiles(a);
+      const PopularBlocks popular =
+          popular_blocks(stream, choices, lists, operands.grid,
+                         static_cast<int64_t>(a.groups.size()), panels, 2 * kKeys * kD);
+      const int64_t slots = popular.slots * panels;
+      start_key_gradient<T, kD, BlockSource>(
+          stream, operands, {choices, lists, popular},
+          {.whole = a.grid.max_blocks() * panels, .chunks = slots, .sums = slots}, a.groups.size());
     });
   });
 }

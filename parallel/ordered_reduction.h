@@ -13,4 +13,22 @@ namespace tessera {
 void reduce_in_order(DType dtype, Reduction reduction, std::span<const void* const> parts,
                      int64_t elements, void* out);
 
+namespace gpu {
+
+/// What the ranks bring, in memory of a GPU: rank r's elements are at `others` + r * stride bytes,
+/// and those of `rank` at `own`.
+struct PartsOfRanks {
+  const void* others;
+  int64_t stride;
+  const void* own;
+  int rank;
+  int ranks;
+};
+
+/// As above on the stream's GPU, with the same bits. `out` may be `own`.
+void reduce_in_order(Stream& stream, DType dtype, Reduction reduction, const PartsOfRanks& parts,
+                     int64_t elements, void* out);
+
+}  // namespace gpu
+
 }  // namespace tessera

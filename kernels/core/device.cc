@@ -10,6 +10,7 @@ namespace tessera {
 namespace gpu {
 Gpus find_gpus();
 std::string missing_code(int device_index);
+std::string address(int device_index);
 int64_t free_bytes(int device_index);
 void* create_stream(int device_index);
 void destroy_stream(void* handle) noexcept;
@@ -23,6 +24,15 @@ Gpus find_gpus() {
     return gpu::find_gpus();
   } else {
     return {0, "this build has no CUDA backend (cmake --preset cuda makes one)"};
+  }
+}
+
+std::string gpu_address(int index) {
+  if constexpr (kCudaBuilt) {
+    return gpu::address(index);
+  } else {
+    CHECK(false, "gpu_address: this build has no CUDA backend");
+    return {};
   }
 }
 
@@ -44,7 +54,7 @@ int64_t free_bytes(Device device) {
   return std::numeric_limits<int64_t>::max();
 }
 
-Stream::Stream(Device device, int threads)
+Stream::Stream(Device device, int threads, int64_t workspace_bytes)
     : device_(device), threads_(device.kind == DeviceKind::kPlan ? 1 : threads) {
   if (device.kind != DeviceKind::kGpu) return;
   std::string complaint = gpu_complaint(find_gpus(), device.index);
@@ -54,7 +64,8 @@ Stream::Stream(Device device, int threads)
   if (!complaint.empty()) throw Error(ExitCode::kUsage, complaint);
   if constexpr (kCudaBuilt) {
     handle_ = gpu::create_stream(device.index);
-    workspace_ = gpu::allocate(device.index, kWorkspaceBytes);
+    if (workspace_bytes > 0) workspace_ = gpu::allocate(device.index, workspace_bytes);
+    workspace_bytes_ = workspace_bytes;
   }
 }
 

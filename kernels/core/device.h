@@ -33,6 +33,10 @@ Gpus find_gpus();
 /// Why GPU `index` cannot be used where there are `gpus`, and what to do; empty when it can.
 std::string gpu_complaint(const Gpus& gpus, int index);
 
+/// Where GPU `index` is in its machine, "0000:1b:00.0": two processes that see it under different
+/// numbers see the same GPU there.
+std::string gpu_address(int index);
+
 /// Bytes of a GPU's memory that nobody has; of other devices the most that a number can say.
 int64_t free_bytes(Device device);
 
@@ -40,9 +44,13 @@ int64_t free_bytes(Device device);
 /// threads; on kPlan it is not done at all.
 class Stream {
  public:
-  /// `threads`, at least 1: how many the kernels of kCpu use, and what the host does beside kGpu.
-  /// Throws kUsage when the device is a GPU that is not there, or that this build has no code for.
-  explicit Stream(Device device, int threads = 1);
+  /// Of scratch memory, on a GPU.
+  static constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
+
+  /// `threads`, at least 1: how many the kernels of kCpu use, and what the host does beside kGpu. A
+  /// GPU's stream for which no kernel with scratch memory is meant may do without. Throws kUsage
+  /// when the device is a GPU that is not there, or that this build has no code for.
+  explicit Stream(Device device, int threads = 1, int64_t workspace_bytes = kWorkspaceBytes);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -56,14 +64,15 @@ class Stream {
   /// The cudaStream_t, for kernels in namespace gpu; nullptr elsewhere.
   void* handle() const { return handle_; }
   /// Scratch memory of kernels in namespace gpu (see workspace.h); nullptr elsewhere.
-  static constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
   void* workspace() const { return workspace_; }
+  int64_t workspace_bytes() const { return workspace_bytes_; }
 
  private:
   Device device_;
   ThreadPool threads_;
   void* handle_ = nullptr;
   void* workspace_ = nullptr;
+  int64_t workspace_bytes_ = 0;
 };
 
 }  // namespace tessera

@@ -37,6 +37,12 @@ std::string missing_code(int device_index) {
                 "device to cpu");
 }
 
+std::string address(int device_index) {
+  char text[32] = {};
+  CUDA_CHECK(cudaDeviceGetPCIBusId(text, sizeof text, device_index));
+  return text;
+}
+
 int64_t free_bytes(int device_index) {
   size_t free = 0;
   size_t all = 0;

@@ -16,8 +16,8 @@ class Workspace {
   template <class T>
   T* take(int64_t count) {
     const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
-    CHECK(used_ + bytes <= Stream::kWorkspaceBytes, who_, ": needs ", used_ + bytes,
-          " bytes of workspace, the stream has ", Stream::kWorkspaceBytes);
+    CHECK(used_ + bytes <= stream_.workspace_bytes(), who_, ": needs ", used_ + bytes,
+          " bytes of workspace, the stream has ", stream_.workspace_bytes());
     char* const piece = static_cast<char*>(stream_.workspace()) + used_;
     used_ += bytes;
     return reinterpret_cast<T*>(piece);

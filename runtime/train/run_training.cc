@@ -1,10 +1,8 @@
 #include "runtime/train/run_training.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -12,8 +10,8 @@
 #include <thread>
 
 #include "kernels/core/log.h"
-#include "kernels/core/random.h"
 #include "parallel/agreement.h"
+#include "parallel/gpu_world.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/data/dataset.h"
@@ -26,25 +24,6 @@
 namespace tessera {
 
 namespace {
-
-// This rank's number among those of its host. Ranks know hosts by 52 bits of their names, which a
-// double holds exactly.
-int local_rank(Communicator& world) {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  std::vector<double> hosts(static_cast<size_t>(world.size()));
-  const auto own = static_cast<size_t>(world.rank());
-  hosts[own] = static_cast<double>(hash_name(name.data()) >> 12);
-  world.all_reduce_values(hosts);
-  const auto begin = hosts.begin();
-  return static_cast<int>(std::count(begin, begin + world.rank(), hosts[own]));
-}
-
-// The ranks of a host share its GPUs out: each takes the one of its number among them.
-Device compute_device(const TrainConfig& config, Communicator& world) {
-  if (config.runtime().device() != RuntimeConfig::GPU) return {};
-  return {DeviceKind::kGpu, local_rank(world)};
-}
 
 // Early and in one sentence, rather than by an allocation somewhere in the middle.
 void check_room(const MemoryPlan& memory, Device device, Communicator& world) {
@@ -221,12 +200,18 @@ std::string dry_run(const TrainConfig& config) {
                 to_text(largest.memory), to_text(first_and_last(largest.steps)));
 }
 
-TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from, Communicator& world,
-                         const StopSignal& stop, const RunExtras& extras) {
-  const ProcessMesh mesh(world, mesh_shape(config.mesh(), world.size()));
+TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
+                         Communicator& host_world, const StopSignal& stop,
+                         const RunExtras& extras) {
+  const MeshShape shape = mesh_shape(config.mesh(), host_world.size());
+  const bool on_gpu = config.runtime().device() == RuntimeConfig::GPU;
+  const Device device = on_gpu ? choose_gpu(host_world) : Device{};
+  const std::unique_ptr<Communicator> gpu_world =
+      on_gpu ? make_gpu_world(host_world, device) : nullptr;
+  Communicator& world = gpu_world != nullptr ? *gpu_world : host_world;
+  const ProcessMesh mesh(world, shape);
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
-  const Device device = compute_device(config, world);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
   const Split data(config, kTrainSplit, /*shuffle=*/true);

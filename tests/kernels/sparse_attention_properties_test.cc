@@ -143,6 +143,23 @@ TEST(SparseAttentionProperties, DoesNotSeeTheFuture) {
   }
 }
 
+// What all tokens chose, or see as a sink, a GPU cuts into chunks.
+TEST(SparseAttentionProperties, ABlockThatAllTokensChoseIsLikeOthers) {
+  Sparse x({{20, 330}, 16, 2, 1, 8, {1, 1, 1}, 0.5, false});
+  for (int64_t i = 20; i < 350; ++i) {
+    auto& scores = x.scores.of(0, i);
+    if (scores.size() > 2) scores[2] = 20;
+  }
+  x.run();
+  const Attended attended = x.attended();
+  const auto gates = attended.flat_gates<double>();
+  const auto gradient = reference::attention_gradient(
+      x.segments, x.shape, x.input<double>(), support::to_doubles(x.d_o), attended.log_gate(gates));
+  support::expect_close(x.dq, gradient.dq, 1e-11, "dq");
+  support::expect_close(x.dk, gradient.dk, 1e-11, "dk");
+  support::expect_close(x.dv, gradient.dv, 1e-11, "dv");
+}
+
 /// The largest change of the last token's output when its k-th and (k+1)-th block swap places.
 double jump(double strength) {
   SparseCase c{{128}, 16, 1, 1, 8, {0, 1, 1}, strength, false};

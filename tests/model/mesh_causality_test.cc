@@ -13,6 +13,7 @@
 namespace tessera {
 namespace {
 
+using support::fewer;
 using support::MeshModel;
 using support::Tensor;
 using support::tiny_config;
@@ -121,10 +122,10 @@ class Reach {
 
 TEST(MeshCausality, ATokenOfTheLastSequenceRankReachesNothingBeforeIt) {
   const TrainConfig config = config_of();
-  for (const Case& c : cases()) {
+  for (const Case& c : fewer(cases())) {
     const Reach reach(config, c, support::tiny_plan());
     // Zigzag gives the last rank the middle; the end is the first rank's.
-    for (const int64_t changed : {int64_t{59}, kLength - 2}) {
+    for (const int64_t changed : fewer<int64_t>({59, kLength - 2})) {
       const std::set<int64_t> reached = reach.of(changed);
       ASSERT_FALSE(reached.empty());
       EXPECT_EQ(*reached.begin(), changed) << name_of(c);
@@ -139,12 +140,12 @@ TEST(MeshCausality, ALocalHeadSeesItsWindowAndTheSinksOfItsDocument) {
   config.mutable_model()->mutable_attention()->set_global_groups(0);
   const SparsityPlan plan = support::tiny_plan();
   const int64_t sinks = config.model().attention().sink_tokens();
-  for (const Case& c : cases()) {
+  for (const Case& c : fewer(cases())) {
     const Reach reach(config, c, plan);
     // In the first document, a sink of the second, after it, the first that is in the window of
     // token 56, where a rank begins, and the last that is not; and in the other sequence.
-    for (const int64_t changed : {int64_t{3}, kDocument + 1, kDocument + 2, 57 - plan.window,
-                                  56 - plan.window, kLength + 20}) {
+    for (const int64_t changed : fewer<int64_t>(
+             {57 - plan.window, 3, kDocument + 1, kDocument + 2, 56 - plan.window, kLength + 20})) {
       const int64_t end =
           changed < kDocument ? kDocument : (changed < kLength ? kLength : 2 * kLength);
       const int64_t begin = changed < kDocument ? 0 : (changed < kLength ? kDocument : kLength);
@@ -162,7 +163,7 @@ TEST(MeshCausality, AGlobalHeadSeesTheBlocksThatItHasChosen) {
   config.mutable_model()->mutable_attention()->set_global_groups(2);
   SparsityPlan plan = support::tiny_plan();
   plan.strength = 0;  // else the score of the best block that is not chosen counts too
-  const std::vector<int64_t> all{kDocument + 3, kDocument + 18, kLength + 40};
+  const std::vector<int64_t> all = fewer<int64_t>({kDocument + 18, kDocument + 3, kLength + 40});
   std::vector<std::set<int64_t>> expected;
   const Reach alone(config, {}, plan);
   for (const int64_t changed : all) {
@@ -183,7 +184,7 @@ TEST(MeshCausality, AGlobalHeadSeesTheBlocksThatItHasChosen) {
     EXPECT_GT(found.size(), forced.size());
     EXPECT_LT(found.size(), static_cast<size_t>(end - changed));
   }
-  for (const Case& c : cases()) {
+  for (const Case& c : fewer(cases())) {
     const Reach reach(config, c, plan);
     for (size_t i = 0; i < all.size(); ++i) {
       EXPECT_EQ(reach.of(all[i]), expected[i]) << name_of(c) << ", " << all[i];

@@ -13,10 +13,15 @@
 namespace tessera {
 namespace {
 
+using support::fewer;
 using support::tiny_config;
 using support::tiny_plan;
 
-constexpr int64_t kSequences = 8;
+/// Of the global batch.
+int64_t sequences() {
+  return support::takes_less() ? 2 : 8;
+}
+
 constexpr int64_t kLength = 112;
 constexpr float kScale = 1.0f / 600;
 
@@ -26,7 +31,7 @@ TrainConfig mesh_config(const std::vector<std::string>& overrides = {}) {
   std::vector<std::string> all{"model.heads=16",
                                "model.kv_heads=4",
                                "model.moe.experts=8",
-                               "batch.sequences=8",
+                               concat("batch.sequences=", sequences()),
                                "batch.micro_sequences=0",
                                "model.moe.shared_experts=2",
                                "model.moe.balance_scope=SEQUENCE"};
@@ -118,7 +123,7 @@ class Rank {
     store_.zero_gradients(stream_);
     sums_.clear(stream_);
     const Communicator& batch_ranks = mesh_.group(kBatch);
-    const int64_t count = kSequences / batch_ranks.size();
+    const int64_t count = sequences() / batch_ranks.size();
     const Sequences own(config, batch_ranks.rank() * count, count);
     Transformer::Run run{.stream = stream_,
                          .arena = arena_,
@@ -241,7 +246,7 @@ std::vector<MeshShape> factorisations(int ranks) {
 
 TEST(Mesh, EveryFactorisationOfTwoRanksIsOneRank) {
   const TrainConfig config = mesh_config();
-  for (const SparsityPlan& plan : {dense_plan(), warmup_plan(), tiny_plan()}) {
+  for (const SparsityPlan& plan : fewer<SparsityPlan>({tiny_plan(), dense_plan(), warmup_plan()})) {
     const Step expected = one_rank(config, plan);
     for (const MeshShape& mesh : factorisations(2)) {
       expect_invariant(config, {.mesh = mesh, .plan = plan}, expected);
@@ -255,15 +260,17 @@ TEST(Mesh, EveryFactorisationOfEightRanksIsOneRank) {
   const TrainConfig config = mesh_config();
   const Step expected = one_rank(config, tiny_plan());
   for (const MeshShape& mesh : factorisations(8)) {
+    const bool shares = sequences() % (mesh.data * mesh.expert) == 0;
+    if (support::takes_less() && !(shares && mesh.expert == 2 && mesh.sequence == 2)) continue;
     expect_invariant(config, {.mesh = mesh}, expected);
   }
 }
 
 TEST(Mesh, EveryStageOfSparsityIsThatOfOneRank) {
   const TrainConfig config = mesh_config();
-  for (const SparsityPlan& plan : {dense_plan(), warmup_plan()}) {
+  for (const SparsityPlan& plan : fewer<SparsityPlan>({warmup_plan(), dense_plan()})) {
     const Step expected = one_rank(config, plan);
-    for (const MeshShape& mesh : {MeshShape{1, 2, 2, 2}, {2, 1, 2, 2}, {1, 1, 4, 2}}) {
+    for (const MeshShape& mesh : fewer<MeshShape>({{1, 2, 2, 2}, {2, 1, 2, 2}, {1, 1, 4, 2}})) {
       expect_invariant(config, {.mesh = mesh, .plan = plan}, expected);
     }
   }
@@ -272,11 +279,12 @@ TEST(Mesh, EveryStageOfSparsityIsThatOfOneRank) {
 TEST(Mesh, ZigzagAndRecomputationChangeNothing) {
   const TrainConfig config = mesh_config();
   const Step expected = one_rank(config, tiny_plan());
-  for (const MeshShape& mesh : {MeshShape{1, 1, 8, 1}, {1, 2, 2, 2}, {1, 1, 2, 4}}) {
-    expect_invariant(config, {.mesh = mesh, .order = SequenceOrder::kZigzag}, expected);
+  for (const MeshShape& mesh : fewer<MeshShape>({{1, 1, 2, 4}, {1, 1, 8, 1}, {1, 2, 2, 2}})) {
     expect_invariant(
         config, {.mesh = mesh, .order = SequenceOrder::kZigzag, .recompute = Recompute::kBlock},
         expected);
+    if (support::takes_less()) continue;
+    expect_invariant(config, {.mesh = mesh, .order = SequenceOrder::kZigzag}, expected);
     expect_invariant(config, {.mesh = mesh, .recompute = Recompute::kBlock}, expected);
   }
 }

@@ -39,6 +39,25 @@ inline TrainConfig tiny_config(const std::vector<std::string>& overrides = {}) {
   return parse_train_config(text, "tiny", overrides);
 }
 
+/// Kernels of a GPU may be interpreted, which takes a thousand times as long: tests then take less
+/// of the same.
+inline bool takes_less() {
+  return device().kind == DeviceKind::kGpu;
+}
+/// All of the cases, or the first.
+template <class T>
+std::vector<T> fewer(std::vector<T> all) {
+  if (takes_less()) all.erase(all.begin() + 1, all.end());
+  return all;
+}
+/// A tiny configuration whose batch is smaller where takes_less().
+inline TrainConfig tiny_batch_config(std::vector<std::string> overrides = {}) {
+  if (takes_less()) {
+    overrides.insert(overrides.end(), {"batch.sequences=1", "batch.sequence_length=80"});
+  }
+  return tiny_config(overrides);
+}
+
 /// A gated plan with everything on: some blocks dropped, some on the ramp.
 inline SparsityPlan tiny_plan() {
   return {.gated = true,

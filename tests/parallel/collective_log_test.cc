@@ -58,5 +58,53 @@ TEST(CollectiveLog, CutsLongNames) {
   EXPECT_EQ(log.traffic(name), (Traffic{1, 1, 1}));
 }
 
+TEST(CollectiveLog, CompletesAnExchangeWhenItsStreamIsPastIt) {
+  CollectiveLog log;
+  Stream stream(support::device());
+  const CollectiveLog::Group world = log.add("world", 0, 0, 2);
+  for (int64_t number = 0; number < 3; ++number) {
+    const int64_t index = log.start(world, record(Collective::kAllReduce, number, 1, 1));
+    if (number > 0) log.begin_behind(index, stream);
+    log.look_at_streams();
+    EXPECT_EQ(log.record(index).completed, 0);
+    log.end_behind(index, stream);
+    log.end_behind(index, stream);
+    EXPECT_EQ(log.record(index).completed, 0);
+    stream.synchronize();
+    log.look_at_streams();
+    const int64_t completed = log.record(index).completed;
+    EXPECT_GT(completed, 0);
+    log.end_behind(index, stream);  // as the wait does after a start that said so
+    stream.synchronize();
+    log.look_at_streams();
+    EXPECT_EQ(log.record(index).completed, completed);
+  }
+}
+
+TEST(CollectiveLog, TheHostIsBlockedInTheExchangeThatItsStreamIsIn) {
+  CollectiveLog log;
+  Stream stream(support::device());
+  const CollectiveLog::Group world = log.add("world", 0, 0, 2);
+  const int64_t first = log.start(world, record(Collective::kAllReduce, 0, 1, 1));
+  const int64_t second = log.start(world, record(Collective::kAllReduce, 1, 1, 1));
+  const FlightState& state = log.map().state;
+  log.begin_behind(first, stream);
+  log.begin_behind(second, stream);
+  stream.synchronize();
+  log.look_at_streams();
+  EXPECT_EQ(state.waits_in, -1) << "the host does not wait";
+  {
+    const StreamWait wait(log);
+    log.look_at_streams();
+    EXPECT_EQ(state.waits_in, first);
+    log.end_behind(first, stream);
+    stream.synchronize();
+    log.look_at_streams();
+    EXPECT_EQ(state.waits_in, second);
+  }
+  EXPECT_EQ(state.waits_in, -1);
+  EXPECT_GT(state.waited, 0);
+}
+
 }  // namespace
 }  // namespace tessera

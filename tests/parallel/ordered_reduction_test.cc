@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/core/build.h"
 #include "tests/support/compare.h"
 #include "tests/support/random_tensor.h"
 
@@ -83,6 +84,50 @@ TEST(ReduceInOrder, RefusesWhatItCannotAdd) {
         reduce_in_order(DType::kU8, Reduction::kSum, std::array<const void*, 1>{&byte}, 0, nullptr);
       },
       "reduce_in_order: dtype is u8, expected f32, bf16, i32 or i64");
+}
+
+// Starts that are not multiples of 16 bytes, ends that are not whole packs, more ranks than are
+// read ahead; a NaN, and counts that wrap around.
+TEST(ReduceInOrder, OnAGpuHasTheSameBits) {
+  if constexpr (kCudaBuilt) {
+    Stream stream(support::device());
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI32, DType::kI64}) {
+      const bool whole = dtype == DType::kI32 || dtype == DType::kI64;
+      for (const int ranks : {2, 4, 7}) {
+        const int64_t each = 2048;
+        const Tensor all = support::random_tensor(dtype, {ranks, each}, 5, whole ? 1.2e9 : 1.0);
+        if (dtype == DType::kF32) all.as<float>()[100] = std::numeric_limits<float>::quiet_NaN();
+        for (const int64_t first : {0, 1, 8}) {
+          for (const int64_t count : {int64_t{0}, int64_t{1}, int64_t{2035}}) {
+            for (const Reduction reduction : {Reduction::kSum, Reduction::kMax}) {
+              const auto at = [&](int r) {
+                return static_cast<char*>(all.view().data()) + (r * each + first) * size_of(dtype);
+              };
+              std::vector<const void*> parts;
+              for (int r = 0; r < ranks; ++r) parts.push_back(at(r));
+              const Tensor expected(dtype, {each});
+              reduce_in_order(dtype, reduction, parts, count, expected.view().data());
+              const Tensor own = support::copy_of(all.view().rows(1, 1));
+              const Tensor found(dtype, {each});
+              gpu::reduce_in_order(
+                  stream, dtype, reduction,
+                  {.others = at(0),
+                   .stride = each * size_of(dtype),
+                   .own = static_cast<char*>(own.view().data()) + first * size_of(dtype),
+                   .rank = 1,
+                   .ranks = ranks},
+                  count, found.view().data());
+              stream.synchronize();
+              support::expect_same_bits(found.view(), expected.view(),
+                                        concat(name_of(dtype), ", ", ranks, " ranks"));
+            }
+          }
+        }
+      }
+    }
+  } else {
+    GTEST_SKIP() << "this build has no CUDA backend";
+  }
 }
 
 }  // namespace
