@@ -30,7 +30,7 @@ def passed_tests(output):
 
 
 def skipped_tests(output):
-    return set(re.findall(r"^\[  SKIPPED \] (\S+)", output, re.M))
+    return set(re.findall(r"^\[  SKIPPED \] (\S+\.\S+)", output, re.M))
 
 
 def run_filters(session, command, filters, limit, end):
