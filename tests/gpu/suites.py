@@ -26,8 +26,11 @@ def listed(session, program):
 
 
 def passed_tests(output):
-    return set(re.findall(r"^\[       OK \] (\S+)", output, re.M)) | set(
-        re.findall(r"^\[  SKIPPED \] (\S+)", output, re.M))
+    return set(re.findall(r"^\[       OK \] (\S+)", output, re.M))
+
+
+def skipped_tests(output):
+    return set(re.findall(r"^\[  SKIPPED \] (\S+\.\S+)", output, re.M))
 
 
 def run_filters(session, command, filters, limit, end):
@@ -54,7 +57,7 @@ def run(session, name, limit):
         return "failed", f"{name} lists no tests", {}
     runs = run_filters(session, [program], [f"{suite}.*" for suite in tests],
                        min(limit, SUITE_SECONDS), end)
-    passed, again, late = set(), [], []
+    passed, skipped, again, late = set(), set(), [], []
     for suite, names in tests.items():
         done = runs.get(f"{suite}.*")
         if done is None:
@@ -62,9 +65,11 @@ def run(session, name, limit):
             continue
         good = passed_tests(done.output)
         passed |= good
+        skipped |= skipped_tests(done.output)
         if done.code != 0:
             session.log_run(f"{name} {suite}", done)
-            again += [full for full in (f"{suite}.{test}" for test in names) if full not in good]
+            again += [full for full in (f"{suite}.{test}" for test in names)
+                      if full not in good | skipped]
     alone = run_filters(session, [program], again[:60], 30, end)
     failed = []
     for full in again:
@@ -77,12 +82,16 @@ def run(session, name, limit):
             session.log_run(f"{name} {full} alone", done)
     count = sum(map(len, tests.values()))
     detail = f"{len(passed)} of {count} tests passed"
+    if skipped:
+        detail += f", {len(skipped)} skipped themselves"
     if failed:
         detail += f"; failed: {', '.join(failed[:12])}" + (" ..." if len(failed) > 12 else "")
     if late:
         detail += f"; no time for {len(late)} of {len(tests)} suites"
-    facts = {"tests": count, "passed": len(passed), "failed": failed, "late": late}
-    return ("failed" if failed or late else "passed"), detail, facts
+    facts = {"tests": count, "passed": len(passed), "skipped": sorted(skipped),
+             "failed": failed, "late": late}
+    result = "failed" if failed or late else "passed" if passed else "skipped"
+    return result, detail, facts
 
 
 def sanitize(session, tool, limit):
