@@ -1,5 +1,6 @@
 #include "kernels/attention_plan.h"
 
+#include <bit>
 #include <limits>
 
 #include "kernels/head_map.h"
@@ -61,8 +62,9 @@ std::optional<PlannedAttention> planned_attention(const AttentionForward& a) {
   const auto lse_bytes = static_cast<int64_t>(sizeof(float)) * first_head * tokens;
   if (a.grid.pieces() == 1 && !aligned_for_plans(a.lse, lse_bytes)) return {};
   const auto kv_heads = static_cast<int64_t>(a.groups.size());
+  const auto segments = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(a.grid.pieces())));
   return PlannedAttention{.shape = {.tokens = tokens,
-                                    .segments = a.grid.pieces(),
+                                    .segments = segments,
                                     .heads = kv_heads * map.group_heads,
                                     .kv_heads = kv_heads,
                                     .row_heads = row_heads,

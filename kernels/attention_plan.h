@@ -11,7 +11,9 @@ namespace tessera {
 /// What a library's plan of attention forward is made for. Equal calls share a plan.
 struct AttentionPlanShape {
   int64_t tokens;
-  int64_t segments;      ///< 1: the whole tensor; else cut at numbers on the device
+  /// 1: the whole tensor. Else a power of two, at least the segments of the grid: how many there
+  /// are varies, and plans are few. The surplus is empty.
+  int64_t segments;
   int64_t heads;         ///< computed by the plan, in whole groups
   int64_t kv_heads;      ///< of these groups
   int64_t row_heads;     ///< in a row of q and o
@@ -51,8 +53,8 @@ struct AttentionPlanTensors {
   const void* q;  ///< of the first head
   const void* k;  ///< of the first KV head
   const void* v;
-  /// For several segments, else nullptr: how many tokens each has, and [segments + 1] where each
-  /// begins, in elements of q and o, of k and v, and of lse.
+  /// For several segments, else nullptr: [segments], how many tokens each has, and [segments + 1]
+  /// where each begins, in elements of q and o, of k and v, and of lse.
   const int32_t* lengths;
   const int32_t* q_offsets;
   const int32_t* k_offsets;
