@@ -362,10 +362,12 @@ class Handle {
   cudnnHandle_t raw_ = nullptr;
 };
 
+/// Without a handle: for looking at, not for plans.
 Descriptor operation_graph(cudnnHandle_t handle, const ForwardGraph& graph) {
   const std::vector<cudnnBackendDescriptor_t> operations = graph.operations();
   Descriptor described(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-  described.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, {handle})
+  if (handle != nullptr) described.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, {handle});
+  described
       .set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, operations.data(),
            static_cast<int64_t>(operations.size()))
       .finalize();
@@ -490,7 +492,9 @@ std::unique_ptr<AttentionPlan> make_cudnn_attention_plan(const AttentionPlanShap
 }
 
 int64_t describe_cudnn_attention(const AttentionPlanShape& shape) {
-  return static_cast<int64_t>(ForwardGraph(shape).operations().size());
+  const ForwardGraph graph(shape);
+  operation_graph(nullptr, graph);
+  return static_cast<int64_t>(graph.operations().size());
 }
 
 }  // namespace tessera::gpu

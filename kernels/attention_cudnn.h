@@ -25,8 +25,8 @@ bool cudnn_is_built();
 std::unique_ptr<AttentionPlan> make_cudnn_attention_plan(const AttentionPlanShape& shape,
                                                          int64_t most_bytes);
 
-/// Describes the graph to cuDNN without a device, which checks every tensor and operation of it by
-/// itself. Returns how many operations it has; 0 in builds without cuDNN.
+/// Describes the graph to cuDNN without a device: it checks every tensor and operation by itself,
+/// and how they hang together. Returns how many operations there are; 0 in builds without cuDNN.
 int64_t describe_cudnn_attention(const AttentionPlanShape& shape);
 
 }  // namespace tessera::gpu
