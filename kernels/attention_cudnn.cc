@@ -11,7 +11,6 @@
 #include <vector>
 
 namespace tessera::gpu {
-
 namespace {
 
 /// The library's functions, looked up by name and not linked: a machine without cuDNN still starts
@@ -64,9 +63,9 @@ const Library& library() {
 }
 
 std::string last_error() {
-  std::array<char, 512> text{};
-  library().last_error(text.data(), text.size());
-  return text.data();
+  char text[512] = "";
+  library().last_error(text, sizeof(text));
+  return text;
 }
 
 /// Throws Error when a call of the library fails, with the call and the library's own text.
@@ -106,7 +105,6 @@ class Descriptor {
   }
   Descriptor(Descriptor&& other) noexcept
       : type_(other.type_), raw_(std::exchange(other.raw_, nullptr)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
 
   template <class T>
   Descriptor& set(cudnnBackendAttributeName_t name, std::initializer_list<T> values) {
@@ -149,7 +147,7 @@ enum Uid : int64_t {
 };
 // clang-format on
 
-/// The graph of attention forward; the comments name what is computed.
+/// The graph of attention forward.
 class ForwardGraph {
  public:
   explicit ForwardGraph(const AttentionPlanShape& shape)
@@ -226,16 +224,16 @@ class ForwardGraph {
     add(std::move(operation));
     return y;
   }
-  const Descriptor& index(int64_t axis, const Descriptor& scores) {
-    return pointwise(CUDNN_POINTWISE_GEN_INDEX, scores, nullptr, inside(CUDNN_DATA_INT32, scores_),
-                     CUDNN_DATA_INT32, axis);
+  const Descriptor& index(int64_t axis, cudnnDataType_t math = CUDNN_DATA_FLOAT) {
+    return pointwise(CUDNN_POINTWISE_GEN_INDEX, *masked_, nullptr,
+                     inside(CUDNN_DATA_INT32, scores_), math, axis);
   }
   const Descriptor& compare(cudnnPointwiseMode_t mode, const Descriptor& x, const Descriptor& b) {
     return pointwise(mode, x, &b, inside(CUDNN_DATA_BOOLEAN, scores_), CUDNN_DATA_BOOLEAN);
   }
-  const Descriptor& keep_where(const Descriptor& seen, const Descriptor& scores, Uid hidden) {
-    return pointwise(CUDNN_POINTWISE_BINARY_SELECT, scores, &number(hidden),
-                     inside(CUDNN_DATA_FLOAT, scores_), CUDNN_DATA_FLOAT, -1, &seen);
+  void keep_where(const Descriptor& seen, Uid hidden) {
+    masked_ = &pointwise(CUDNN_POINTWISE_BINARY_SELECT, *masked_, &number(hidden),
+                         inside(CUDNN_DATA_FLOAT, scores_), CUDNN_DATA_FLOAT, -1, &seen);
   }
   const Descriptor& reduce(cudnnReduceTensorOp_t how, const Descriptor& x) {
     const Descriptor& y = inside(CUDNN_DATA_FLOAT, rows_);
@@ -274,12 +272,13 @@ class ForwardGraph {
 
   void build();
   const Descriptor& scaled_scores();
-  const Descriptor& masked(const Descriptor& scores);
+  void mask();
 
   AttentionPlanShape shape_;
   Extents scores_;  // [segments, heads, tokens, tokens]
   Extents rows_;    // [segments, heads, tokens, 1]
   int64_t next_ = kInside;
+  const Descriptor* masked_ = nullptr;  // scores, of which ever fewer are left
   const Descriptor* lengths_q_ = nullptr;
   const Descriptor* lengths_k_ = nullptr;
   std::deque<Descriptor> tensors_;  // they stay where they are
@@ -291,7 +290,9 @@ void ForwardGraph::build() {
     lengths_q_ = &per_segment(kLengthsQ, shape_.segments);
     lengths_k_ = &per_segment(kLengthsK, shape_.segments);
   }
-  const Descriptor& scores = masked(scaled_scores());
+  masked_ = &scaled_scores();
+  mask();
+  const Descriptor& scores = *masked_;
   // softmax: largest, exp(s - largest), sum, L = largest + log(sum), p = exp / sum
   const Descriptor& largest = reduce(CUDNN_REDUCE_TENSOR_MAX, scores);
   const Descriptor& below =
@@ -301,8 +302,7 @@ void ForwardGraph::build() {
   const Descriptor& sum = reduce(CUDNN_REDUCE_TENSOR_ADD, weights);
   const Descriptor& log_sum =
       pointwise(CUDNN_POINTWISE_LOG, sum, nullptr, inside(CUDNN_DATA_FLOAT, rows_));
-  // One segment: [heads, tokens]. Several: [tokens, heads], as the offsets go by tokens.
-  const Extents by_token{shape_.heads * shape_.tokens, 1, shape_.heads, 1};
+  const Extents by_token{shape_.heads * shape_.tokens, 1, shape_.heads, 1};  // as offsets go
   const Descriptor& stats =
       tensor(kStats, CUDNN_DATA_FLOAT, rows_, several() ? by_token : packed(rows_), Place::kDevice,
              offsets(kOffsetsStats));
@@ -330,23 +330,23 @@ const Descriptor& ForwardGraph::scaled_scores() {
 
 /// -inf for what a query does not see: rows and keys behind the end of a segment, later keys, and
 /// keys that the window has passed.
-const Descriptor& ForwardGraph::masked(const Descriptor& scores) {
-  const Descriptor* all = &scores;
+void ForwardGraph::mask() {
   if (several()) {
-    const Descriptor& row_ends = compare(CUDNN_POINTWISE_CMP_LT, index(2, scores), *lengths_q_);
-    const Descriptor& key_ends = compare(CUDNN_POINTWISE_CMP_LT, index(3, scores), *lengths_k_);
-    const Descriptor& both = compare(CUDNN_POINTWISE_LOGICAL_AND, row_ends, key_ends);
-    all = &keep_where(both, *all, kHiddenByPadding);
+    const Descriptor& token = index(2, CUDNN_DATA_INT32);
+    const Descriptor& other = index(3, CUDNN_DATA_INT32);
+    const Descriptor& row_is_there = compare(CUDNN_POINTWISE_CMP_LT, token, *lengths_q_);
+    const Descriptor& key_is_there = compare(CUDNN_POINTWISE_CMP_LT, other, *lengths_k_);
+    keep_where(compare(CUDNN_POINTWISE_LOGICAL_AND, row_is_there, key_is_there), kHiddenByPadding);
   }
-  const Descriptor& row = index(2, *all);
-  const Descriptor& key = index(3, *all);
-  all = &keep_where(compare(CUDNN_POINTWISE_CMP_GE, row, key), *all, kHiddenByOrder);
-  if (shape_.window == 0) return *all;
-  const Descriptor& window_row = index(2, *all);
-  const Descriptor& window_key = index(3, *all);
+  const Descriptor& row = index(2);
+  const Descriptor& key = index(3);
+  keep_where(compare(CUDNN_POINTWISE_CMP_GE, row, key), kHiddenByOrder);
+  if (shape_.window == 0) return;
+  const Descriptor& window_row = index(2);
+  const Descriptor& window_key = index(3);
   const Descriptor& reach = pointwise(CUDNN_POINTWISE_ADD, window_key, &number(kWindow),
                                       inside(CUDNN_DATA_FLOAT, scores_), CUDNN_DATA_FLOAT, 3);
-  return keep_where(compare(CUDNN_POINTWISE_CMP_GT, reach, window_row), *all, kHiddenByWindow);
+  keep_where(compare(CUDNN_POINTWISE_CMP_GT, reach, window_row), kHiddenByWindow);
 }
 
 /// The library's handle, for the device that is current.
