@@ -48,6 +48,8 @@ class AttendeeRange {
     left_ = static_cast<int>(tokens * (task.chunk + 1) / task.chunks) - skipped_;
   }
 
+  __device__ int begin() const { return begin_; }
+
   /// Puts the next tokens into places from `used` on; returns how many places are used then. A lane
   /// writes some of them: a barrier is needed before they are read.
   __device__ int fill(const Attendees& attendees, int used) {

@@ -222,6 +222,54 @@ struct KeyGradientState {
   }
 };
 
+/// Memory for the rows of two tiles, one of which is being copied.
+template <class T, int kD>
+struct RowPlaces {
+  static constexpr int kRows = KeyGradientShape<T, kD>::kRows;
+  TileRows<T, kD> q;
+  TileRows<T, kD> d_o;
+  RowsOfTile<kRows> figures;
+
+  __device__ static RowPlaces take(SharedMemory& shared) {
+    return {TileRows<T, kD>::take(shared, kRows), TileRows<T, kD>::take(shared, kRows),
+            RowsOfTile<kRows>::take(shared)};
+  }
+};
+
+/// Takes all rows of a batch.
+template <class T, int kD>
+__device__ __forceinline__ void absorb_batch(KeyGradientState<T, kD>& state,
+                                             const BatchRows<T, kD>& batch,
+                                             const ReadRows<T, kD>& keys,
+                                             const ReadRows<T, kD>& values, RowPlaces<T, kD>& rows,
+                                             RowPlaces<T, kD>& other, const SeenByKeys& seen,
+                                             int first_column) {
+  const int first_key = static_cast<int>(threadIdx.x) / kWarpSize * 16;
+  const int keys_of_task = batch.task.count;
+  const float scale = batch.a.scale * kLog2E;
+  RowFigures figures = batch.figures(0);
+  batch.copy(0, rows.q, rows.d_o);
+  close_copies();
+  keep_figures(rows.figures, figures, keys_of_task, seen.window, seen.sinks);
+  wait_for_copies<0>();
+  __syncthreads();
+  for (int tile = 0; tile < batch.tiles(); ++tile) {
+    const bool more = tile + 1 < batch.tiles();
+    if (more) {
+      batch.copy(tile + 1, other.q, other.d_o);
+      figures = batch.figures(tile + 1);
+    }
+    close_copies();
+    if (first_key < keys_of_task && first_key <= rows.figures.limits[0]) {
+      state.absorb(keys, values, rows.q, rows.d_o, rows.figures, seen, scale, first_column);
+    }
+    if (more) keep_figures(other.figures, figures, keys_of_task, seen.window, seen.sinks);
+    wait_for_copies<0>();
+    __syncthreads();
+    swap_places(rows, other);
+  }
+}
+
 /// A Source, the same in all lanes, has
 ///   static KeyTask find(arguments, operands, keys, pass): by blockIdx.x and .y;
 ///   Source(arguments, operands, task, scratch): scratch [4] in shared memory;
@@ -235,18 +283,13 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
                            KeyPass pass) {
   using Shape = KeyGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
-  using Figures = RowsOfTile<Shape::kRows>;
   const KeyTask task = Source::find(arguments, a, Shape::kKeys, pass);
   if (task.count <= 0) return;
   SharedMemory shared;
   const Rows keys = Rows::take(shared, Shape::kKeys);
   const Rows values = Rows::take(shared, Shape::kKeys);
-  Rows q = Rows::take(shared, Shape::kRows);
-  Rows d_o = Rows::take(shared, Shape::kRows);
-  Rows other_q = Rows::take(shared, Shape::kRows);
-  Rows other_d_o = Rows::take(shared, Shape::kRows);
-  Figures rows = Figures::take(shared);
-  Figures other_rows = Figures::take(shared);
+  auto rows = RowPlaces<T, kD>::take(shared);
+  auto other_rows = RowPlaces<T, kD>::take(shared);
   const Attendees attendees{shared.take<int>(Attendees::kMost), shared.take<int>(Attendees::kMost),
                             shared.take<float>(Attendees::kMost)};
   Source source(arguments, a, task, shared.take<int>(4));
@@ -266,7 +309,6 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
   left_values.load(values, 16 * warp);
   const SeenByKeys seen{
       {16 * warp + row_of_lane(0), 16 * warp + row_of_lane(1)}, source.window(), source.sinks()};
-  const float scale = a.scale * kLog2E;
   const auto heads = static_cast<int>(a.map.count_of(kv_head));
   KeyGradientState<T, kD> state;
   clear(state.dk);
@@ -277,29 +319,7 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
     const BatchRows<T, kD> batch{
         a,     task,           attendees,     static_cast<int>(a.map.begin_of(kv_head)),
         heads, Divisor(heads), tokens * heads};
-    RowFigures figures = batch.figures(0);
-    batch.copy(0, q, d_o);
-    close_copies();
-    keep_figures(rows, figures, task.count, seen.window, seen.sinks);
-    wait_for_copies<0>();
-    __syncthreads();
-    for (int tile = 0; tile < batch.tiles(); ++tile) {
-      const bool more = tile + 1 < batch.tiles();
-      if (more) {
-        batch.copy(tile + 1, other_q, other_d_o);
-        figures = batch.figures(tile + 1);
-      }
-      close_copies();
-      if (16 * warp < task.count && 16 * warp <= rows.limits[0]) {
-        state.absorb(left_keys, left_values, q, d_o, rows, seen, scale, first_column);
-      }
-      if (more) keep_figures(other_rows, figures, task.count, seen.window, seen.sinks);
-      wait_for_copies<0>();
-      __syncthreads();
-      swap_places(q, other_q);
-      swap_places(d_o, other_d_o);
-      swap_places(rows, other_rows);
-    }
+    absorb_batch(state, batch, left_keys, left_values, rows, other_rows, seen, first_column);
   }
   if (task.partial != nullptr) return state.keep(task.partial, warp, first_column);
   wait_for_copies<0>();
