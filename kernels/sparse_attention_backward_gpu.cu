@@ -71,11 +71,9 @@ class BlockSource {
   }
 
   template <class T>
-  __device__ BlockSource(const Arguments& of, const BackwardOperands<T>& a, const KeyTask& task,
-                         int* scratch)
+  __device__ BlockSource(const Arguments& of, const BackwardOperands<T>& a, const KeyTask& task)
       : of_(of),
         grid_(a.grid),
-        scratch_(scratch),
         forced_(a.grid.pieces, task, task.first,
                 end_of_forced(of.choices, task.first / a.grid.block, a.grid.block)) {
     const int32_t* const offsets = of.lists.offsets + task.place * of.lists.offsets_of_group +
@@ -90,10 +88,10 @@ class BlockSource {
     if (used == 0 && entry_ < end_) {
       if (threadIdx.x < kWarpSize) unpack(attendees);
       __syncthreads();
-      used = scratch_[0];
-      entry_ = scratch_[1];
+      used = attendees.scratch()[0];
+      entry_ = attendees.scratch()[1];
       for (int i = static_cast<int>(threadIdx.x); i < used; i += static_cast<int>(blockDim.x)) {
-        attendees.bias[i] = gate_of(attendees.token[i]);
+        attendees.bias()[i] = gate_of(attendees.token()[i]);
       }
     }
     __syncthreads();
@@ -124,8 +122,8 @@ class BlockSource {
         for (int i = used + until - own; mask != 0; mask &= mask - 1, ++i) {
           const int position = tile.number * static_cast<int>(SegmentGrid::kTile) +
                                __ffs(static_cast<int>(mask)) - 1;
-          attendees.token[i] = tile.first + position - tile.position;
-          attendees.position[i] = position;
+          attendees.token()[i] = tile.first + position - tile.position;
+          attendees.position()[i] = position;
         }
       }
       const int taken = __popc(__ballot_sync(kWholeWarp, fits));
@@ -135,8 +133,8 @@ class BlockSource {
       if (taken < kWarpSize) break;
     }
     if (lane == 0) {
-      scratch_[0] = used;
-      scratch_[1] = entry;
+      attendees.scratch()[0] = used;
+      attendees.scratch()[1] = entry;
     }
   }
 
@@ -167,7 +165,6 @@ class BlockSource {
 
   const Arguments& of_;
   const GridView& grid_;
-  int* scratch_;
   AttendeeRange forced_;
   int entry_;
   int end_;
