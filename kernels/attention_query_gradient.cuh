@@ -237,7 +237,7 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
 /// With choices one block of threads does all parts of a group's heads, one after the other: so
 /// that it alone adds to the gates of its tokens.
 template <class T, int kD, class Walk>
-__global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads)
+__global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads, 1)
     attention_query_gradient(BackwardOperands<T> a, QueryCut cut,
                              typename Walk::Arguments arguments) {
   using Shape = QueryGradientShape<T, kD>;
