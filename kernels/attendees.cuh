@@ -10,13 +10,17 @@
 /// Which tokens see a panel of keys, for the kernel of dk and dv.
 namespace tessera::gpu {
 
-/// Tokens that see a panel, in shared memory.
+/// Tokens that see a panel, in shared memory. One address, as registers are scarce.
 struct Attendees {
   static constexpr int kMost = 256;
+  static constexpr int kNumbers = 3 * kMost + 4;
+  int* numbers;
 
-  int* token;     // row of q
-  int* position;  // within the segment
-  float* bias;    // log2 of the gate
+  __device__ int* token() const { return numbers; }             ///< row of q
+  __device__ int* position() const { return numbers + kMost; }  ///< within the segment
+  /// log2 of the gate.
+  __device__ float* bias() const { return reinterpret_cast<float*>(numbers + 2 * kMost); }
+  __device__ int* scratch() const { return numbers + 3 * kMost; }  ///< [4], for who fills it
 };
 
 /// A panel of keys, and which share of the rows that see it a block of threads is to do.
@@ -48,6 +52,8 @@ class AttendeeRange {
     left_ = static_cast<int>(tokens * (task.chunk + 1) / task.chunks) - skipped_;
   }
 
+  __device__ int begin() const { return begin_; }
+
   /// Puts the next tokens into places from `used` on; returns how many places are used then. A lane
   /// writes some of them: a barrier is needed before they are read.
   __device__ int fill(const Attendees& attendees, int used) {
@@ -61,9 +67,9 @@ class AttendeeRange {
       const int taken = std::min({count - skipped_, Attendees::kMost - used, left_});
       const int first = std::max(begin_, pieces_.first(piece_)) + skipped_;
       for (int i = static_cast<int>(threadIdx.x); i < taken; i += static_cast<int>(blockDim.x)) {
-        attendees.token[used + i] = pieces_.origin(piece_) + first + i;
-        attendees.position[used + i] = first + i;
-        attendees.bias[used + i] = 0;
+        attendees.token()[used + i] = pieces_.origin(piece_) + first + i;
+        attendees.position()[used + i] = first + i;
+        attendees.bias()[used + i] = 0;
       }
       skipped_ += taken;
       left_ -= taken;

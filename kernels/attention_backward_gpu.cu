@@ -73,8 +73,7 @@ class WindowSource {
   }
 
   template <class T>
-  __device__ WindowSource(const Arguments& of, const BackwardOperands<T>& a, const KeyTask& task,
-                          int* /*scratch*/)
+  __device__ WindowSource(const Arguments& of, const BackwardOperands<T>& a, const KeyTask& task)
       : range_(a.grid.pieces, task, task.first, end_of(of.reach, task)),
         window_(of.reach.window),
         sinks_(of.reach.sink_tokens - task.first) {}

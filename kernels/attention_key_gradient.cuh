@@ -37,26 +37,15 @@ struct RowFigures {
 };
 template <int kRows>
 struct RowsOfTile {
-  float* shift;  // [kRows]
-  float* delta;
-  int* ahead;
-  int* limits;  // highest ahead; whether all rows see all keys
+  static constexpr int kNumbers = 3 * kRows + 4;
+  float* numbers;
 
-  __device__ static RowsOfTile take(SharedMemory& shared) {
-    return {shared.take<float>(kRows), shared.take<float>(kRows), shared.take<int>(kRows),
-            shared.take<int>(2)};
-  }
-  static constexpr int64_t kBytes = 3 * shared_bytes_of<float>(kRows) + shared_bytes_of<int>(2);
+  __device__ float* shift() const { return numbers; }
+  __device__ float* delta() const { return numbers + kRows; }
+  __device__ int* ahead() const { return reinterpret_cast<int*>(numbers + 2 * kRows); }
+  /// The highest of `ahead`, and whether all rows see all keys.
+  __device__ int* limits() const { return reinterpret_cast<int*>(numbers + 3 * kRows); }
 };
-
-template <class T, int kD>
-constexpr int64_t key_gradient_bytes() {
-  using Shape = KeyGradientShape<T, kD>;
-  return 2 * shared_bytes_of<T>(TileRows<T, kD>::elements(Shape::kKeys)) +
-         4 * shared_bytes_of<T>(TileRows<T, kD>::elements(Shape::kRows)) +
-         2 * RowsOfTile<Shape::kRows>::kBytes + 2 * shared_bytes_of<int>(Attendees::kMost) +
-         shared_bytes_of<float>(Attendees::kMost) + shared_bytes_of<int>(4);
-}
 
 /// x / divisor for 0 <= x < 2^16 and divisor < 2^16, in one multiplication.
 struct Divisor {
@@ -94,7 +83,7 @@ struct BatchRows {
       int64_t from = 0;
       if (valid) {
         const int token = by_heads.quotient(row);
-        from = a.query(attendees.token[token], first_head + row - token * heads) + column;
+        from = a.query(attendees.token()[token], first_head + row - token * heads) + column;
       }
       copy_async(q.row(i / kPacks) + column, a.q + from, valid);
       copy_async(d_o.row(i / kPacks) + column, a.d_o + from, valid);
@@ -106,9 +95,9 @@ struct BatchRows {
     const int row = tile * kRows + static_cast<int>(threadIdx.x);
     if (threadIdx.x >= kRows || row >= count) return {0, 0, -1};
     const int i = by_heads.quotient(row);
-    const int64_t at = int64_t{first_head + row - i * heads} * a.tokens + attendees.token[i];
-    return {a.lse[at] * kLog2E - attendees.bias[i], a.delta[at],
-            attendees.position[i] - task.first};
+    const int64_t at = int64_t{first_head + row - i * heads} * a.tokens + attendees.token()[i];
+    return {a.lse[at] * kLog2E - attendees.bias()[i], a.delta[at],
+            attendees.position()[i] - task.first};
   }
 };
 
@@ -121,17 +110,17 @@ __device__ __forceinline__ void keep_figures(const RowsOfTile<kRows>& rows,
   if (threadIdx.x >= kWarpSize) return;
   const int ahead = figures.ahead;
   if (threadIdx.x < kRows) {
-    rows.shift[threadIdx.x] = figures.shift;
-    rows.delta[threadIdx.x] = figures.delta;
-    rows.ahead[threadIdx.x] = ahead;
+    rows.shift()[threadIdx.x] = figures.shift;
+    rows.delta()[threadIdx.x] = figures.delta;
+    rows.ahead()[threadIdx.x] = ahead;
   }
   // Rows that do not exist are all zeros: p is 1 there, but what it is multiplied with is 0.
   const bool all = ahead < 0 || (ahead >= keys - 1 && (ahead - window + 1 <= 0 || sinks >= keys));
   const int highest = __reduce_max_sync(kWholeWarp, ahead);
   const bool whole = __all_sync(kWholeWarp, all) != 0;
   if (threadIdx.x == 0) {
-    rows.limits[0] = highest;
-    rows.limits[1] = whole ? 1 : 0;
+    rows.limits()[0] = highest;
+    rows.limits()[1] = whole ? 1 : 0;
   }
 }
 
@@ -156,8 +145,8 @@ struct KeyGradientState {
   float dv[Shape::kColumns / 8][4];
 
   /// Takes a tile of rows: `first_column` is of q and d_o, the first that is summed.
-  __device__ __forceinline__ void absorb(const ReadRows<T, kD>& keys, const ReadRows<T, kD>& values,
-                                         const TileRows<T, kD>& q, const TileRows<T, kD>& d_o,
+  __device__ __forceinline__ void absorb(const ReadRows<T, kD>& keys, const TileRows<T, kD>& q,
+                                         const TileRows<T, kD>& d_o,
                                          const RowsOfTile<Shape::kRows>& rows,
                                          const SeenByKeys& seen, float scale, int first_column) {
     float p[kTiles][4];
@@ -165,18 +154,20 @@ struct KeyGradientState {
     clear(p);
     clear(ds);
     add_strips<kTiles / 2>(p, keys, q);
+    // Values lie behind the keys.
+    const ReadRows<T, kD> values{keys.address + TileRows<T, kD>::elements(Shape::kKeys)};
     add_strips<kTiles / 2>(ds, values, d_o);
-    const bool whole = rows.limits[1] != 0;
+    const bool whole = rows.limits()[1] != 0;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       // The lane's two rows of the eight.
       const int row = column_of_lane(n, 0);
-      const float2 shift = *reinterpret_cast<const float2*>(rows.shift + row);
-      const float2 delta = *reinterpret_cast<const float2*>(rows.delta + row);
+      const float2 shift = *reinterpret_cast<const float2*>(rows.shift() + row);
+      const float2 delta = *reinterpret_cast<const float2*>(rows.delta() + row);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         p[n][i] = fast_exp2(fmaf(p[n][i], scale, i % 2 == 0 ? -shift.x : -shift.y));
-        if (!whole && !seen.sees(i / 2, rows.ahead[row + i % 2])) p[n][i] = 0;
+        if (!whole && !seen.sees(i / 2, rows.ahead()[row + i % 2])) p[n][i] = 0;
         ds[n][i] = p[n][i] * (ds[n][i] - (i % 2 == 0 ? delta.x : delta.y));
       }
     }
@@ -222,9 +213,67 @@ struct KeyGradientState {
   }
 };
 
+/// Memory for the rows of a tile, behind one address.
+template <class T, int kD>
+struct RowPlaces {
+  static constexpr int kRows = KeyGradientShape<T, kD>::kRows;
+  static constexpr int kElements = TileRows<T, kD>::elements(kRows);
+  static constexpr int64_t kBytes =
+      shared_bytes_of<T>(2 * kElements) + shared_bytes_of<float>(RowsOfTile<kRows>::kNumbers);
+  T* data;
+
+  __device__ TileRows<T, kD> q() const { return {data}; }
+  __device__ TileRows<T, kD> d_o() const { return {data + kElements}; }
+  __device__ RowsOfTile<kRows> figures() const {
+    return {reinterpret_cast<float*>(data + 2 * kElements)};
+  }
+  __device__ static RowPlaces take(SharedMemory& shared) {
+    return {shared.take<T>(static_cast<int>(kBytes / int64_t{sizeof(T)}))};
+  }
+};
+
+template <class T, int kD>
+constexpr int64_t key_gradient_bytes() {
+  return shared_bytes_of<T>(TileRows<T, kD>::elements(2 * KeyGradientShape<T, kD>::kKeys)) +
+         2 * RowPlaces<T, kD>::kBytes + shared_bytes_of<int>(Attendees::kNumbers);
+}
+
+/// Takes all rows of a batch.
+template <class T, int kD>
+__device__ __forceinline__ void absorb_batch(KeyGradientState<T, kD>& state,
+                                             const BatchRows<T, kD>& batch,
+                                             const ReadRows<T, kD>& keys, RowPlaces<T, kD>& rows,
+                                             RowPlaces<T, kD>& other, const SeenByKeys& seen,
+                                             int first_column) {
+  const int first_key = static_cast<int>(threadIdx.x) / kWarpSize * 16;
+  const int keys_of_task = batch.task.count;
+  const float scale = batch.a.scale * kLog2E;
+  RowFigures figures = batch.figures(0);
+  batch.copy(0, rows.q(), rows.d_o());
+  close_copies();
+  keep_figures(rows.figures(), figures, keys_of_task, seen.window, seen.sinks);
+  wait_for_copies<0>();
+  __syncthreads();
+  for (int tile = 0; tile < batch.tiles(); ++tile) {
+    const bool more = tile + 1 < batch.tiles();
+    if (more) {
+      batch.copy(tile + 1, other.q(), other.d_o());
+      figures = batch.figures(tile + 1);
+    }
+    close_copies();
+    if (first_key < keys_of_task && first_key <= rows.figures().limits()[0]) {
+      state.absorb(keys, rows.q(), rows.d_o(), rows.figures(), seen, scale, first_column);
+    }
+    if (more) keep_figures(other.figures(), figures, keys_of_task, seen.window, seen.sinks);
+    wait_for_copies<0>();
+    __syncthreads();
+    swap_places(rows, other);
+  }
+}
+
 /// A Source, the same in all lanes, has
 ///   static KeyTask find(arguments, operands, keys, pass): by blockIdx.x and .y;
-///   Source(arguments, operands, task, scratch): scratch [4] in shared memory;
+///   Source(arguments, operands, task);
 ///   fill(attendees): the next tokens, 0 after the last, with the barriers around it;
 ///   window, sinks: by which they see keys, counted from the panel's first.
 /// blockIdx.z is a part of the columns.
@@ -235,21 +284,15 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
                            KeyPass pass) {
   using Shape = KeyGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
-  using Figures = RowsOfTile<Shape::kRows>;
   const KeyTask task = Source::find(arguments, a, Shape::kKeys, pass);
   if (task.count <= 0) return;
   SharedMemory shared;
-  const Rows keys = Rows::take(shared, Shape::kKeys);
-  const Rows values = Rows::take(shared, Shape::kKeys);
-  Rows q = Rows::take(shared, Shape::kRows);
-  Rows d_o = Rows::take(shared, Shape::kRows);
-  Rows other_q = Rows::take(shared, Shape::kRows);
-  Rows other_d_o = Rows::take(shared, Shape::kRows);
-  Figures rows = Figures::take(shared);
-  Figures other_rows = Figures::take(shared);
-  const Attendees attendees{shared.take<int>(Attendees::kMost), shared.take<int>(Attendees::kMost),
-                            shared.take<float>(Attendees::kMost)};
-  Source source(arguments, a, task, shared.take<int>(4));
+  const Rows keys = Rows::take(shared, 2 * Shape::kKeys);
+  const Rows values{keys.row(Shape::kKeys)};
+  auto rows = RowPlaces<T, kD>::take(shared);
+  auto other_rows = RowPlaces<T, kD>::take(shared);
+  const Attendees attendees{shared.take<int>(Attendees::kNumbers)};
+  Source source(arguments, a, task);
 
   const int kv_head = a.groups.at[task.place];
   const auto key_row = [&](const T* tensor, int i) {
@@ -261,12 +304,9 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int first_column = static_cast<int>(blockIdx.z) * Shape::kColumns;
   ReadRows<T, kD> left_keys;
-  ReadRows<T, kD> left_values;
   left_keys.load(keys, 16 * warp);
-  left_values.load(values, 16 * warp);
   const SeenByKeys seen{
       {16 * warp + row_of_lane(0), 16 * warp + row_of_lane(1)}, source.window(), source.sinks()};
-  const float scale = a.scale * kLog2E;
   const auto heads = static_cast<int>(a.map.count_of(kv_head));
   KeyGradientState<T, kD> state;
   clear(state.dk);
@@ -277,29 +317,7 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
     const BatchRows<T, kD> batch{
         a,     task,           attendees,     static_cast<int>(a.map.begin_of(kv_head)),
         heads, Divisor(heads), tokens * heads};
-    RowFigures figures = batch.figures(0);
-    batch.copy(0, q, d_o);
-    close_copies();
-    keep_figures(rows, figures, task.count, seen.window, seen.sinks);
-    wait_for_copies<0>();
-    __syncthreads();
-    for (int tile = 0; tile < batch.tiles(); ++tile) {
-      const bool more = tile + 1 < batch.tiles();
-      if (more) {
-        batch.copy(tile + 1, other_q, other_d_o);
-        figures = batch.figures(tile + 1);
-      }
-      close_copies();
-      if (16 * warp < task.count && 16 * warp <= rows.limits[0]) {
-        state.absorb(left_keys, left_values, q, d_o, rows, seen, scale, first_column);
-      }
-      if (more) keep_figures(other_rows, figures, task.count, seen.window, seen.sinks);
-      wait_for_copies<0>();
-      __syncthreads();
-      swap_places(q, other_q);
-      swap_places(d_o, other_d_o);
-      swap_places(rows, other_rows);
-    }
+    absorb_batch(state, batch, left_keys, rows, other_rows, seen, first_column);
   }
   if (task.partial != nullptr) return state.keep(task.partial, warp, first_column);
   wait_for_copies<0>();

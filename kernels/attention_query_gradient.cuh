@@ -21,8 +21,6 @@ struct QueryGradientShape {
   static constexpr int kRows = kRowBytes <= 256 ? 128 : (kRowBytes <= 512 ? 64 : 32);
   static constexpr int kPanel = kRowBytes <= 256 ? 64 : (kRowBytes <= 512 ? 32 : 16);
   static constexpr int kThreads = kRows / 16 * kWarpSize;
-  /// Blocks of threads per multiprocessor, for the number of registers.
-  static constexpr int kBlocks = kRowBytes <= 64 ? 2 : 1;
   /// Strips of a panel that a warp works on at once.
   static constexpr int kStrips = kPanel / 16 < 2 ? 1 : 2;
 
@@ -109,9 +107,16 @@ struct GateSums {
     return shared_bytes_of<float>(2 * rows) + shared_bytes_of<int>(2 * rows);
   }
 
-  __device__ void keep(int row, float sum, int of_slot) const {
-    of_row[turn * rows + row] = sum;
-    slot[turn * rows + row] = of_slot;
+  /// Of the two rows of each lane, whose columns are those of four.
+  __device__ void keep(const LaneRows& of_lane, int warp, const float (&totals)[2],
+                       const int (&slots)[2]) const {
+    for (int half = 0; half < 2; ++half) {
+      const float sum = row_sum(totals[half]);
+      if (threadIdx.x % 4 != 0 || !of_lane.real[half]) continue;
+      const int row = turn * rows + 16 * warp + row_of_lane(half);
+      of_row[row] = sum;
+      slot[row] = slots[half];
+    }
   }
   /// `to`: [tokens, kept] of the group, from the tile's first token on. `first`: nothing is there
   /// yet, and nobody waits to read it.
@@ -137,6 +142,30 @@ struct QueryGradientPlaces {
   TileRows<T, kD> values[2];
 };
 
+template <class T, int kD>
+__device__ __forceinline__ void copy_queries(const TileRows<T, kD>& to, const T* tensor,
+                                             const QueryTile& tile, const BackwardOperands<T>& a) {
+  constexpr int kThreads = QueryGradientShape<T, kD>::kThreads;
+  const auto row = [&](int i) -> const T* {
+    if (i >= tile.rows()) return nullptr;
+    const int token = tile.origin + tile.first + i / tile.heads;
+    return tensor + a.query(token, tile.first_head + i % tile.heads);
+  };
+  copy_rows<kThreads>(to, (tile.rows() + 15) / 16 * 16, a.d, tensor, row);
+}
+/// Zeros behind the last key, as ds of 0 does not hide a NaN.
+template <class T, int kD>
+__device__ __forceinline__ void copy_keys(const TileRows<T, kD>& to, const T* tensor,
+                                          const Panel& panel, int kv_head,
+                                          const BackwardOperands<T>& a) {
+  using Shape = QueryGradientShape<T, kD>;
+  constexpr int kTogether = 16 * Shape::kStrips;
+  const int count = (panel.count + kTogether - 1) / kTogether * kTogether;
+  copy_rows<Shape::kThreads>(to, count, a.d, tensor, [&](int i) -> const T* {
+    return i < panel.count ? tensor + a.key(panel.row + i, kv_head) : nullptr;
+  });
+}
+
 /// One tile. A Walk is one of kernels/key_panel.cuh with Arguments; where it has kChoices, also
 /// slot, first_of_block and check as BlockWalk, and its arguments `dlog_gate` and `choices`.
 template <class T, int kD, class Walk>
@@ -145,39 +174,22 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
                                                     const QueryTile& tile,
                                                     const QueryGradientPlaces<T, kD>& places,
                                                     GateSums& gate_sums, bool first_part) {
-  using Shape = QueryGradientShape<T, kD>;
   using Rows = TileRows<T, kD>;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const bool idle = 16 * warp >= tile.rows();
   const LaneRows rows(tile, warp);
   Walk walk(arguments, a.grid, tile, rows);
-  const auto copy_queries = [&](const Rows& to, const T* tensor) {
-    copy_rows<Shape::kThreads>(to, (tile.rows() + 15) / 16 * 16, a.d, tensor,
-                               [&](int i) -> const T* {
-                                 if (i >= tile.rows()) return nullptr;
-                                 const int token = tile.origin + tile.first + i / tile.heads;
-                                 return tensor + a.query(token, tile.first_head + i % tile.heads);
-                               });
-  };
   Panel next{};
-  const auto copy_keys = [&](const Rows& to, const T* tensor) {
-    // Zeros behind the last key, as ds of 0 does not hide a NaN.
-    constexpr int kTogether = 16 * Shape::kStrips;
-    const int count = (next.count + kTogether - 1) / kTogether * kTogether;
-    copy_rows<Shape::kThreads>(to, count, a.d, tensor, [&](int i) -> const T* {
-      return i < next.count ? tensor + a.key(next.row + i, tile.kv_head) : nullptr;
-    });
-  };
-  copy_queries(places.q, a.q);
-  copy_queries(places.d_o, a.d_o);
+  copy_queries(places.q, a.q, tile, a);
+  copy_queries(places.d_o, a.d_o, tile, a);
   bool more = walk.next(next);
   Rows keys = places.keys[0];
   Rows values = places.values[0];
   Rows other_keys = places.keys[1];
   Rows other_values = places.values[1];
   if (more) {
-    copy_keys(keys, a.k);
-    copy_keys(values, a.v);
+    copy_keys(keys, a.k, next, tile.kv_head, a);
+    copy_keys(values, a.v, next, tile.kv_head, a);
   }
   close_copies();
   ReadRows<T, kD> q;
@@ -199,19 +211,14 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
     }
     more = walk.next(next);
     if (more) {
-      copy_keys(other_keys, a.k);
-      copy_keys(other_values, a.v);
+      copy_keys(other_keys, a.k, next, tile.kv_head, a);
+      copy_keys(other_values, a.v, next, tile.kv_head, a);
     }
     close_copies();
     float totals[2] = {};
     if (!idle && !view.strips.none()) state.absorb(q, d_o, keys, values, view, scale, totals);
     if constexpr (Walk::kChoices) {
-      for (int half = 0; half < 2; ++half) {
-        const float sum = row_sum(totals[half]);
-        if (threadIdx.x % 4 == 0 && rows.real[half]) {
-          gate_sums.keep(16 * warp + row_of_lane(half), sum, slots[half]);
-        }
-      }
+      gate_sums.keep(rows, warp, totals, slots);
     }
     wait_for_copies<0>();
     __syncthreads();
@@ -230,8 +237,7 @@ __device__ __forceinline__ void add_query_gradients(const BackwardOperands<T>& a
 /// With choices one block of threads does all parts of a group's heads, one after the other: so
 /// that it alone adds to the gates of its tokens.
 template <class T, int kD, class Walk>
-__global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads,
-                                  QueryGradientShape<T, kD>::kBlocks)
+__global__ void __launch_bounds__(QueryGradientShape<T, kD>::kThreads, 1)
     attention_query_gradient(BackwardOperands<T> a, QueryCut cut,
                              typename Walk::Arguments arguments) {
   using Shape = QueryGradientShape<T, kD>;

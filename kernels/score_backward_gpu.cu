@@ -94,7 +94,7 @@ __device__ void gather_keys(const Scores& a, int64_t row, const float* kt, int f
   }
 }
 
-__global__ void __launch_bounds__(kThreads) backward_queries(Scores a, float* dqt) {
+__global__ void __launch_bounds__(kThreads, 2) backward_queries(Scores a, float* dqt) {
   constexpr int kColumns = 128;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int token = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -163,7 +163,7 @@ __device__ void add_tokens(const Scores& a, int64_t group_row, int begin, int en
 }
 
 /// Block (range of gate blocks, chunk of tokens, group); `sums` [chunks, groups, keys, gate_dim].
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     backward_keys(Scores a, float* out, int max_blocks, int blocks_per_warp, int chunk_tokens) {
   SharedMemory shared;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;

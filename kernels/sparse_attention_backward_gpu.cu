@@ -71,16 +71,13 @@ class BlockSource {
   }
 
   template <class T>
-  __device__ BlockSource(const Arguments& of, const BackwardOperands<T>& a, const KeyTask& task,
-                         int* scratch)
+  __device__ BlockSource(const Arguments& of, const BackwardOperands<T>& a, const KeyTask& task)
       : of_(of),
         grid_(a.grid),
-        place_(task.place),
-        block_(task.first / a.grid.block),
-        scratch_(scratch),
-        forced_(a.grid.pieces, task, task.first, end_of_forced(of.choices, block_, a.grid.block)) {
-    const int32_t* const offsets = of.lists.offsets + place_ * of.lists.offsets_of_group +
-                                   a.grid.block_starts[task.segment] + block_;
+        forced_(a.grid.pieces, task, task.first,
+                end_of_forced(of.choices, task.first / a.grid.block, a.grid.block)) {
+    const int32_t* const offsets = of.lists.offsets + task.place * of.lists.offsets_of_group +
+                                   a.grid.block_starts[task.segment] + task.first / a.grid.block;
     const int64_t entries = offsets[1] - offsets[0];
     entry_ = offsets[0] + static_cast<int>(entries * task.chunk / task.chunks);
     end_ = offsets[0] + static_cast<int>(entries * (task.chunk + 1) / task.chunks);
@@ -91,10 +88,10 @@ class BlockSource {
     if (used == 0 && entry_ < end_) {
       if (threadIdx.x < kWarpSize) unpack(attendees);
       __syncthreads();
-      used = scratch_[0];
-      entry_ = scratch_[1];
+      used = attendees.scratch()[0];
+      entry_ = attendees.scratch()[1];
       for (int i = static_cast<int>(threadIdx.x); i < used; i += static_cast<int>(blockDim.x)) {
-        attendees.bias[i] = gate_of(attendees.token[i]);
+        attendees.bias()[i] = gate_of(attendees.token()[i]);
       }
     }
     __syncthreads();
@@ -107,7 +104,7 @@ class BlockSource {
   /// The next entries of the list, a lane each, as far as their tokens fit.
   __device__ void unpack(const Attendees& attendees) {
     const auto lane = static_cast<int>(threadIdx.x);
-    const int64_t first = place_ * of_.choices.capacity;
+    const int64_t first = place() * of_.choices.capacity;
     int used = 0;
     int entry = entry_;
     while (entry < end_) {
@@ -125,8 +122,8 @@ class BlockSource {
         for (int i = used + until - own; mask != 0; mask &= mask - 1, ++i) {
           const int position = tile.number * static_cast<int>(SegmentGrid::kTile) +
                                __ffs(static_cast<int>(mask)) - 1;
-          attendees.token[i] = tile.first + position - tile.position;
-          attendees.position[i] = position;
+          attendees.token()[i] = tile.first + position - tile.position;
+          attendees.position()[i] = position;
         }
       }
       const int taken = __popc(__ballot_sync(kWholeWarp, fits));
@@ -136,36 +133,38 @@ class BlockSource {
       if (taken < kWarpSize) break;
     }
     if (lane == 0) {
-      scratch_[0] = used;
-      scratch_[1] = entry;
+      attendees.scratch()[0] = used;
+      attendees.scratch()[1] = entry;
     }
   }
+
+  // Not members: registers are scarce.
+  __device__ static int place() { return static_cast<int>(blockIdx.y); }
+  __device__ int block() const { return forced_.begin() / grid_.block; }
 
   /// log2 of the gate by which a token chose the block.
   __device__ float gate_of(int token) const {
     const Choices& choices = of_.choices;
-    const int64_t row = choices.row(place_, token);
-    const int count = of_.lists.counts[place_ * choices.tokens + token];
+    const int64_t row = choices.row(place(), token);
+    const int block = this->block();
+    const int count = of_.lists.counts[place() * choices.tokens + token];
     int slot = 0;
     for (int left = std::min(count, choices.kept); left > 0;) {
       const int half = left / 2;
-      const bool below = choices.blocks[row + slot + half] < block_;
+      const bool below = choices.blocks[row + slot + half] < block;
       slot += below ? half + 1 : 0;
       left = below ? left - half - 1 : half;
     }
-    device_check(slot < choices.kept && choices.blocks[row + slot] == block_,
+    device_check(slot < choices.kept && choices.blocks[row + slot] == block,
                  "sparse_attention: the lists have a block that its token did not choose");
     const TokenGate gate(choices, row);
     if (!gate.gated) return 0;
     return log2_gate(choices.scores[row + slot], gate.tau, choices.strength,
-                     choices.widths[place_]);
+                     choices.widths[place()]);
   }
 
   const Arguments& of_;
   const GridView& grid_;
-  int place_;
-  int block_;  // within the segment
-  int* scratch_;
   AttendeeRange forced_;
   int entry_;
   int end_;
