@@ -249,6 +249,7 @@ TEST(Mesh, EveryFactorisationOfTwoRanksIsOneRank) {
   for (const SparsityPlan& plan : fewer<SparsityPlan>({tiny_plan(), dense_plan(), warmup_plan()})) {
     const Step expected = one_rank(config, plan);
     for (const MeshShape& mesh : factorisations(2)) {
+      if (support::takes_less() && mesh.expert == 1) continue;
       expect_invariant(config, {.mesh = mesh, .plan = plan}, expected);
     }
     expect_invariant(config, {.mesh = {1, 1, 2, 1}, .order = SequenceOrder::kZigzag, .plan = plan},

@@ -43,7 +43,7 @@ std::vector<GroupTraffic> traffic_of_step(const TrainConfig& config, Communicato
   batch.forward_backward(data, 0, plan_step(config, step));
   exchange.finish_sums(stream);
   std::vector<double> riders(kStepRiders);
-  (void)batch.reduce(exchange.owned_squares(stream), riders);
+  (void)batch.reduce(riders);
   for (size_t bucket = 0; bucket < exchange.buckets().size(); ++bucket) {
     exchange.start_gather(stream, bucket);
   }

@@ -121,10 +121,11 @@ class TrainingFixture : public testing::Test {
     }
   }
   static Tensor whole(const CheckpointReader& reader, const TensorFacts& facts) {
-    Tensor tensor(facts.dtype, facts.shape);
-    const NamedTensor into(facts.name, Shard::replicated(facts.shape), tensor);
+    const Buffer memory(Device{}, facts.bytes);
+    const NamedTensor into(facts.name, Shard::replicated(facts.shape),
+                           memory.view(facts.dtype, facts.shape));
     reader.read(facts.kind, {&into, 1});
-    return tensor;
+    return copy_of(into.data);
   }
 
   /// Loads `from` on another mesh and saves it again in run directory `to`, which changes nothing
