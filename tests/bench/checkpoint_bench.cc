@@ -122,13 +122,13 @@ void bench_background(const std::filesystem::path& directory,
   const double bytes = static_cast<double>(kTensors * kTensorBytes);
   saver.reserve(stream, contents);
   Snapshot copy;
-  (void)copy.take(threads, contents);
+  (void)copy.take(stream, contents);
   Work work;
   std::vector<double> copies, stalls, rates, plain, calm, busy;
   for (int64_t step = 1; step <= kSaves; ++step) {
     contents.step = step;
     for (int i = 0; i < 20; ++i) calm.push_back(seconds_of([&] { work.step(); }));
-    copies.push_back(seconds_of([&] { (void)copy.take(threads, contents); }));
+    copies.push_back(seconds_of([&] { (void)copy.take(stream, contents); }));
     std::optional<SaveReport> report;
     saver.start(stream, contents);
     while (!report) {

@@ -70,7 +70,9 @@ Sent planned(int64_t tokens, int ranks, int rank, SequenceOrder order) {
   const auto view = [&](DType dtype, Shape shape) {
     return TensorView(nullptr, dtype, shape, device);
   };
-  StepSums sums{.gate_losses = view(DType::kF32, {3}),
+  StepSums sums{.loss = view(DType::kF64, {1}),
+                .squares = view(DType::kF64, {1}),
+                .gate_losses = view(DType::kF32, {3}),
                 .gate_stats = view(DType::kF32, {6}),
                 .router_losses = view(DType::kF32, {2}),
                 .dropped_pairs = view(DType::kF32, {1}),
