@@ -302,7 +302,9 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
   copy_rows<Shape::kThreads>(values, Shape::kKeys, a.d, a.v,
                              [&](int i) { return key_row(a.v, i); });
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int first_column = static_cast<int>(blockIdx.z) * Shape::kColumns;
+  // Where one block has all columns this is no register.
+  const int first_column =
+      Shape::kColumnParts == 1 ? 0 : static_cast<int>(blockIdx.z) * Shape::kColumns;
   ReadRows<T, kD> left_keys;
   left_keys.load(keys, 16 * warp);
   const SeenByKeys seen{

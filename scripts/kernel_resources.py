@@ -79,8 +79,9 @@ def check(usage):
             broken.append(f"{hot['file']}: kernel {hot['kernel']} is not in the build")
         for entry in entries:
             where = f"{hot['file']}: {hot['kernel']} on {entry['arch']}"
-            if entry["spills"] > 0:
-                broken.append(f"{where} spills {entry['spills']} bytes of registers, expected 0")
+            if entry["spills"] > int(hot["spills"]):
+                broken.append(f"{where} spills {entry['spills']} bytes of registers, expected at "
+                              f"most {hot['spills']}")
             if entry["registers"] > int(hot["registers"]):
                 broken.append(f"{where} uses {entry['registers']} registers, expected at most "
                               f"{hot['registers']}")
