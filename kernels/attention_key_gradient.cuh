@@ -321,8 +321,10 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
         heads, Divisor(heads), tokens * heads};
     absorb_batch(state, batch, left_keys, rows, other_rows, seen, first_column);
   }
-  if (task.partial != nullptr) return state.keep(task.partial, warp, first_column);
+  // A panel that no row sees comes here with its keys still under way, in a group that is open.
+  close_copies();
   wait_for_copies<0>();
+  if (task.partial != nullptr) return state.keep(task.partial, warp, first_column);
   __syncthreads();
   state.finish(a, task, warp, keys, values, first_column);
 }

@@ -104,9 +104,13 @@ __device__ __forceinline__ void multiply_parts(float (&c)[4], const uint32_t (&a
     }
     const uint32_t high0 = to_tf32(__uint_as_float(b0));
     const uint32_t high1 = to_tf32(__uint_as_float(b1));
-    multiply_tf32(c, low, high0, high1);
-    multiply_tf32(c, high, rest(b0, high0), rest(b1, high1));
-    multiply_tf32(c, high, high0, high1);
+    // Tensor cores cut off what does not fit into a sum, so a long one would drift towards 0: each
+    // product has a sum of its own, and these are added with rounding.
+    float own[4] = {};
+    multiply_tf32(own, low, high0, high1);
+    multiply_tf32(own, high, rest(b0, high0), rest(b1, high1));
+    multiply_tf32(own, high, high0, high1);
+    for (int i = 0; i < 4; ++i) c[i] += own[i];
   }
 }
 

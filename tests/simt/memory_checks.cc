@@ -34,7 +34,8 @@ struct Touch {
 struct Cell {
   Touch write;
   Touch read;
-  bool atomic;  // the write
+  bool atomic;          // the write
+  uint32_t copy_epoch;  // shared: when the asynchronous copy to it began that is under way
 };
 
 /// Memory that is zero and costs nothing until it is touched.
@@ -184,6 +185,10 @@ void check_shared(State& s, uintptr_t offset, size_t bytes, Access access, uint3
   }
   for (size_t i = offset; i < offset + bytes; ++i) {
     Cell& cell = s.cells[i];
+    if (access == Access::kWrite && cell.copy_epoch >= s.block_epoch) {
+      complain(access, bytes,
+               concat("of shared memory at ", i, " to which an asynchronous copy is under way"));
+    }
     if (access != Access::kWrite && cell.write.epoch < s.block_epoch) {
       complain(access, bytes, concat("of shared memory at ", i, " that nothing wrote"));
     }
@@ -386,7 +391,17 @@ void asynchronous_copy_starts(void* address, size_t bytes) {
   State& s = state();
   const auto offset = reinterpret_cast<uintptr_t>(address) - s.shared;
   if (offset >= s.shared_bytes) violation("cp.async to memory that is not shared");
-  for (size_t i = offset; i < offset + bytes; ++i) s.cells[i].write = {};
+  for (size_t i = offset; i < offset + bytes; ++i) {
+    s.cells[i].write = {};
+    s.cells[i].copy_epoch = s.epoch;
+  }
+}
+
+void asynchronous_copy_ends(void* address, size_t bytes) {
+  State& s = state();
+  const auto offset = reinterpret_cast<uintptr_t>(address) - s.shared;
+  for (size_t i = offset; i < offset + bytes; ++i) s.cells[i].copy_epoch = 0;
+  check_access(address, bytes, Access::kWrite);
 }
 
 }  // namespace tessera::simt

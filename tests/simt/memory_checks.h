@@ -47,8 +47,9 @@ void lane_fenced();
 /// As a read by this lane and by another one of its warp: a warp operation that hands on what it
 /// reads.
 void check_read_by_warp(const void* address, size_t bytes);
-/// A copy to shared memory is under way: as a write, after which nobody may read before the copy's
-/// own write.
+/// A copy to shared memory is under way: as a write, after which nobody may read or write there
+/// before the copy's own write, which is that of its end.
 void asynchronous_copy_starts(void* address, size_t bytes);
+void asynchronous_copy_ends(void* address, size_t bytes);
 
 }  // namespace tessera::simt

@@ -241,6 +241,24 @@ TEST(Simt, AnAsynchronousCopyIsThereAfterTheWait) {
                "of shared memory at 0 that nothing wrote");
 }
 
+/// A wait does not cover copies whose group is still open.
+__global__ void write_over_a_copy(const float* x, bool close) {
+  SharedMemory shared;
+  float* const kept = shared.take<float>(128);
+  const int at = 4 * static_cast<int>(threadIdx.x);
+  copy_async(kept + at, x + at, true);
+  if (close) close_copies();
+  wait_for_copies<0>();
+  kept[at] = 1;
+}
+
+TEST(Simt, FindsAWriteToWhereACopyIsUnderWay) {
+  const Tensor x = support::random_tensor(DType::kF32, {128}, 2);
+  launch(stream(), write_over_a_copy, 1, 32, 512, numbers(x), true);
+  expect_error([&] { launch(stream(), write_over_a_copy, 1, 32, 512, numbers(x), false); },
+               "writes 4 bytes of shared memory at 0 to which an asynchronous copy is under way");
+}
+
 __global__ void shuffle_all(int* y) {
   const int lane = static_cast<int>(threadIdx.x);
   y[lane] = __shfl_sync(kWholeWarp, lane, 5);

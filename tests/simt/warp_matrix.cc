@@ -149,7 +149,7 @@ void wait_for_copies(int pending_groups) {
   Copies& own = own_copies();
   while (own.closed.size() > static_cast<size_t>(pending_groups)) {
     for (const Copy& copy : own.closed.front()) {
-      check_access(copy.to, 16, Access::kWrite);
+      asynchronous_copy_ends(copy.to, 16);
       std::memcpy(copy.to, copy.bytes.data(), 16);
     }
     own.closed.erase(own.closed.begin());
