@@ -48,7 +48,8 @@ template <class F>
   return p * std::bit_cast<F>(exponent);
 }
 
-/// log(x) for normal x > 0, relative error below 2e-7. Source: Cephes logf (Moshier 1989).
+/// log(x) for normal x > 0, relative error below 2e-7. NaN stays NaN: its bits, which differ from
+/// one processor to the next, are not taken for a number. Source: Cephes logf (Moshier 1989).
 template <class F>
 [[gnu::always_inline]] constexpr F gate_log(F x) {
   using U = typename GateNumber<F>::Bits;
@@ -69,7 +70,8 @@ template <class F>
   p = fused(p, m, zero + 3.3333331174e-1f);
   const F square = m * m;
   const F low = fused(e, zero - 2.12194440e-4f, p * (square * m));
-  return fused(e, zero + 0.693359375f, m + fused(zero - 0.5f, square, low));
+  const F result = fused(e, zero + 0.693359375f, m + fused(zero - 0.5f, square, low));
+  return x == x ? result : x;
 }
 
 /// log sum_a exp(x_a) of `count` > 1 numbers.

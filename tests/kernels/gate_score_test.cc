@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <bit>
 #include <limits>
 #include <vector>
 
@@ -23,6 +25,12 @@ TEST(GateScore, ExpIsAccurate) {
   EXPECT_EQ(gate_exp(-1000.0f), gate_exp(-86.0f));
   EXPECT_EQ(gate_exp(-kInfinity), gate_exp(-86.0f));
   EXPECT_TRUE(std::isnan(gate_exp(kNan)));
+  // Whatever the other bits of a NaN are: processors differ in them.
+  for (const uint32_t bits : {0x7FC00000u, 0x7FFFFFFFu, 0xFFC00000u}) {
+    EXPECT_TRUE(std::isnan(gate_log(std::bit_cast<float>(bits))));
+    const std::array<float, 3> products{1.0f, std::bit_cast<float>(bits), 2.0f};
+    EXPECT_TRUE(std::isnan(gate_log_sum(products.data(), 3)));
+  }
 }
 
 TEST(GateScore, LogIsAccurate) {

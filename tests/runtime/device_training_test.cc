@@ -64,9 +64,9 @@ TEST_F(DeviceTrainingTest, GoesOnWhereTheOtherDeviceWas) {
 }
 
 TEST_F(DeviceTrainingTest, SaysBeforeItBeginsThatTheMemoryIsTooSmall) {
-  // 100 GiB a layer.
+  // 400 GiB: more than any GPU has.
   const TrainConfig config = config_of(
-      "large", "GPU", {"model.layers=4", "model.hidden=32768", "model.intermediate=65536"});
+      "large", "GPU", {"model.layers=4", "model.hidden=65536", "model.intermediate=131072"});
   support::expect_error([&] { run(config); }, " GiB of the memory of GPU 0, which has ");
   EXPECT_FALSE(std::filesystem::exists(config.run_dir()));
 }
