@@ -22,7 +22,7 @@ inline constexpr int64_t kSoftmaxStats = 3;
 struct SoftmaxStats {
   TensorView stats;         ///< out [tokens, 3], f32
   ConstTensorView logits;   ///< [tokens, columns], f32 or bf16
-  ConstTensorView targets;  ///< [tokens], i32, < vocabulary: checked on the CPU
+  ConstTensorView targets;  ///< [tokens], i32, < vocabulary, as in embedding.h
   int64_t vocabulary;       ///< entries of all shards, without padding
   int64_t first = 0;        ///< entry of column 0
 };

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/core/device_check.cuh"
 #include "kernels/core/pointwise.cuh"
 #include "kernels/core/shared_memory.cuh"
 #include "kernels/core/workspace.h"
@@ -107,13 +108,15 @@ __device__ Total add_parts(const float* parts, int64_t count, int64_t stride) {
 
 template <class T>
 __global__ void __launch_bounds__(kMapThreads)
-    put_stats(float* stats, Stats<T> a, int64_t first, int64_t tokens, int pieces) {
+    put_stats(float* stats, Stats<T> a, int64_t first, int64_t vocabulary, int64_t tokens,
+              int pieces) {
   const int64_t t = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
   if (t >= tokens) return;
   Total all{kLowest, 0};
   float target = kMinusInfinity;
   if (a.targets[t] >= 0) {
     all = add_parts(reinterpret_cast<const float*>(a.parts + t * pieces), pieces, 2);
+    device_check(a.targets[t] < vocabulary, "cross_entropy: a target is not in the vocabulary");
     const int64_t column = a.targets[t] - first;
     if (column >= 0 && column < a.words) target = to_float(a.logits[t * a.columns + column]);
   }
@@ -217,7 +220,7 @@ void softmax_stats(Stream& stream, const SoftmaxStats& a) {
     launch(stream, find_parts<T>, dim3(static_cast<unsigned>(tokens), pieces), kMapThreads,
            2 * shared_bytes_of<float>(kWarpSize), of);
     launch(stream, put_stats<T>, dim3(blocks_for(tokens, kMapThreads)), kMapThreads, 0,
-           a.stats.as<float>().data(), of, a.first, tokens, static_cast<int>(pieces));
+           a.stats.as<float>().data(), of, a.first, a.vocabulary, tokens, static_cast<int>(pieces));
   });
 }
 
