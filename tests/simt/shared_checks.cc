@@ -148,7 +148,11 @@ bool collides(const AccessState& s, const Touch& touch, uint32_t lane) {
   if (touch.lane == kSeveralWarps) return true;
   const bool same_warp_epoch = touch.warp_epoch == s.warp_epochs[warp_of(lane)];
   const uint32_t warp = touch.lane >= kSeveral ? touch.lane - kSeveral : warp_of(touch.lane);
-  if (warp == warp_of(lane)) return same_warp_epoch;
+  if (warp == warp_of(lane)) {
+    // Named barriers order the lanes of a warp too.
+    const bool known = touch.lane < kSeveral && lane_clocks().knows(lane, touch.lane, touch.time);
+    return same_warp_epoch && !known;
+  }
   // Several lanes of a warp: check_warp_reads looks at each.
   if (touch.lane >= kSeveral) return !lane_clocks().used();
   return !lane_clocks().knows(lane, touch.lane, touch.time);

@@ -84,7 +84,10 @@ size_t swizzled(const CUtensorMap& m, uint32_t address, size_t at) {
 }
 
 void check_box(const char* who, const CUtensorMap& m, uint32_t address) {
-  const uint32_t aligned = m.swizzled != 0 ? 1024 : 128;
+  // The swizzle is one of addresses, whatever the box: one of 1024 bytes or more that begins in the
+  // midst of a pattern is taken for a mistake.
+  const uint32_t aligned =
+      m.swizzled == 0 ? 128u : std::min<uint32_t>(1024, box_bytes(m) & -box_bytes(m));
   if (address % aligned != 0) {
     violation(
         concat(who, ": shared memory at address ", address, ", expected one aligned to ", aligned));
