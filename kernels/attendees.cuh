@@ -23,6 +23,13 @@ struct Attendees {
   __device__ int* scratch() const { return numbers + 3 * kMost; }  ///< [4], for who fills it
 };
 
+/// A token that sees a panel.
+struct Attendee {
+  int token;     ///< row of q
+  int position;  ///< within the segment
+  float bias;    ///< log2 of the gate
+};
+
 /// A panel of keys, and which share of the rows that see it a block of threads is to do.
 struct KeyTask {
   int segment = 0;
@@ -53,6 +60,25 @@ class AttendeeRange {
   }
 
   __device__ int begin() const { return begin_; }
+
+  /// How many tokens, at most `most`, come next in one piece; 0 behind the last.
+  __device__ int next(int most) {
+    for (; piece_ < end_piece_ && left_ > 0; ++piece_) {
+      const int count = here(piece_);
+      if (skipped_ < count) {
+        const int taken = std::min({count - skipped_, most, left_});
+        first_ = {pieces_.origin(piece_), std::max(begin_, pieces_.first(piece_)) + skipped_, 0};
+        first_.token += first_.position;
+        skipped_ += taken;
+        left_ -= taken;
+        return taken;
+      }
+      skipped_ -= count;
+    }
+    return 0;
+  }
+  /// The i-th of them.
+  __device__ Attendee at(int i) const { return {first_.token + i, first_.position + i, 0}; }
 
   /// Puts the next tokens into places from `used` on; returns how many places are used then. A lane
   /// writes some of them: a barrier is needed before they are read.
@@ -91,6 +117,7 @@ class AttendeeRange {
   int end_piece_;
   int skipped_ = 0;  // tokens of the current piece that are behind us, or of an earlier chunk
   int left_ = 1 << 30;
+  Attendee first_{};  // of what `next` told last
 };
 
 /// Panels that many more tokens see than others do would hold up a launch. These are cut into

@@ -329,12 +329,12 @@ __global__ void __launch_bounds__(KeyGradientShape<T, kD>::kThreads,
   state.finish(a, task, warp, keys, values, first_column);
 }
 
-/// The sum of a task's chunks, in their order: a lane per column, keys in turn by blockIdx.z.
+/// The sum of a task's chunks of kKeys keys each, in their order: a lane per column, keys in turn
+/// by blockIdx.z.
 inline constexpr int kSumParts = 8;
-template <class T, int kD, class Source>
+template <class T, int kD, int kKeys, class Source>
 __global__ void __launch_bounds__(kD)
     add_key_chunks(BackwardOperands<T> a, typename Source::Arguments arguments) {
-  constexpr int kKeys = KeyGradientShape<T, kD>::kKeys;
   const KeyTask task = Source::find(arguments, a, kKeys, KeyPass::kSums);
   const auto column = static_cast<int>(threadIdx.x);
   if (column >= a.d) return;
@@ -366,7 +366,7 @@ void start_key_gradient(Stream& stream, const BackwardOperands<T>& operands,
   start(blocks.whole, KeyPass::kWhole);
   if (blocks.chunks == 0) return;
   start(blocks.chunks, KeyPass::kChunks);
-  launch(stream, add_key_chunks<T, kD, Source>,
+  launch(stream, add_key_chunks<T, kD, Shape::kKeys, Source>,
          dim3(static_cast<unsigned>(blocks.sums), places, kSumParts), kD, 0, operands, arguments);
 }
 

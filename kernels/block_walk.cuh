@@ -133,6 +133,14 @@ class BlockWalk {
     return view;
   }
 
+  /// Whether a query at one of these positions of the tile sees something of the panel that `next`
+  /// told last.
+  __device__ bool sees(int lowest, int highest) const {
+    const int first = lowest / SegmentGrid::kTile - first_tile_;
+    const int last = highest / SegmentGrid::kTile - first_tile_;
+    const unsigned between = (2u << last) - (1u << first);
+    return panel_.first <= highest && (attending_ & between) != 0;
+  }
   /// Of the panel that `next` told last, for a row of this lane: the slot of its block, -1 unless
   /// it was chosen.
   __device__ int slot(int half) const { return slot_[half]; }
@@ -177,6 +185,7 @@ class BlockWalk {
       --entries_left_;
       read_entry();
     }
+    attending_ = __ballot_sync(kWholeWarp, tokens != 0);
     for (int half = 0; half < 2; ++half) {
       const int position = rows_.position[half];
       const unsigned of_tile =
@@ -210,6 +219,7 @@ class BlockWalk {
   unsigned mask_ = 0;
 
   Panel panel_;
+  unsigned attending_ = 0;  // which tiles of the query tile
   int next_block_ = 0;
   int key_ = 0;
   int block_end_ = 0;

@@ -62,19 +62,26 @@ struct Backward {
   RowSplit split;  // of sorted tokens
 };
 
-/// The lanes of the first token of a row add all of its tokens; others have nothing to do.
+/// The lanes of the first token of a row add all of its tokens; others have nothing to do. Most
+/// rows have one token: what the choice and its place need is read at once, and then row and
+/// gradient.
 template <class T, int N>
-__global__ void __launch_bounds__(kMapThreads, 4) add_tokens(Backward<T> a) {
-  constexpr int kAhead = 8;  // tokens whose gradients are read before they are added
+__global__ void __launch_bounds__(kMapThreads, 6) add_tokens(Backward<T> a) {
+  constexpr int kAhead = 4;  // tokens whose gradients are read before they are added
   const RowPlace at = place_in(a.split);
   if (at.item < 0) return;
   const int32_t row = a.sorted.keys[at.row];
-  if (row >= a.rows || (at.row > 0 && a.sorted.keys[at.row - 1] == row)) return;
+  const int32_t before = at.row > 0 ? a.sorted.keys[at.row - 1] : -1;
+  const int32_t after = at.row + 1 < a.split.rows ? a.sorted.keys[at.row + 1] : -1;
+  const int64_t token = a.sorted.places[at.row];
+  if (row >= a.rows || before == row) return;
   const int64_t j = int64_t{at.item} * N;
   float* const to = a.dtable + row * a.dim + j;
   Floats<N> sum = load_floats<N>(to);
-  bool more = true;
-  for (int64_t first = at.row; more; first += kAhead) {
+  const Floats<N> gradient = load_floats<N>(a.dy + token * a.dim + j);
+  for (int i = 0; i < N; ++i) sum.at[i] += gradient.at[i];
+  bool more = after == row;
+  for (int64_t first = at.row + 1; more; first += kAhead) {
     int64_t tokens[kAhead];
     for (int k = 0; k < kAhead; ++k) {
       const bool mine = first + k < a.split.rows && a.sorted.keys[first + k] == row;

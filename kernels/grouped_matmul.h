@@ -34,7 +34,7 @@ namespace gpu {
 void grouped_matmul(Stream& stream, const GroupedMatmul& a);
 void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a);
 /// grouped_matmul on sm_90a alone, of bf16 with k and n multiples of 8 and aligned to 16 bytes.
-/// Nothing calls it but benchmarks: it has yet to run on a GPU.
+/// Nothing calls it but tests and benchmarks.
 void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a);
 }  // namespace gpu
 

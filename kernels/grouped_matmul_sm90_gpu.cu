@@ -1,11 +1,11 @@
-#include <cuda.h>
-
 #include <algorithm>
 
 #include "kernels/core/device_math.cuh"
 #include "kernels/core/launch.cuh"
 #include "kernels/core/ptx_sm90.cuh"
 #include "kernels/core/shared_memory.cuh"
+#include "kernels/core/tensor_map.cuh"
+#include "kernels/core/wgmma_sm90.cuh"
 #include "kernels/group_tiles.cuh"
 #include "kernels/grouped_matmul.h"
 
@@ -133,7 +133,7 @@ __device__ void multiply_tiles(const Problem& p, const Ring& ring) {
       for (int i = 0; i < kProducts; ++i) {
         // 16 of the depth on: 32 bytes along lines, or 16 lines.
         constexpr int kNext = kTransposed ? 32 / 16 : 16 * 128 / 16;
-        multiply_64_256<!kTransposed>(sums, a + 2 * i, b + kNext * i);
+        multiply_64<kColumns, false, !kTransposed>(sums, a + 2 * i, b + kNext * i, true);
       }
       close_products();
       hold_sums(sums);
@@ -172,32 +172,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-/// A tensor of bf16, innermost extent first, for boxes of `lines` lines of 64 elements.
-CUtensorMap map_of(const ConstTensorView& x, int64_t groups, int64_t rows, int64_t columns,
-                   int lines) {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
-                                              cudaEnableDefault, &found));
-  CHECK(found == cudaDriverEntryPointSuccess,
-        "grouped_matmul_sm90: the driver has no "
-        "cuTensorMapEncodeTiled");
-  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows),
-                                static_cast<cuuint64_t>(groups)};
-  const cuuint64_t strides[] = {2 * extents[0], 2 * extents[0] * extents[1]};  // bytes
-  const cuuint32_t box[] = {kLine, static_cast<cuuint32_t>(lines), 1};
-  const cuuint32_t steps[] = {1, 1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(x.data()), extents,
-             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  CHECK(result == CUDA_SUCCESS, "grouped_matmul_sm90: no tensor map of ", x.shape(), ": error ",
-        static_cast<int>(result));
-  return map;
-}
-
 int multiprocessors(int device) {
   int count = 0;
   CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
@@ -207,6 +181,7 @@ int multiprocessors(int device) {
 }  // namespace
 
 void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a) {
+  constexpr const char* kWho = "grouped_matmul_sm90";
   const int64_t rows = a.a.shape()[0];
   const int64_t k = a.a.shape()[1];
   const int64_t n = a.c.shape()[1];
@@ -225,9 +200,10 @@ void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a) {
       .n = static_cast<int>(n),
       .k = static_cast<int>(k),
       .c_is_bf16 = a.c.dtype() == DType::kBF16};
-  const CUtensorMap a_map = map_of(a.a, 1, rows, k, kRows);
-  const CUtensorMap b_map =
-      a.transpose_b ? map_of(a.b, groups, n, k, kColumns) : map_of(a.b, groups, k, n, kDepth);
+  const CUtensorMap a_map = tensor_map(a.a, {k, rows, 1}, {kLine, kRows, 1}, kWho);
+  const CUtensorMap b_map = a.transpose_b
+                                ? tensor_map(a.b, {k, n, groups}, {kLine, kColumns, 1}, kWho)
+                                : tensor_map(a.b, {n, k, groups}, {kLine, kDepth, 1}, kWho);
   const auto blocks = static_cast<unsigned>(multiprocessors(stream.device().index));
   launch(stream, a.transpose_b ? multiply_groups<true> : multiply_groups<false>,
          dim3(std::min(tiles, blocks)), kThreads, kSharedBytes, problem, a_map, b_map);

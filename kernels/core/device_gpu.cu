@@ -1,3 +1,4 @@
+#include "kernels/core/capability.h"
 #include "kernels/core/cuda_check.h"
 #include "kernels/core/device.h"
 
@@ -20,6 +21,11 @@ Gpus find_gpus() {
   const cudaError_t status = cudaGetDeviceCount(&found.count);
   if (status == cudaSuccess && found.count > 0) return found;
   return {0, status == cudaSuccess ? "CUDA sees no device" : cudaGetErrorString(status)};
+}
+
+int compute_capability(int device_index) {
+  return 10 * attribute_of(device_index, cudaDevAttrComputeCapabilityMajor) +
+         attribute_of(device_index, cudaDevAttrComputeCapabilityMinor);
 }
 
 std::string missing_code(int device_index) {

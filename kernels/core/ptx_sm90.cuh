@@ -4,10 +4,10 @@
 
 #include <cstdint>
 
-/// The instructions of sm_90a that C++ has no words for: products of a warp group from shared
-/// memory (wgmma), copies of tiles by the memory unit (TMA), and the barriers that these end at.
-/// Each by its documented meaning (PTX ISA 8.x). There is no stand-in for them: kernels that
-/// include this are built for sm_90a alone, and have a twin for sm_80 that the interpreter runs.
+/// The instructions of sm_90a that C++ has no words for: copies of tiles by the memory unit (TMA),
+/// the barriers that these end at, and more; products are in wgmma_sm90.cuh. Each by its documented
+/// meaning (PTX ISA 8.x). Kernels that include this are built for sm_90a alone, and have a twin for
+/// sm_80. The tests replace this file by one in plain C++ (tests/simt/stand_in).
 namespace tessera::gpu {
 
 __device__ __forceinline__ uint32_t address_in_shared(const void* pointer) {
@@ -63,74 +63,60 @@ __device__ __forceinline__ void copy_box(void* shared, const void* map, uint64_t
       : "memory");
 }
 
-/// Matrix descriptor of wgmma for bf16 in the swizzle of 128 bytes. Lines of 128 bytes, eight of
-/// them a block of 1024, aligned to 1024; blocks along the lines' own axis follow each other. When
-/// lines are along depth that is all (lines are rows or columns); when they are along rows or
-/// columns, `next_lines` is the distance in bytes to the next 64 of these.
-__device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, uint32_t next_lines) {
-  constexpr uint64_t kBlock = 1024 >> 4;
-  constexpr uint64_t kSwizzle128 = 1;
-  return uint64_t{(address_in_shared(shared) & 0x3FFFF) >> 4} | uint64_t{next_lines >> 4} << 16 |
-         kBlock << 32 | kSwizzle128 << 62;
-}
-
-/// No instruction: the compiler may not move the sums across the products that are under way.
-__device__ __forceinline__ void hold_sums(float (&c)[128]) {
-#pragma unroll
-  for (float& sum : c) asm volatile("" : "+f"(sum)::"memory");
-}
-/// Before the first product, and whenever registers of the sums were touched since the last.
-__device__ __forceinline__ void open_products() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-/// Closes the group of the products since the last one.
-__device__ __forceinline__ void close_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-/// Waits until at most the last `Pending` groups are under way.
-template <int Pending>
-__device__ __forceinline__ void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
-/// wgmma.m64n256k16: c += a b of a warp group, bf16 in, f32 out, from shared memory. a by lines
-/// along depth; b too, or along columns with kColumns. Warp w of the group has rows 16 w to 16 w +
-/// 15; in them, c[4 j .. 4 j + 3] is the fragment of columns 8 j to 8 j + 7 as in multiply_bf16
-/// (ptx.cuh).
-template <bool kColumns>
-__device__ __forceinline__ void multiply_64_256(float (&c)[128], uint64_t a, uint64_t b) {
+/// cp.async.bulk: `bytes`, a multiple of 16, from and to addresses that are, to arrive at
+/// `barrier`.
+__device__ __forceinline__ void copy_line(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
   asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
-      "%127}, "
-      "%128, %129, 1, 1, 1, 0, %130;"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
-        "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
-        "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
-        "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
-        "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
-        "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
-        "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
-        "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
-        "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
-        "+f"(c[63]), "+f"(c[64]), "+f"(c[65]), "+f"(c[66]), "+f"(c[67]), "+f"(c[68]), "+f"(c[69]),
-        "+f"(c[70]), "+f"(c[71]), "+f"(c[72]), "+f"(c[73]), "+f"(c[74]), "+f"(c[75]), "+f"(c[76]),
-        "+f"(c[77]), "+f"(c[78]), "+f"(c[79]), "+f"(c[80]), "+f"(c[81]), "+f"(c[82]), "+f"(c[83]),
-        "+f"(c[84]), "+f"(c[85]), "+f"(c[86]), "+f"(c[87]), "+f"(c[88]), "+f"(c[89]), "+f"(c[90]),
-        "+f"(c[91]), "+f"(c[92]), "+f"(c[93]), "+f"(c[94]), "+f"(c[95]), "+f"(c[96]), "+f"(c[97]),
-        "+f"(c[98]), "+f"(c[99]), "+f"(c[100]), "+f"(c[101]), "+f"(c[102]), "+f"(c[103]),
-        "+f"(c[104]), "+f"(c[105]), "+f"(c[106]), "+f"(c[107]), "+f"(c[108]), "+f"(c[109]),
-        "+f"(c[110]), "+f"(c[111]), "+f"(c[112]), "+f"(c[113]), "+f"(c[114]), "+f"(c[115]),
-        "+f"(c[116]), "+f"(c[117]), "+f"(c[118]), "+f"(c[119]), "+f"(c[120]), "+f"(c[121]),
-        "+f"(c[122]), "+f"(c[123]), "+f"(c[124]), "+f"(c[125]), "+f"(c[126]), "+f"(c[127])
-      : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      :
+      : "r"(address_in_shared(shared)), "l"(global), "r"(bytes), "r"(address_in_shared(barrier))
+      : "memory");
+}
+
+/// The other way: what is in the tensor of a box in shared memory, which may be written again after
+/// wait_for_stores. Before it, show_to_units by who wrote there, and a barrier.
+__device__ __forceinline__ void store_box(const void* map, const void* shared, int x, int y,
+                                          int z) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];"
+               :
+               : "l"(map), "r"(address_in_shared(shared)), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+/// Closes the group of this lane's stores since the last one.
+__device__ __forceinline__ void close_stores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// Waits until at most the last `Pending` groups have yet to read shared memory.
+template <int Pending>
+__device__ __forceinline__ void wait_for_stores() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
+}
+
+/// fence.proxy.async: what this lane wrote to shared memory is there for the units that copy and
+/// multiply, once a barrier told who starts them.
+__device__ __forceinline__ void show_to_units() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// bar.sync and bar.arrive: a barrier of `threads`, a multiple of 32, that whole warps come to. It
+/// has a number from 1 to 15: 0 is that of __syncthreads.
+__device__ __forceinline__ void sync_named(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void arrive_named(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+/// setmaxnreg: from here on the warps of this group have so many registers; a multiple of 8 from 24
+/// to 256. By all warps of a group. More: waits until others of the block gave some.
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 }  // namespace tessera::gpu

@@ -12,7 +12,10 @@
 
 #include "kernels/core/error.h"
 #include "tests/simt/code_place.h"
+#include "tests/simt/group_matrix.h"
 #include "tests/simt/memory_checks.h"
+#include "tests/simt/phase_barriers.h"
+#include "tests/simt/tensor_copies.h"
 #include "tests/simt/warp_matrix.h"
 
 thread_local constinit uint3 threadIdx{};
@@ -35,7 +38,7 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr int kMostLanes = 1024;
 constexpr size_t kWarpLanes = 32;
 
-enum class Wait : uint8_t { kNone, kBlock, kWarp, kOver };
+enum class Wait : uint8_t { kNone, kBlock, kWarp, kGroup, kReady, kOver };
 
 struct Lane {
   context::fcontext_t fiber = nullptr;
@@ -43,6 +46,9 @@ struct Lane {
   const char* site = "";
   uint32_t mask = 0;
   void* payload = nullptr;
+  Ready ready = nullptr;
+  const void* what = nullptr;
+  int64_t detail = 0;
 };
 
 /// The lanes of the block that this thread of the host runs, and their stacks.
@@ -103,9 +109,13 @@ std::string waiting(const Runner& r) {
   std::string text;
   for (size_t i = 0; i < r.lanes.size(); ++i) {
     const Lane& lane = r.lanes[i];
-    if (i > 0 && lane.wait == r.lanes[i - 1].wait && lane.site == r.lanes[i - 1].site) continue;
+    const auto same = [&](const Lane& other) {
+      return lane.wait == other.wait && lane.site == other.site && lane.detail == other.detail;
+    };
+    if (i > 0 && same(r.lanes[i - 1])) continue;
     if (!text.empty()) text += ", ";
     text += concat("from lane ", i, ": ", lane.wait == Wait::kOver ? "ended" : lane.site);
+    if (lane.wait == Wait::kReady) text += concat(" ", lane.detail);
   }
   return text;
 }
@@ -114,11 +124,14 @@ std::string waiting(const Runner& r) {
 bool run_ready_lanes(Runner& r) {
   bool ran = false;
   for (size_t i = 0; i < r.lanes.size(); ++i) {
-    if (r.lanes[i].wait != Wait::kNone) continue;
+    Lane& lane = r.lanes[i];
+    if (lane.wait == Wait::kReady && lane.ready(lane.what)) lane.wait = Wait::kNone;
+    if (lane.wait != Wait::kNone) continue;
+    lane.detail = 0;
     ran = true;
     r.current = static_cast<int>(i);
     set_thread_index(r.current);
-    r.lanes[i].fiber = context::jump_fcontext(r.lanes[i].fiber, nullptr).fctx;
+    lane.fiber = context::jump_fcontext(lane.fiber, nullptr).fctx;
     r.current = -1;
     if (!r.broken.empty()) return false;
   }
@@ -205,6 +218,9 @@ void run(const Launch& launch, const std::function<void()>& body) {
         block_begins(gpu::dynamic_shared_memory, launch.shared_bytes, r.stacks,
                      kStackBytes * kMostLanes);
         forget_copies();
+        forget_barriers();
+        forget_products();
+        forget_stores();
         run_block(r);
         r.current = -1;
         if (r.broken.empty()) continue;
@@ -233,7 +249,10 @@ void warp_operation(const char* site, uint32_t mask, void* payload, Combine comb
   const size_t first = self / kWarpLanes * kWarpLanes;
   Lane& lane = r.lanes[self];
   if (((mask >> (self % kWarpLanes)) & 1) == 0) violation(concat(site, ": is not in its own mask"));
-  lane = {lane.fiber, Wait::kWarp, site, mask, payload};
+  lane.wait = Wait::kWarp;
+  lane.site = site;
+  lane.mask = mask;
+  lane.payload = payload;
   std::array<void*, kWarpLanes> payloads{};
   for (uint32_t left = mask; left != 0; left &= left - 1) {
     const auto i = static_cast<size_t>(std::countr_zero(left));
@@ -252,10 +271,49 @@ void warp_operation(const char* site, uint32_t mask, void* payload, Combine comb
   }
 }
 
+void wait_until(const char* site, int64_t detail, Ready ready, const void* what) {
+  if (ready(what)) return;
+  Runner& r = runner();
+  Lane& lane = r.lanes[static_cast<size_t>(r.current)];
+  lane.wait = Wait::kReady;
+  lane.site = site;
+  lane.ready = ready;
+  lane.what = what;
+  lane.detail = detail;
+  back_to_scheduler(r);
+}
+
+void group_operation(const char* site, void* payload, GroupCombine combine) {
+  Runner& r = runner();
+  const auto self = static_cast<size_t>(r.current);
+  const size_t first = self / kGroupLanes * kGroupLanes;
+  Lane& lane = r.lanes[self];
+  lane.wait = Wait::kGroup;
+  lane.site = site;
+  lane.payload = payload;
+  if (first + kGroupLanes > r.lanes.size()) {
+    violation(concat(site, ": the warp group has less than ", kGroupLanes, " lanes"));
+  }
+  std::array<void*, kGroupLanes> payloads{};
+  for (size_t i = 0; i < kGroupLanes; ++i) {
+    const Lane& other = r.lanes[first + i];
+    if (other.wait != Wait::kGroup || other.site != site) {
+      back_to_scheduler(r);  // the last lane to come does the work for all
+      return;
+    }
+    payloads[i] = other.payload;
+  }
+  combine(payloads.data());
+  for (size_t i = 0; i < kGroupLanes; ++i) r.lanes[first + i].wait = Wait::kNone;
+}
+
 void warp_barrier(uint32_t mask) {
   warp_operation(
       "__syncwarp", mask, nullptr,
-      [](void* const*, int) { warp_synchronised(current_lane() / 32); }, 0);
+      [](void* const*, int argument) {
+        warp_synchronised(current_lane() / 32, static_cast<uint32_t>(argument));
+      },
+      static_cast<int>(mask));
 }
 
 }  // namespace tessera::simt

@@ -41,6 +41,16 @@ int64_t block_barrier(const char* site, int64_t value);
 using Combine = void (*)(void* const payloads[32], int argument);
 void warp_operation(const char* site, uint32_t mask, void* payload, Combine combine, int argument);
 
+/// Waits until ready(what). `site` and `detail` name it for messages.
+using Ready = bool (*)(const void* what);
+void wait_until(const char* site, int64_t detail, Ready ready, const void* what);
+
+/// An operation of a warp group, 128 lanes of which the first is a multiple of 128: as
+/// warp_operation, of all of them. The last one to come calls combine(payloads).
+inline constexpr size_t kGroupLanes = 128;
+using GroupCombine = void (*)(void* const payloads[kGroupLanes]);
+void group_operation(const char* site, void* payload, GroupCombine combine);
+
 /// Orders the memory accesses of the lanes of the warp: __syncwarp.
 void warp_barrier(uint32_t mask);
 

@@ -41,7 +41,7 @@ void launch_begins(const void* frame);
 void block_begins(void* shared, int64_t shared_bytes, const void* stacks, size_t stack_bytes);
 void launch_ends();
 void block_synchronised();
-void warp_synchronised(int warp);
+void warp_synchronised(int warp, uint32_t mask);
 void lane_fenced();
 
 /// As a read by this lane and by another one of its warp: a warp operation that hands on what it

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -35,6 +36,15 @@ cudaError_t allocated(void** data, size_t bytes, bool managed) {
   } catch (const std::bad_alloc&) {
     return cudaErrorMemoryAllocation;
   }
+}
+
+/// That of the GPU which is played: 90, or what the environment says.
+int capability() {
+  static const int chosen = [] {
+    const char* const asked = std::getenv("TESSERA_SIMT_CAPABILITY");
+    return asked == nullptr ? 90 : std::atoi(asked);
+  }();
+  return chosen;
 }
 
 void expect_success(cudaError_t status) {
@@ -75,8 +85,8 @@ cudaError_t cudaSetDevice(int device) {
   return device >= 0 && device < 8 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? 8
-           : attribute == cudaDevAttrComputeCapabilityMinor ? 0
+  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? tessera::simt::capability() / 10
+           : attribute == cudaDevAttrComputeCapabilityMinor ? tessera::simt::capability() % 10
                                                             : 4;
   return cudaSuccess;
 }

@@ -23,6 +23,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __restrict__ __restrict
 // Only kernels/core/shared_memory.cuh declares some; it is the buffer that the runner checks.
 #define __shared__ thread_local
@@ -178,6 +179,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph,
 cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready);
+
+enum cudaDriverEntryPointQueryResult : int { cudaDriverEntryPointSuccess };
+inline constexpr unsigned long long cudaEnableDefault = 0;
+/// Of the one that there is, cuTensorMapEncodeTiled.
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** entry, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* found);
 
 struct cudaFuncAttributes {
   int numRegs = 0;
