@@ -90,6 +90,7 @@ class BlockWalk {
                  "last query's position");
     origin_ = grid.runs.row(run);
     end_ = tile.end();
+    run_end_ = grid.runs.end(run);
 
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     if (first_tile_ + lane <= (tile.end() - 1) / SegmentGrid::kTile) {
@@ -137,6 +138,9 @@ class BlockWalk {
   /// it was chosen.
   __device__ int slot(int half) const { return slot_[half]; }
   __device__ bool first_of_block() const { return first_of_block_; }
+  /// As WindowWalk's.
+  __device__ bool unit_sees() const { return unit_sees_; }
+  __device__ int keys_of_run() const { return run_end_ - panel_.first; }
   /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
   __device__ void check() const {
     for (int half = 0; half < 2; ++half) {
@@ -177,6 +181,9 @@ class BlockWalk {
       --entries_left_;
       read_entry();
     }
+    const int tile = first_tile_ + static_cast<int>(threadIdx.x) % kWarpSize;
+    unit_sees_ = __any_sync(kWholeWarp, tokens != 0 && tile >= rows_.lowest / SegmentGrid::kTile &&
+                                            tile <= rows_.highest / SegmentGrid::kTile) != 0;
     for (int half = 0; half < 2; ++half) {
       const int position = rows_.position[half];
       const unsigned of_tile =
@@ -201,6 +208,7 @@ class BlockWalk {
   float width_;
   int origin_;  // row of k of position 0
   int end_;     // behind the last position that is seen
+  int run_end_;
 
   // The tile of this lane; other lanes have none.
   int own_block_ = -1;
@@ -214,6 +222,7 @@ class BlockWalk {
   int key_ = 0;
   int block_end_ = 0;
   bool first_of_block_ = false;
+  bool unit_sees_ = false;
 
   // The two rows of this lane.
   TokenGate gate_[2];
