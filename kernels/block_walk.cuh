@@ -102,6 +102,7 @@ class BlockWalk {
       entries_left_ = offset[1] - offset[0];
     }
     read_entry();
+#pragma unroll
     for (int half = 0; half < 2; ++half) gate_[half] = TokenGate(a_, first_slot(half));
   }
 
@@ -123,6 +124,7 @@ class BlockWalk {
                                 panel_.count, kMostReach, 0, kPanel);
       view.strips.whole = view.strips.whole && all;
     }
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       view.seen[half] =
           SeenKeys::of(rows_.position[half], panel_.first, panel_.count, kMostReach, 0);
@@ -143,6 +145,7 @@ class BlockWalk {
   __device__ int keys_of_run() const { return run_end_ - panel_.first; }
   /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
   __device__ void check() const {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       device_check(slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
                    "sparse_attention: the lists have other blocks of a token than it chose");
@@ -184,6 +187,7 @@ class BlockWalk {
     const int tile = first_tile_ + static_cast<int>(threadIdx.x) % kWarpSize;
     unit_sees_ = __any_sync(kWholeWarp, tokens != 0 && tile >= rows_.lowest / SegmentGrid::kTile &&
                                             tile <= rows_.highest / SegmentGrid::kTile) != 0;
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int position = rows_.position[half];
       const unsigned of_tile =

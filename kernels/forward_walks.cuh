@@ -66,6 +66,7 @@ class SparseWalk : public BlockWalk<kPanel> {
   __device__ SparseWalk(const SparseArguments& a, const GridView& grid, const QueryTile& tile,
                         const LaneRows& rows)
       : BlockWalk<kPanel>(a.choices, grid, tile, rows), a_(a) {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t token = tile.place * a.choices.tokens + rows.token[half];
       const bool wanted = a.block_lse != nullptr && rows.real[half];

@@ -20,6 +20,7 @@ struct OnlineSoftmax {
   float sum[2];      ///< of this lane's columns
 
   __device__ __forceinline__ void start() {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       largest[half] = kNoScore;
       sum[half] = 0;
@@ -27,6 +28,7 @@ struct OnlineSoftmax {
   }
   /// The sink is a key with score a_h and no value.
   __device__ __forceinline__ void add_sinks(const LaneRows& rows, const float* sink_logits) {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       largest[half] = sink_logits[rows.head[half]] * kLog2E;
       sum[half] = threadIdx.x % 4 == 0 && largest[half] != kNoScore ? 1.0f : 0.0f;
