@@ -15,6 +15,9 @@
 /// weighs the former while the latter is under way; besides, one group weighs while the other
 /// multiplies.
 ///
+/// There is no call of a function in the kernel, so wrong lists stop it without a sentence on a
+/// GPU: for one call, ptxas has all products wait for each other.
+///
 /// A panel of 64 keys at d = 128: 32 KB from the L2 cache for 4.2 MFLOP. Registers of a lane of
 /// these groups at d = 128: 64 sums, 32 of queries, 32 scores, 16 packed weights.
 namespace tessera::gpu {
@@ -38,8 +41,8 @@ struct Sm90Shape {
   static constexpr int kMemory = kAligned + 2 * kRowsBytes + 2 * kStages * kPanelBytes;
   static constexpr int64_t kSharedBytes = shared_bytes_of<uint64_t>(kBarriers) + kMemory;
   /// Registers of a lane, together those that three groups start with, 168 each.
-  static constexpr int kMultiplying = 216;
-  static constexpr int kCopying = 72;
+  static constexpr int kMultiplying = 232;
+  static constexpr int kCopying = 40;
 };
 
 struct Sm90Maps {
@@ -145,7 +148,7 @@ struct Sm90Copier {
 
   __device__ void copy_tile(const QueryTile& tile, const typename Walk::Arguments& arguments) {
     const LaneRows rows(tile, 0);
-    Walk walk(arguments, a.grid, tile, rows);
+    Walk walk(arguments, a.grid, tile, rows, /*silent=*/true);
     wait_for_phase(memory.empty_queries, turn ^ 1);
     if (lane == 0) {
       const int box = a.cut.tokens * a.cut.heads * 128;
@@ -218,12 +221,13 @@ struct Sm90Rows {
   const Memory& memory;
   int warp;
 
-  /// `step` counts the panels of all tiles, `turn` is the parity of the queries' phase.
-  __device__ __forceinline__ void work(const QueryTile& tile,
+  /// `step` counts the panels of all tiles, `turn` is the parity of the queries' phase. Returns
+  /// whether the walk's lists fit.
+  __device__ __forceinline__ bool work(const QueryTile& tile,
                                        const typename Walk::Arguments& arguments, uint32_t turn,
                                        int& step) const {
     const LaneRows rows(tile, warp, Shape::kGroupRows);
-    Walk walk(arguments, a.grid, tile, rows);
+    Walk walk(arguments, a.grid, tile, rows, /*silent=*/true);
     Panel next;
     bool more = walk.next(next);
     Queries q;
@@ -268,7 +272,7 @@ struct Sm90Rows {
       give_back(memory.empty_values, last);
     }
     if (!idle) finish(tile, softmax, o);
-    walk.check();
+    return walk.lists_fit();
   }
 
  private:
@@ -430,10 +434,12 @@ __global__ void __launch_bounds__(Sm90Shape<kD>::kThreads, 1)
     const Sm90Rows<kD, Walk> rows{a, memory, warp};
     uint32_t turn = 0;
     int step = 0;
+    bool lists_fit = true;
     range.visit(a, [&](const QueryTile& tile) {
-      rows.work(tile, arguments, turn, step);
+      lists_fit &= rows.work(tile, arguments, turn, step);
       turn ^= 1;
     });
+    Walk::check_silently(lists_fit);
   } else {
     give_registers<Shape::kCopying>();
     if (warp > Shape::kWarps) return;

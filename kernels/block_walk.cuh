@@ -75,8 +75,9 @@ struct TokenGate {
 template <int kPanel>
 class BlockWalk {
  public:
+  /// `silent`: without a sentence where it stops the kernel.
   __device__ BlockWalk(const Choices& choices, const GridView& grid, const QueryTile& tile,
-                       const LaneRows& rows)
+                       const LaneRows& rows, bool silent = false)
       : a_(choices),
         rows_(rows),
         block_tokens_(grid.block),
@@ -85,9 +86,11 @@ class BlockWalk {
         width_(choices.widths[tile.place]) {
     const int run = grid.runs.begin_of(tile.segment);
     const bool here = run < grid.runs.size && grid.runs.segment(run) == tile.segment;
-    device_check(here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end(),
-                 "sparse_attention: the keys of a segment are not one run from its first to its "
-                 "last query's position");
+    const bool right = here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end();
+    constexpr const char* kSentence =
+        "sparse_attention: the keys of a segment are not one run from its first to its last "
+        "query's position";
+    silent ? device_check_silently(right, kSentence) : device_check(right, kSentence);
     origin_ = grid.runs.row(run);
     end_ = tile.end();
     run_end_ = grid.runs.end(run);
@@ -138,18 +141,32 @@ class BlockWalk {
 
   /// Of the panel that `next` told last, for a row of this lane: the slot of its block, -1 unless
   /// it was chosen.
-  __device__ int slot(int half) const { return slot_[half]; }
-  __device__ bool first_of_block() const { return first_of_block_; }
+  __device__ int slot(int half) const {
+    return slot_[half];
+  }
+  __device__ bool first_of_block() const {
+    return first_of_block_;
+  }
   /// As WindowWalk's.
-  __device__ bool unit_sees() const { return unit_sees_; }
-  __device__ int keys_of_run() const { return run_end_ - panel_.first; }
-  /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
+  __device__ bool unit_sees() const {
+    return unit_sees_;
+  }
+  __device__ int keys_of_run() const {
+    return run_end_ - panel_.first;
+  }
+  /// In the end: whether the lists had as many blocks of the tokens as these chose; check stops the
+  /// kernel unless they had.
+  __device__ bool lists_fit() const {
+    return slots_[0] == a_.counts[place_ * a_.tokens + rows_.token[0]] &&
+           slots_[1] == a_.counts[place_ * a_.tokens + rows_.token[1]];
+  }
+  static constexpr const char* kUnfit =
+      "sparse_attention: the lists have other blocks of a token than it chose";
+  __device__ static void check_silently(bool lists_fit) {
+    device_check_silently(lists_fit, kUnfit);
+  }
   __device__ void check() const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      device_check(slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
-                   "sparse_attention: the lists have other blocks of a token than it chose");
-    }
+    device_check(lists_fit(), kUnfit);
   }
 
  private:
@@ -157,7 +174,9 @@ class BlockWalk {
   static constexpr unsigned kForced = 1u << 16;  // above the 16 tokens of a tile
 
   /// Of a row's token, among all slots.
-  __device__ int64_t first_slot(int half) const { return a_.row(place_, rows_.token[half]); }
+  __device__ int64_t first_slot(int half) const {
+    return a_.row(place_, rows_.token[half]);
+  }
   __device__ void read_entry() {
     const int64_t entry = place_ * a_.capacity + entry_;
     listed_ = entries_left_ > 0 ? a_.tile_blocks[entry] : kNone;

@@ -16,9 +16,14 @@ class ForwardWindowWalk : public WindowWalk<kPanel> {
   using Arguments = Reach;
   using Sums = NoSums;
   static constexpr bool kFewRegisters = true;
-  using WindowWalk<kPanel>::WindowWalk;
+
+  __device__ ForwardWindowWalk(const Reach& reach, const GridView& grid, const QueryTile& tile,
+                               const LaneRows& rows, bool = false)
+      : WindowWalk<kPanel>(reach, grid, tile, rows) {}
 
   __device__ NoSums sums() const { return {}; }
+  __device__ bool lists_fit() const { return true; }
+  __device__ static void check_silently(bool) {}
   __device__ void check() const {}
 };
 inline Reach reach_of(const AttentionForward& a) {
@@ -64,8 +69,8 @@ class SparseWalk : public BlockWalk<kPanel> {
   static constexpr bool kFewRegisters = false;
 
   __device__ SparseWalk(const SparseArguments& a, const GridView& grid, const QueryTile& tile,
-                        const LaneRows& rows)
-      : BlockWalk<kPanel>(a.choices, grid, tile, rows), a_(a) {
+                        const LaneRows& rows, bool silent = false)
+      : BlockWalk<kPanel>(a.choices, grid, tile, rows, silent), a_(a) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t token = tile.place * a.choices.tokens + rows.token[half];
