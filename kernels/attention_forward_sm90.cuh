@@ -259,6 +259,7 @@ struct Sm90Rows {
         hold_sums(s);
         give_back(memory.empty_keys, now);
         const float2 keep = weigh(softmax, s, view, sums);
+        softmax.stay_before();
         wait_for_products<0>();
         hold_sums(o);
         give_back(memory.empty_values, last);
