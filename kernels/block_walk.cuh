@@ -75,8 +75,9 @@ struct TokenGate {
 template <int kPanel>
 class BlockWalk {
  public:
+  /// `silent`: without a sentence where it stops the kernel.
   __device__ BlockWalk(const Choices& choices, const GridView& grid, const QueryTile& tile,
-                       const LaneRows& rows)
+                       const LaneRows& rows, bool silent = false)
       : a_(choices),
         rows_(rows),
         block_tokens_(grid.block),
@@ -85,11 +86,14 @@ class BlockWalk {
         width_(choices.widths[tile.place]) {
     const int run = grid.runs.begin_of(tile.segment);
     const bool here = run < grid.runs.size && grid.runs.segment(run) == tile.segment;
-    device_check(here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end(),
-                 "sparse_attention: the keys of a segment are not one run from its first to its "
-                 "last query's position");
+    const bool right = here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end();
+    constexpr const char* kSentence =
+        "sparse_attention: the keys of a segment are not one run from its first to its last "
+        "query's position";
+    silent ? device_check_silently(right, kSentence) : device_check(right, kSentence);
     origin_ = grid.runs.row(run);
     end_ = tile.end();
+    run_end_ = grid.runs.end(run);
 
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     if (first_tile_ + lane <= (tile.end() - 1) / SegmentGrid::kTile) {
@@ -101,6 +105,7 @@ class BlockWalk {
       entries_left_ = offset[1] - offset[0];
     }
     read_entry();
+#pragma unroll
     for (int half = 0; half < 2; ++half) gate_[half] = TokenGate(a_, first_slot(half));
   }
 
@@ -122,6 +127,7 @@ class BlockWalk {
                                 panel_.count, kMostReach, 0, kPanel);
       view.strips.whole = view.strips.whole && all;
     }
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       view.seen[half] =
           SeenKeys::of(rows_.position[half], panel_.first, panel_.count, kMostReach, 0);
@@ -143,14 +149,32 @@ class BlockWalk {
   }
   /// Of the panel that `next` told last, for a row of this lane: the slot of its block, -1 unless
   /// it was chosen.
-  __device__ int slot(int half) const { return slot_[half]; }
-  __device__ bool first_of_block() const { return first_of_block_; }
-  /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
+  __device__ int slot(int half) const {
+    return slot_[half];
+  }
+  __device__ bool first_of_block() const {
+    return first_of_block_;
+  }
+  /// As WindowWalk's.
+  __device__ bool unit_sees() const {
+    return unit_sees_;
+  }
+  __device__ int keys_of_run() const {
+    return run_end_ - panel_.first;
+  }
+  /// In the end: whether the lists had as many blocks of the tokens as these chose; check stops the
+  /// kernel unless they had.
+  __device__ bool lists_fit() const {
+    return slots_[0] == a_.counts[place_ * a_.tokens + rows_.token[0]] &&
+           slots_[1] == a_.counts[place_ * a_.tokens + rows_.token[1]];
+  }
+  static constexpr const char* kUnfit =
+      "sparse_attention: the lists have other blocks of a token than it chose";
+  __device__ static void check_silently(bool lists_fit) {
+    device_check_silently(lists_fit, kUnfit);
+  }
   __device__ void check() const {
-    for (int half = 0; half < 2; ++half) {
-      device_check(slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
-                   "sparse_attention: the lists have other blocks of a token than it chose");
-    }
+    device_check(lists_fit(), kUnfit);
   }
 
  private:
@@ -158,7 +182,9 @@ class BlockWalk {
   static constexpr unsigned kForced = 1u << 16;  // above the 16 tokens of a tile
 
   /// Of a row's token, among all slots.
-  __device__ int64_t first_slot(int half) const { return a_.row(place_, rows_.token[half]); }
+  __device__ int64_t first_slot(int half) const {
+    return a_.row(place_, rows_.token[half]);
+  }
   __device__ void read_entry() {
     const int64_t entry = place_ * a_.capacity + entry_;
     listed_ = entries_left_ > 0 ? a_.tile_blocks[entry] : kNone;
@@ -186,6 +212,10 @@ class BlockWalk {
       read_entry();
     }
     attending_ = __ballot_sync(kWholeWarp, tokens != 0);
+    const int tile = first_tile_ + static_cast<int>(threadIdx.x) % kWarpSize;
+    unit_sees_ = __any_sync(kWholeWarp, tokens != 0 && tile >= rows_.lowest / SegmentGrid::kTile &&
+                                            tile <= rows_.highest / SegmentGrid::kTile) != 0;
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int position = rows_.position[half];
       const unsigned of_tile =
@@ -210,6 +240,7 @@ class BlockWalk {
   float width_;
   int origin_;  // row of k of position 0
   int end_;     // behind the last position that is seen
+  int run_end_;
 
   // The tile of this lane; other lanes have none.
   int own_block_ = -1;
@@ -224,6 +255,7 @@ class BlockWalk {
   int key_ = 0;
   int block_end_ = 0;
   bool first_of_block_ = false;
+  bool unit_sees_ = false;
 
   // The two rows of this lane.
   TokenGate gate_[2];

@@ -49,11 +49,22 @@ class WindowWalk {
     return false;
   }
 
+  /// Of the panel that `next` told last: whether some row of the unit sees it, the same answer in
+  /// all of its lanes; and the number of keys from its first to the end of the run, which may be
+  /// more than a panel.
+  __device__ bool unit_sees() const {
+    return !seen_strips(rows_.lowest - panel_.first, rows_.highest - panel_.first, panel_.count,
+                        reach_.window, reach_.sink_tokens - panel_.first, kPanel)
+                .none();
+  }
+  __device__ int keys_of_run() const { return run_end_ - panel_.first; }
+
   __device__ PanelView view() const {
     const Panel& panel = panel_;
     PanelView view;
     view.strips = seen_strips(rows_.lowest - panel.first, rows_.highest - panel.first, panel.count,
                               reach_.window, reach_.sink_tokens - panel.first, kPanel);
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       view.seen[half] = SeenKeys::of(rows_.position[half], panel.first, panel.count, reach_.window,
                                      reach_.sink_tokens);
@@ -75,7 +86,8 @@ class WindowWalk {
     if (run_ >= end_run_) return;
     key_ = runs_.first(run_);
     origin_ = runs_.origin(run_);
-    last_ = std::min(end_, runs_.end(run_));
+    run_end_ = runs_.end(run_);
+    last_ = std::min(end_, run_end_);
   }
 
   Panel panel_;
@@ -89,6 +101,7 @@ class WindowWalk {
   int key_ = 0;
   int origin_ = 0;
   int last_ = 0;
+  int run_end_ = 0;
 };
 
 }  // namespace tessera::gpu

@@ -83,6 +83,9 @@ inline int __ffs(int x) {
 inline unsigned __umulhi(unsigned x, unsigned y) {
   return static_cast<unsigned>((uint64_t{x} * y) >> 32);
 }
+[[noreturn]] inline void __trap() {
+  tessera::simt::stop_kernel("__trap");
+}
 template <class T>
 T __ldg(const T* address) {
   return *address;
