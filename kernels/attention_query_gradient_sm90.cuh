@@ -23,8 +23,8 @@ struct QueryGradientSm90 {
   static constexpr int kMultiplying = 256;  // lanes
   static constexpr int kThreads = kMultiplying + kStages * kWarpSize;
   /// Of 504: twice the first and the second.
-  static constexpr int kMultiplyingRegisters = 208;
-  static constexpr int kCopyingRegisters = 88;
+  static constexpr int kMultiplyingRegisters = 216;
+  static constexpr int kCopyingRegisters = 72;
   using Ring = StageRing<kStages>;
   static constexpr int kBytes = (4 + 2 * kStages) * Rows::kBytes;
 

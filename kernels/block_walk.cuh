@@ -72,7 +72,8 @@ struct TokenGate {
 /// chose, in ascending order, cut into panels. Lane t of a warp keeps the place in the list of the
 /// t-th tile of 16 tokens; all warps go through them alike and without a word to each other. What
 /// the next panel needs from memory is asked for while the one before is worked on.
-template <int kPanel>
+/// kSilent: see device_check.
+template <int kPanel, bool kSilent = false>
 class BlockWalk {
  public:
   __device__ BlockWalk(const Choices& choices, const GridView& grid, const QueryTile& tile,
@@ -85,9 +86,10 @@ class BlockWalk {
         width_(choices.widths[tile.place]) {
     const int run = grid.runs.begin_of(tile.segment);
     const bool here = run < grid.runs.size && grid.runs.segment(run) == tile.segment;
-    device_check(here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end(),
-                 "sparse_attention: the keys of a segment are not one run from its first to its "
-                 "last query's position");
+    device_check<kSilent>(
+        here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end(),
+        "sparse_attention: the keys of a segment are not one run from its first to its "
+        "last query's position");
     origin_ = grid.runs.row(run);
     end_ = tile.end();
 
@@ -148,8 +150,9 @@ class BlockWalk {
   /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
   __device__ void check() const {
     for (int half = 0; half < 2; ++half) {
-      device_check(slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
-                   "sparse_attention: the lists have other blocks of a token than it chose");
+      device_check<kSilent>(
+          slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
+          "sparse_attention: the lists have other blocks of a token than it chose");
     }
   }
 

@@ -9,6 +9,10 @@ namespace tessera::gpu {
 inline void device_check(bool right, const char* sentence) {
   if (!right) simt::stop_kernel(sentence);
 }
+template <bool kSilent>
+void device_check(bool right, const char* sentence) {
+  device_check(right, sentence);
+}
 inline constexpr bool kStopsAreErrors = true;
 
 }  // namespace tessera::gpu
