@@ -42,11 +42,13 @@ void start(Stream& stream, const AttentionBackward& a) {
 
 }  // namespace
 
-bool sm90_takes(Stream& stream, const AttentionBackward& a) {
-  return fits_sm90(a, 1) && compute_capability(stream.device().index) == 90;
+bool sm90_takes(const Stream& stream, const AttentionBackward& a) {
+  return kBackwardBySm90 && backward_fits_sm90(a, 1) &&
+         compute_capability(stream.device().index) == 90;
 }
 
-void attention_gradients_sm90(Stream& stream, const AttentionBackward& a) {
+void attention_backward_sm90(Stream& stream, const AttentionBackward& a) {
+  attention_delta(stream, delta_of(a));
   if (a.groups.empty()) return;
   a.q.shape()[2] == 64 ? start<64>(stream, a) : start<128>(stream, a);
 }

@@ -254,9 +254,7 @@ __device__ __forceinline__ void copy_panel(const TileRows<T, kD>& to, const Pane
   });
 }
 
-/// Besides what key_panel.cuh says, a Walk has Arguments, sums(): where the sums over the panel go
-/// that `next` told last (NoSums: nowhere), kFewRegisters: whether it needs few, and check(), which
-/// stops a kernel whose lists are wrong.
+/// Walks: forward_walks.cuh.
 template <class T, int kD, class Walk>
 __global__ void __launch_bounds__(ForwardShape<T, kD>::kThreads,
                                   ForwardShape<T, kD>::blocks(Walk::kFewRegisters))

@@ -1,24 +1,11 @@
-#include <algorithm>
-
 #include "kernels/attention_cudnn.h"
 #include "kernels/attention_forward.cuh"
+#include "kernels/attention_forward_sm90.h"
 #include "kernels/checked_attention.h"
-#include "kernels/window_walk.cuh"
+#include "kernels/forward_walks.cuh"
 
 namespace tessera::gpu {
 namespace {
-
-template <int kPanel>
-class Walk : public WindowWalk<kPanel> {
- public:
-  using Arguments = Reach;
-  using Sums = NoSums;
-  static constexpr bool kFewRegisters = true;
-  using WindowWalk<kPanel>::WindowWalk;
-
-  __device__ NoSums sums() const { return {}; }
-  __device__ void check() const {}
-};
 
 /// Plans belong to a thread, as streams do.
 CheckedAttention& plans_of_this_thread() {
@@ -34,9 +21,11 @@ void attention_forward(Stream& stream, const AttentionForward& a) {
 }
 
 void own_attention_forward(Stream& stream, const AttentionForward& a) {
-  const Reach reach{static_cast<int>(std::min<int64_t>(a.window, kMostReach)),
-                    static_cast<int>(std::min<int64_t>(a.sink_tokens, kMostReach))};
-  start_forward<Walk>(stream, a, reach, "attention_forward");
+  sm90_takes(stream, a) ? attention_forward_sm90(stream, a) : attention_forward_sm80(stream, a);
+}
+
+void attention_forward_sm80(Stream& stream, const AttentionForward& a) {
+  start_forward<ForwardWindowWalk>(stream, a, reach_of(a), "attention_forward");
 }
 
 }  // namespace tessera::gpu

@@ -92,6 +92,7 @@ class BlockWalk {
         "last query's position");
     origin_ = grid.runs.row(run);
     end_ = tile.end();
+    run_end_ = grid.runs.end(run);
 
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     if (first_tile_ + lane <= (tile.end() - 1) / SegmentGrid::kTile) {
@@ -135,18 +136,13 @@ class BlockWalk {
     return view;
   }
 
-  /// Whether a query at one of these positions of the tile sees something of the panel that `next`
-  /// told last.
-  __device__ bool sees(int lowest, int highest) const {
-    const int first = lowest / SegmentGrid::kTile - first_tile_;
-    const int last = highest / SegmentGrid::kTile - first_tile_;
-    const unsigned between = (2u << last) - (1u << first);
-    return panel_.first <= highest && (attending_ & between) != 0;
-  }
   /// Of the panel that `next` told last, for a row of this lane: the slot of its block, -1 unless
   /// it was chosen.
   __device__ int slot(int half) const { return slot_[half]; }
   __device__ bool first_of_block() const { return first_of_block_; }
+  /// As WindowWalk's.
+  __device__ bool unit_sees() const { return unit_sees_; }
+  __device__ int keys_of_run() const { return run_end_ - panel_.first; }
   /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
   __device__ void check() const {
     for (int half = 0; half < 2; ++half) {
@@ -188,7 +184,9 @@ class BlockWalk {
       --entries_left_;
       read_entry();
     }
-    attending_ = __ballot_sync(kWholeWarp, tokens != 0);
+    const int tile = first_tile_ + static_cast<int>(threadIdx.x) % kWarpSize;
+    unit_sees_ = __any_sync(kWholeWarp, tokens != 0 && tile >= rows_.lowest / SegmentGrid::kTile &&
+                                            tile <= rows_.highest / SegmentGrid::kTile) != 0;
     for (int half = 0; half < 2; ++half) {
       const int position = rows_.position[half];
       const unsigned of_tile =
@@ -213,6 +211,7 @@ class BlockWalk {
   float width_;
   int origin_;  // row of k of position 0
   int end_;     // behind the last position that is seen
+  int run_end_;
 
   // The tile of this lane; other lanes have none.
   int own_block_ = -1;
@@ -222,11 +221,11 @@ class BlockWalk {
   unsigned mask_ = 0;
 
   Panel panel_;
-  unsigned attending_ = 0;  // which tiles of the query tile
   int next_block_ = 0;
   int key_ = 0;
   int block_end_ = 0;
   bool first_of_block_ = false;
+  bool unit_sees_ = false;
 
   // The two rows of this lane.
   TokenGate gate_[2];

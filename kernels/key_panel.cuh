@@ -36,10 +36,11 @@ struct LaneRows {
   int token[2];  ///< row of q
   int head[2];   ///< of q
   bool real[2];  ///< others repeat the last one and are not written
-  int lowest;    ///< position of the warp's rows
+  int lowest;    ///< position of the rows of the warp, or of the unit that it is in
   int highest;
 
-  __device__ LaneRows(const QueryTile& tile, int warp) {
+  /// Warps with `unit` rows together see panels alike.
+  __device__ LaneRows(const QueryTile& tile, int warp, int unit = 16) {
     const int last = tile.rows() - 1;
     for (int half = 0; half < 2; ++half) {
       const int row = 16 * warp + row_of_lane(half);
@@ -49,8 +50,9 @@ struct LaneRows {
       token[half] = tile.origin + position[half];
       head[half] = tile.first_head + clamped % tile.heads;
     }
-    lowest = tile.first + std::min(16 * warp, last) / tile.heads;
-    highest = tile.first + std::min(16 * warp + 15, last) / tile.heads;
+    const int first = 16 * warp / unit * unit;
+    lowest = tile.first + std::min(first, last) / tile.heads;
+    highest = tile.first + std::min(first + unit - 1, last) / tile.heads;
   }
 };
 

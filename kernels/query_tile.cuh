@@ -66,11 +66,10 @@ inline dim3 query_tiles(const GridView& grid, const QueryCut& cut, size_t groups
   return {static_cast<unsigned>(part_bound(grid.pieces, grid.tokens, cut.tokens)),
           static_cast<unsigned>(static_cast<int64_t>(groups) * cut.parts)};
 }
-/// Of the tokens that this block of threads has by blockIdx.x: a group and a part of its heads.
+/// Of the `number`-th tokens: a group and a part of its heads.
 __device__ inline QueryTile query_tile(const GridView& grid, const QueryCut& cut,
-                                       const GroupList& groups, const HeadMap& map, int place,
-                                       int part_of_heads) {
-  const auto number = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+                                       const GroupList& groups, const HeadMap& map, int number,
+                                       int place, int part_of_heads) {
   const StretchPart part = find_part(grid.pieces, cut.tokens, number);
   const int skipped = part_of_heads * cut.heads;
   const int kv_head = groups.at[place];
@@ -86,10 +85,28 @@ __device__ inline QueryTile query_tile(const GridView& grid, const QueryCut& cut
       .heads = std::max(0, std::min(cut.heads, static_cast<int>(map.count_of(kv_head)) - skipped))};
 }
 
+/// Of the tokens that this block of threads has by blockIdx.x: a group and a part of its heads.
+__device__ inline QueryTile query_tile(const GridView& grid, const QueryCut& cut,
+                                       const GroupList& groups, const HeadMap& map, int place,
+                                       int part_of_heads) {
+  const auto number = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+  return query_tile(grid, cut, groups, map, number, place, part_of_heads);
+}
+
 __device__ inline QueryTile find_query_tile(const GridView& grid, const QueryCut& cut,
                                             const GroupList& groups, const HeadMap& map) {
   const auto group_part = static_cast<int>(blockIdx.y);
   return query_tile(grid, cut, groups, map, group_part / cut.parts, group_part % cut.parts);
+}
+
+/// Of a kernel whose blocks of threads take tile after tile: tile `index` of `tokens` x groups, as
+/// query_tiles has them.
+__device__ inline QueryTile find_query_tile(const GridView& grid, const QueryCut& cut,
+                                            const GroupList& groups, const HeadMap& map, int tokens,
+                                            int index) {
+  const int group_part = index / tokens;
+  return query_tile(grid, cut, groups, map, tokens - 1 - index % tokens, group_part / cut.parts,
+                    group_part % cut.parts);
 }
 
 }  // namespace tessera::gpu

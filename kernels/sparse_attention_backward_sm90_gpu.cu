@@ -55,12 +55,12 @@ void start(Stream& stream, const SparseAttentionBackward& a) {
 
 }  // namespace
 
-bool sm90_takes(Stream& stream, const SparseAttentionBackward& a) {
-  return fits_sm90(a, 2) && compute_capability(stream.device().index) == 90;
+bool sm90_takes(const Stream& stream, const SparseAttentionBackward& a) {
+  return kBackwardBySm90 && backward_fits_sm90(a, 2) &&
+         compute_capability(stream.device().index) == 90;
 }
 
-void attention_gradients_sm90(Stream& stream, const SparseAttentionBackward& a) {
-  if (a.groups.empty()) return;
+void attention_backward_sm90(Stream& stream, const SparseAttentionBackward& a) {
   a.q.shape()[2] == 64 ? start<64>(stream, a) : start<128>(stream, a);
 }
 

@@ -1,76 +1,15 @@
 #include "kernels/attention_forward.cuh"
-#include "kernels/block_walk.cuh"
-#include "kernels/sparse_attention.h"
+#include "kernels/attention_forward_sm90.h"
+#include "kernels/forward_walks.cuh"
 
 namespace tessera::gpu {
-namespace {
-
-struct SparseArguments {
-  Choices choices;
-  float* block_lse;  // [groups, tokens, g, kept], or null
-  HeadMap map;
-};
-
-/// block_lse of the two rows of a lane: the first of four lanes writes.
-struct BlockSums {
-  static constexpr bool kWanted = true;
-
-  const SparseArguments& a;
-  int64_t row[2];  // of block_lse
-  int slot[2];     // -1: not asked for
-  bool first_of_block;
-
-  __device__ bool wants(int half) const { return slot[half] >= 0; }
-  /// `lse`: log2 of the row's sum over the panel. The same lane had the block's panel before.
-  __device__ void keep(int half, float lse) {
-    if (slot[half] < 0 || threadIdx.x % 4 != 0) return;
-    float* const to = a.block_lse + row[half] * a.choices.kept + slot[half];
-    lse *= kLn2;
-    if (!first_of_block) {
-      const float larger = fmaxf(*to, lse);
-      lse = larger + log1pf(expf(fminf(*to, lse) - larger));
-    }
-    *to = lse;
-  }
-};
-
-template <int kPanel>
-class SparseWalk : public BlockWalk<kPanel> {
- public:
-  using Arguments = SparseArguments;
-  using Sums = BlockSums;
-  static constexpr bool kFewRegisters = false;
-
-  __device__ SparseWalk(const SparseArguments& a, const GridView& grid, const QueryTile& tile,
-                        const LaneRows& rows)
-      : BlockWalk<kPanel>(a.choices, grid, tile, rows), a_(a) {
-    for (int half = 0; half < 2; ++half) {
-      const int64_t token = tile.place * a.choices.tokens + rows.token[half];
-      const bool wanted = a.block_lse != nullptr && rows.real[half];
-      row_[half] = wanted ? token * a.map.group_heads + a.map.in_group(rows.head[half]) : -1;
-    }
-  }
-
-  __device__ BlockSums sums() const {
-    return {a_,
-            {row_[0], row_[1]},
-            {row_[0] < 0 ? -1 : this->slot(0), row_[1] < 0 ? -1 : this->slot(1)},
-            this->first_of_block()};
-  }
-
- private:
-  const SparseArguments& a_;
-  int64_t row_[2];  // of block_lse; -1: not asked for
-};
-
-}  // namespace
 
 void sparse_attention_forward(Stream& stream, const SparseAttentionForward& a) {
-  const SparseArguments arguments{
-      .choices = choices_of(a),
-      .block_lse = a.block_lse.empty() ? nullptr : a.block_lse.as<float>().data(),
-      .map = head_map(a)};
-  start_forward<SparseWalk>(stream, a, arguments, "sparse_attention_forward");
+  sm90_takes(stream, a) ? attention_forward_sm90(stream, a) : attention_forward_sm80(stream, a);
+}
+
+void attention_forward_sm80(Stream& stream, const SparseAttentionForward& a) {
+  start_forward<SparseWalk>(stream, a, sparse_arguments(a), "sparse_attention_forward");
 }
 
 }  // namespace tessera::gpu

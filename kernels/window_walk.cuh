@@ -49,6 +49,16 @@ class WindowWalk {
     return false;
   }
 
+  /// Of the panel that `next` told last: whether some row of the unit sees it, the same answer in
+  /// all of its lanes; and the number of keys from its first to the end of the run, which may be
+  /// more than a panel.
+  __device__ bool unit_sees() const {
+    return !seen_strips(rows_.lowest - panel_.first, rows_.highest - panel_.first, panel_.count,
+                        reach_.window, reach_.sink_tokens - panel_.first, kPanel)
+                .none();
+  }
+  __device__ int keys_of_run() const { return run_end_ - panel_.first; }
+
   __device__ PanelView view() const {
     const Panel& panel = panel_;
     PanelView view;
@@ -62,20 +72,13 @@ class WindowWalk {
     return view;
   }
 
-  /// Whether a query at one of these positions of the tile sees something of the panel that `next`
-  /// told last.
-  __device__ bool sees(int lowest, int highest) const {
-    return !seen_strips(lowest - panel_.first, highest - panel_.first, panel_.count, reach_.window,
-                        reach_.sink_tokens - panel_.first, kPanel)
-                .none();
-  }
-
  private:
   __device__ void enter_run() {
     if (run_ >= end_run_) return;
     key_ = runs_.first(run_);
     origin_ = runs_.origin(run_);
-    last_ = std::min(end_, runs_.end(run_));
+    run_end_ = runs_.end(run_);
+    last_ = std::min(end_, run_end_);
   }
 
   Panel panel_;
@@ -89,6 +92,7 @@ class WindowWalk {
   int key_ = 0;
   int origin_ = 0;
   int last_ = 0;
+  int run_end_ = 0;
 };
 
 }  // namespace tessera::gpu

@@ -44,8 +44,8 @@ void block_synchronised();
 void warp_synchronised(int warp, uint32_t mask);
 void lane_fenced();
 
-/// As a read by this lane and by another one of its warp: a warp operation that hands on what it
-/// reads.
+/// As a read by this lane and by another one of its warp, of shared memory: a warp operation that
+/// hands on what it reads.
 void check_read_by_warp(const void* address, size_t bytes);
 /// A copy to shared memory is under way: as a write, after which nobody may read or write there
 /// before the copy's own write, which is that of its end.

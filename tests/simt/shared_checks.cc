@@ -203,11 +203,12 @@ void check_shared(AccessState& s, uintptr_t offset, size_t bytes, Access access,
 }
 
 void check_read_by_warp(const void* address, size_t bytes) {
-  check_access(address, bytes, Access::kRead);
   AccessState& s = access_state();
   const auto offset = reinterpret_cast<uintptr_t>(address) - s.shared;
   if (offset >= s.shared_bytes) return;
-  check_shared(s, offset, bytes, Access::kRead, static_cast<uint32_t>(current_lane()) ^ 1);
+  const auto lane = static_cast<uint32_t>(current_lane());
+  check_shared(s, offset, bytes, Access::kRead, lane);
+  check_shared(s, offset, bytes, Access::kRead, lane ^ 1);
 }
 
 void asynchronous_copy_starts(void* address, size_t bytes) {

@@ -23,6 +23,7 @@ void read_matrices(void* const payloads[32], int transposed) {
   std::array<std::array<std::array<uint16_t, 8>, 8>, 4> matrices;  // [matrix][row][column]
   for (size_t lane = 0; lane < 32; ++lane) {
     const void* const row = static_cast<Matrices*>(payloads[lane])->row;
+    check_read_by_warp(row, 16);  // now that all lanes are here, and have waited as they had to
     std::memcpy(matrices[lane / 8][lane % 8].data(), row, 16);
   }
   for (size_t lane = 0; lane < 32; ++lane) {
@@ -115,7 +116,7 @@ Copies& own_copies() {
 
 void load_matrices(uint32_t (&part)[4], const void* row, bool transposed) {
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) violation("ldmatrix of a row not aligned to 16");
-  check_read_by_warp(row, 16);
+  check_access(row, 16, Access::kRead);
   Matrices all{row, part};
   warp_operation("ldmatrix", kAll, &all, read_matrices, transposed);
 }

@@ -1,0 +1,471 @@
+#pragma once
+
+#include "kernels/attention_forward.cuh"
+#include "kernels/core/ptx_sm90.cuh"
+#include "kernels/core/tensor_map.cuh"
+#include "kernels/core/wgmma_sm90.cuh"
+#include "kernels/forward_walks.cuh"
+#include "kernels/online_softmax.cuh"
+
+/// Forward of attention, dense and sparse, with the instructions of Hopper, after FlashAttention-3
+/// (Shah et al. 2024, arXiv:2407.08608). A block of threads per multiprocessor takes tile after
+/// tile of 128 rows. Two warp groups have 64 rows each, queries and sums in registers; a warp of a
+/// third one has keys and values copied into a ring of panels of 64, and runs ahead over the ends
+/// of tiles. A group starts the scores of a panel and the weighted values of the one before, and
+/// weighs the former while the latter is under way; besides, one group weighs while the other
+/// multiplies.
+///
+/// A panel of 64 keys at d = 128: 32 KB from the L2 cache for 4.2 MFLOP. Registers of a lane of
+/// these groups at d = 128: 64 sums, 32 of queries, 32 scores, 16 packed weights.
+namespace tessera::gpu {
+
+template <int kD>
+struct Sm90Shape {
+  static constexpr int kGroups = 2;
+  static constexpr int kGroupRows = 64;
+  static constexpr int kRows = kGroups * kGroupRows;
+  static constexpr int kPanel = 64;
+  static constexpr int kStages = 4;
+  static constexpr int kGroupThreads = 128;
+  static constexpr int kThreads = (kGroups + 1) * kGroupThreads;
+  static constexpr int kWarps = kGroups * kGroupThreads / kWarpSize;  // that multiply
+  static constexpr int kLines = kD / 64;                              // of 128 bytes, of a row
+  static constexpr int kBoxBytes = kPanel * 128;
+  static constexpr int kPanelBytes = kLines * kBoxBytes;
+  static constexpr int kRowsBytes = kLines * kRows * 128;
+  static constexpr int kAligned = 1024;
+  static constexpr int kBarriers = 4 * kStages + 2;
+  static constexpr int kMemory = kAligned + 2 * kRowsBytes + 2 * kStages * kPanelBytes;
+  static constexpr int64_t kSharedBytes = shared_bytes_of<uint64_t>(kBarriers) + kMemory;
+  /// Registers of a lane, together those that three groups start with, 168 each.
+  static constexpr int kMultiplying = 216;
+  static constexpr int kCopying = 72;
+};
+
+struct Sm90Maps {
+  CUtensorMap q;  // boxes of a tile's heads and tokens
+  CUtensorMap k;  // boxes of 64 keys of a head
+  CUtensorMap v;
+};
+
+/// A tile's place in shared memory: lines of all rows, one after the other; in a line the 16 bytes
+/// of pack p are at p xor the row. Panels are the same with 64 rows.
+template <int kD>
+struct Sm90Memory {
+  using Shape = Sm90Shape<kD>;
+
+  uint64_t* full_keys;  // [kStages] and so on
+  uint64_t* full_values;
+  uint64_t* empty_keys;
+  uint64_t* empty_values;
+  uint64_t* full_queries;
+  uint64_t* empty_queries;
+  unsigned char* queries;
+  unsigned char* results;
+  unsigned char* keys;
+  unsigned char* values;
+
+  __device__ static Sm90Memory take() {
+    SharedMemory shared;
+    uint64_t* const at = shared.take<uint64_t>(Shape::kBarriers);
+    unsigned char* const rest = shared.take<unsigned char>(Shape::kMemory);
+    const uint32_t beyond = address_in_shared(rest) % Shape::kAligned;
+    unsigned char* const first = rest + (Shape::kAligned - beyond) % Shape::kAligned;
+    constexpr int kStages = Shape::kStages;
+    unsigned char* const panels = first + 2 * Shape::kRowsBytes;
+    return {at,
+            at + kStages,
+            at + 2 * kStages,
+            at + 3 * kStages,
+            at + 4 * kStages,
+            at + 4 * kStages + 1,
+            first,
+            first + Shape::kRowsBytes,
+            panels,
+            panels + kStages * Shape::kPanelBytes};
+  }
+  __device__ void start() const {
+    for (int i = 0; i < Shape::kStages; ++i) {
+      start_barrier(full_keys + i, 1);
+      start_barrier(full_values + i, 1);
+      start_barrier(empty_keys + i, Shape::kWarps);
+      start_barrier(empty_values + i, Shape::kWarps);
+    }
+    start_barrier(full_queries, 1);
+    start_barrier(empty_queries, Shape::kWarps);
+    show_barriers();
+  }
+  static __device__ int stage(int step) { return step % Shape::kStages; }
+  static __device__ uint32_t parity(int step) {
+    return static_cast<uint32_t>(step / Shape::kStages) & 1;
+  }
+  __device__ unsigned char* panel_keys(int step) const {
+    return keys + stage(step) * Shape::kPanelBytes;
+  }
+  __device__ unsigned char* panel_values(int step) const {
+    return values + stage(step) * Shape::kPanelBytes;
+  }
+  /// Where pack `pack` of a row is, of memory with `rows` rows.
+  static __device__ int offset(int row, int pack, int rows) {
+    return pack / 8 * rows * 128 + row * 128 + (pack % 8 ^ row % 8) * 16;
+  }
+};
+
+/// Which tiles a block of threads takes: one in as many as there are blocks.
+struct TileRange {
+  int tokens;  ///< tiles of a group's part
+  int tiles;
+
+  template <class T>
+  __device__ QueryTile find(const ForwardOperands<T>& a, int index) const {
+    return find_query_tile(a.grid, a.cut, a.groups, a.map, tokens, index);
+  }
+  /// Calls body(tile) for the tiles of this block that have rows.
+  template <class T, class Body>
+  __device__ __forceinline__ void visit(const ForwardOperands<T>& a, const Body& body) const {
+    for (int i = static_cast<int>(blockIdx.x); i < tiles; i += static_cast<int>(gridDim.x)) {
+      const QueryTile tile = find(a, i);
+      if (tile.rows() > 0) body(tile);
+    }
+  }
+};
+
+/// What the copying warp does: all of it walks, its first lane has boxes copied.
+template <int kD, class Walk>
+struct Sm90Copier {
+  using Shape = Sm90Shape<kD>;
+  using Memory = Sm90Memory<kD>;
+
+  const ForwardOperands<BF16>& a;
+  const Memory& memory;
+  const Sm90Maps& maps;
+  int lane;
+  int step = 0;
+  uint32_t turn = 0;  // of the queries
+
+  __device__ void copy_tile(const QueryTile& tile, const typename Walk::Arguments& arguments) {
+    const LaneRows rows(tile, 0);
+    Walk walk(arguments, a.grid, tile, rows);
+    wait_for_phase(memory.empty_queries, turn ^ 1);
+    if (lane == 0) {
+      const int box = a.cut.tokens * a.cut.heads * 128;
+      arrive_and_expect(memory.full_queries, static_cast<uint32_t>(Shape::kLines * box));
+      for (int i = 0; i < Shape::kLines; ++i) {
+        copy_box(memory.queries + i * Shape::kRows * 128, &maps.q, memory.full_queries, 64 * i,
+                 tile.first_head, tile.origin + tile.first);
+      }
+    }
+    turn ^= 1;
+    for (Panel panel{}; walk.next(panel); ++step) {
+      copy_panel(panel, tile.kv_head, walk.keys_of_run());
+    }
+  }
+
+ private:
+  __device__ void copy_panel(const Panel& panel, int kv_head, int keys_of_run) {
+    const int stage = Memory::stage(step);
+    const uint32_t before = Memory::parity(step) ^ 1;
+    wait_for_phase(memory.empty_keys + stage, before);
+    copy_boxes(maps.k, memory.panel_keys(step), memory.full_keys + stage, panel.row, kv_head);
+    wait_for_phase(memory.empty_values + stage, before);
+    if (keys_of_run >= Shape::kPanel) {
+      copy_boxes(maps.v, memory.panel_values(step), memory.full_values + stage, panel.row, kv_head);
+    } else {
+      copy_values(memory.panel_values(step), panel.row, kv_head, keys_of_run);
+      __syncwarp();
+      if (lane == 0) arrive(memory.full_values + stage);
+    }
+  }
+  __device__ void copy_boxes(const CUtensorMap& map, unsigned char* to, uint64_t* full, int row,
+                             int kv_head) const {
+    if (lane != 0) return;
+    arrive_and_expect(full, static_cast<uint32_t>(Shape::kPanelBytes));
+    for (int i = 0; i < Shape::kLines; ++i) {
+      copy_box(to + i * Shape::kBoxBytes, &map, full, 64 * i, kv_head, row);
+    }
+  }
+  /// The last values of a run by loads and stores: zeros behind them, as weights of 0 do not hide a
+  /// NaN of rows that are nobody's.
+  __device__ void copy_values(unsigned char* to, int row, int kv_head, int count) const {
+    constexpr int kPacks = kD / Pack<BF16>::kSize;
+    const int64_t stride = int64_t{a.kv_heads} * kD;
+    const BF16* const first = a.v + row * stride + int64_t{kv_head} * kD;
+    for (int i = lane; i < Shape::kPanel * kPacks; i += kWarpSize) {
+      const int key = i / kPacks;
+      const int pack = i % kPacks;
+      Pack<BF16> values{};
+      if (key < count) values = load_pack(first + key * stride + pack * Pack<BF16>::kSize);
+      store_pack(reinterpret_cast<BF16*>(to + Memory::offset(key, pack, Shape::kPanel)), values);
+    }
+    show_to_units();
+  }
+};
+
+/// What a warp group does with a tile.
+template <int kD, class Walk>
+struct Sm90Rows {
+  using Shape = Sm90Shape<kD>;
+  using Memory = Sm90Memory<kD>;
+
+  const ForwardOperands<BF16>& a;
+  const Memory& memory;
+  int warp;
+  int& step;  // panels of all tiles so far
+
+  uint32_t q[kD / 16][4];
+  float o[kD / 2];
+  float s[Shape::kPanel / 2];
+  uint32_t p[Shape::kPanel / 16][4];
+  OnlineSoftmax<Shape::kPanel> softmax;
+
+  __device__ __forceinline__ Sm90Rows(const ForwardOperands<BF16>& operands, const Memory& in,
+                                      int of_warp, int& steps)
+      : a(operands), memory(in), warp(of_warp), step(steps) {}
+
+  __device__ __forceinline__ void work(const QueryTile& tile,
+                                       const typename Walk::Arguments& arguments, uint32_t turn) {
+    const LaneRows rows(tile, warp, Shape::kGroupRows);
+    Walk walk(arguments, a.grid, tile, rows);
+    Panel next{};
+    bool more = walk.next(next);
+    load_queries(turn);
+    softmax.start();
+    if (a.sink_logits != nullptr) softmax.add_sinks(rows, a.sink_logits);
+#pragma unroll
+    for (float& sum : o) sum = 0;
+    const bool idle = 16 * warp / Shape::kGroupRows * Shape::kGroupRows >= tile.rows();
+    PanelView view;
+    typename Walk::Sums sums{};
+    // To the next panel that this group sees, which is that of step - 1 then.
+    const auto advance = [&] {
+      while (more) {
+        view = walk.view();
+        sums = walk.sums();
+        const bool sees = !idle && walk.unit_sees();
+        more = walk.next(next);
+        ++step;
+        if (sees) return true;
+        pass(step - 1);
+      }
+      return false;
+    };
+    if (advance()) {
+      int last = step - 1;
+      start_scores(last);
+      wait_for_products<0>();
+      hold_sums(s);
+      give_back(memory.empty_keys, last);
+      weigh(view, sums);
+      pack();
+      while (advance()) {
+        const int now = step - 1;
+        start_scores(now);
+        start_values(last);
+        wait_for_products<1>();
+        hold_sums(s);
+        give_back(memory.empty_keys, now);
+        const Keep keep = weigh(view, sums);
+        wait_for_products<0>();
+        hold_sums(o);
+        give_back(memory.empty_values, last);
+        scale(keep);
+        pack();
+        last = now;
+      }
+      start_values(last);
+      wait_for_products<0>();
+      hold_sums(o);
+      give_back(memory.empty_values, last);
+    }
+    if (!idle) finish(tile);
+    walk.check();
+  }
+
+ private:
+  struct Keep {
+    float of[2];
+  };
+
+  __device__ __forceinline__ void give_back(uint64_t* empty, int of_step) const {
+    if (threadIdx.x % kWarpSize == 0) arrive(empty + Memory::stage(of_step));
+  }
+  /// Of a panel that is of no use: an arrival before it is full could be one too many.
+  __device__ __forceinline__ void pass(int of_step) const {
+    wait_for_phase(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
+    give_back(memory.empty_keys, of_step);
+    wait_for_phase(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
+    give_back(memory.empty_values, of_step);
+  }
+  __device__ __forceinline__ void load_queries(uint32_t turn) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    wait_for_phase(memory.full_queries, turn);
+#pragma unroll
+    for (int k = 0; k < kD / 16; ++k) {
+      load_matrices(q[k], memory.queries + Memory::offset(16 * warp + lane % 16, 2 * k + lane / 16,
+                                                          Shape::kRows));
+    }
+    __syncwarp();
+    if (lane == 0) arrive(memory.empty_queries);
+  }
+  /// s = q k^T.
+  __device__ __forceinline__ void start_scores(int of_step) {
+    wait_for_phase(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
+    const uint64_t keys = matrix_descriptor(memory.panel_keys(of_step), 16);
+    hold_sums(s);
+    open_products();
+#pragma unroll
+    for (int k = 0; k < kD / 16; ++k) {
+      // 16 of the depth on are 32 bytes of a line.
+      multiply_64<Shape::kPanel, false>(s, q[k], keys + k / 4 * (Shape::kBoxBytes >> 4) + k % 4 * 2,
+                                        k > 0);
+    }
+    close_products();
+    hold_sums(s);
+  }
+  /// o += p v.
+  __device__ __forceinline__ void start_values(int of_step) {
+    wait_for_phase(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
+    const uint64_t values = matrix_descriptor(memory.panel_values(of_step), Shape::kBoxBytes);
+    hold_sums(o);
+    open_products();
+#pragma unroll
+    for (int k = 0; k < Shape::kPanel / 16; ++k) {
+      multiply_64<kD, true>(o, p[k], values + k * (16 * 128 >> 4), true);
+    }
+    close_products();
+    hold_sums(o);
+  }
+  template <class Sums>
+  __device__ __forceinline__ Keep weigh(const PanelView& view, Sums& sums) {
+    if (!view.strips.whole) softmax.hide(s, view);
+    Keep keep;
+    for (int half = 0; half < 2; ++half) {
+      keep.of[half] = softmax.weigh(half, s, view.bias[half], a.scale, sums);
+    }
+    return keep;
+  }
+  __device__ __forceinline__ void scale(const Keep& keep) {
+    if (!__any_sync(kWholeWarp, keep.of[0] != 1 || keep.of[1] != 1)) return;
+#pragma unroll
+    for (int i = 0; i < kD / 2; ++i) o[i] *= keep.of[i / 2 % 2];
+  }
+  /// The weights as the left factor of a product.
+  __device__ __forceinline__ void pack() {
+#pragma unroll
+    for (int k = 0; k < Shape::kPanel / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) p[k][i] = pack_bf16(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+    }
+  }
+  __device__ __forceinline__ void finish(const QueryTile& tile);
+};
+
+/// Writes o and lse. Each warp has 16 rows of `results` to itself.
+template <int kD, class Walk>
+__device__ __forceinline__ void Sm90Rows<kD, Walk>::finish(const QueryTile& tile) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  float lse[2];
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float total = row_sum(softmax.sum[half]);
+    const float inverse = 1.0f / total;
+    lse[half] = (softmax.largest[half] + log2f(total)) * kLn2;
+#pragma unroll
+    for (int n = 0; n < kD / 8; ++n) {
+      const int at = Memory::offset(16 * warp + row_of_lane(half), n, Shape::kRows) + lane % 4 * 4;
+      *reinterpret_cast<uint32_t*>(memory.results + at) =
+          pack_bf16(o[4 * n + 2 * half] * inverse, o[4 * n + 2 * half + 1] * inverse);
+    }
+  }
+  // Row r of the warp is that of lane 4 (r % 8): lane r writes.
+  const float lower = __shfl_sync(kWholeWarp, lse[0], lane % 8 * 4);
+  const float upper = __shfl_sync(kWholeWarp, lse[1], lane % 8 * 4);
+  const int count = std::min(16, tile.rows() - 16 * warp);
+  const auto token_of = [&](int i) {
+    return int64_t{tile.origin} + tile.first + (16 * warp + i) / tile.heads;
+  };
+  const auto head_of = [&](int i) {
+    return int64_t{tile.first_head} + (16 * warp + i) % tile.heads;
+  };
+  if (lane < count) a.lse[head_of(lane) * a.tokens + token_of(lane)] = lane < 8 ? lower : upper;
+  __syncwarp();
+  // Whole rows of o, 16 bytes per lane.
+  constexpr int kPacks = kD / Pack<BF16>::kSize;
+  for (int i = lane; i < count * kPacks; i += kWarpSize) {
+    const int row = i / kPacks;
+    const int pack = i % kPacks;
+    const unsigned char* const from =
+        memory.results + Memory::offset(16 * warp + row, pack, Shape::kRows);
+    store_pack(a.o + (token_of(row) * a.map.heads + head_of(row)) * kD + pack * Pack<BF16>::kSize,
+               load_pack(reinterpret_cast<const BF16*>(from)));
+  }
+}
+
+template <int kD, class Walk>
+__global__ void __launch_bounds__(Sm90Shape<kD>::kThreads, 1)
+    attention_forward_sm90_tiles(ForwardOperands<BF16> a, typename Walk::Arguments arguments,
+                                 TileRange range, const __grid_constant__ Sm90Maps maps) {
+  using Shape = Sm90Shape<kD>;
+  const auto memory = Sm90Memory<kD>::take();
+  if (threadIdx.x == 0) memory.start();
+  // Rows of `queries` behind those that boxes fill.
+  const int first = a.cut.tokens * a.cut.heads;
+  constexpr int kPacks = kD / Pack<BF16>::kSize;
+  for (int i = first * kPacks + static_cast<int>(threadIdx.x); i < Shape::kRows * kPacks;
+       i += Shape::kThreads) {
+    const int at = Sm90Memory<kD>::offset(i / kPacks, i % kPacks, Shape::kRows);
+    store_pack(reinterpret_cast<BF16*>(memory.queries + at), Pack<BF16>{});
+  }
+  __syncthreads();
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  if (warp < Shape::kWarps) {
+    take_registers<Shape::kMultiplying>();
+    int step = 0;
+    uint32_t turn = 0;
+    range.visit(a, [&](const QueryTile& tile) {
+      Sm90Rows<kD, Walk> rows(a, memory, warp, step);
+      rows.work(tile, arguments, turn);
+      turn ^= 1;
+    });
+  } else {
+    give_registers<Shape::kCopying>();
+    if (warp > Shape::kWarps) return;
+    Sm90Copier<kD, Walk> copier{a, memory, maps, static_cast<int>(threadIdx.x) % kWarpSize};
+    range.visit(a, [&](const QueryTile& tile) { copier.copy_tile(tile, arguments); });
+  }
+}
+
+/// Whether the rows of a call fit, by shapes alone.
+template <class A>
+bool fits_sm90(const A& a) {
+  const HeadMap map = head_map(a);
+  const int64_t d = a.q.shape()[2];
+  if (a.q.dtype() != DType::kBF16 || (d != 64 && d != 128)) return false;
+  if (a.q.shape()[0] == 0 || a.k.shape()[0] == 0 || a.groups.empty()) return false;
+  const QueryCut cut = QueryCut::of(map.group_heads, Sm90Shape<64>::kRows);
+  if (cut.heads * cut.parts != map.group_heads) return false;
+  return std::all_of(a.groups.begin(), a.groups.end(),
+                     [&](int32_t group) { return map.count_of(group) == map.group_heads; });
+}
+
+template <int kD, class Walk, class A>
+void start_forward_sm90(Stream& stream, const A& a, const typename Walk::Arguments& arguments,
+                        int multiprocessors, const char* who) {
+  using Shape = Sm90Shape<kD>;
+  const auto operands = forward_operands<BF16, kD>(a, who);
+  const QueryCut& cut = operands.cut;
+  const auto map = [&](const ConstTensorView& x, int64_t y, int64_t z) {
+    const Extents3 shape{x.shape()[2], x.shape()[1], x.shape()[0]};
+    return tensor_map(x, shape, {64, y, z}, who);
+  };
+  const Sm90Maps maps{map(a.q, cut.heads, cut.tokens), map(a.k, 1, Shape::kPanel),
+                      map(a.v, 1, Shape::kPanel)};
+  const dim3 tiles = query_tiles(operands.grid, cut, a.groups.size());
+  const TileRange range{static_cast<int>(tiles.x), static_cast<int>(tiles.x * tiles.y)};
+  launch(stream, attention_forward_sm90_tiles<kD, Walk>,
+         dim3(static_cast<unsigned>(std::min(range.tiles, multiprocessors))), Shape::kThreads,
+         Shape::kSharedBytes, operands, arguments, range, maps);
+}
+
+}  // namespace tessera::gpu
