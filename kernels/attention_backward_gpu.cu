@@ -23,8 +23,11 @@ class Walk : public WindowWalk<kPanel> {
 }  // namespace
 
 void attention_backward(Stream& stream, const AttentionBackward& a) {
+  sm90_takes(stream, a) ? attention_backward_sm90(stream, a) : attention_backward_sm80(stream, a);
+}
+
+void attention_backward_sm80(Stream& stream, const AttentionBackward& a) {
   attention_delta(stream, delta_of(a));
-  if (sm90_takes(stream, a)) return attention_gradients_sm90(stream, a);
   const Reach reach{static_cast<int>(std::min<int64_t>(a.window, kMostReach)),
                     static_cast<int>(std::min<int64_t>(a.sink_tokens, kMostReach))};
   with_float_type(a.q.dtype(), [&]<class T>() {

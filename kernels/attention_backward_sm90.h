@@ -3,17 +3,23 @@
 #include "kernels/attention.h"
 #include "kernels/sparse_attention.h"
 
-/// Backward of attention by the instructions of Hopper, for builds with the CUDA backend: dq, dk,
-/// dv and the gates' gradient as of attention.h and sparse_attention.h, given `delta`. They take
-/// bf16 with heads of 64 or 128 numbers, in whole groups of 1, 2, 4 or 8, sparse ones not of 1.
+/// Backward of attention with the instructions of Hopper; only in builds with the CUDA backend.
 namespace tessera::gpu {
 
-/// Whether they take this call: on a GPU of compute capability 9.0, by shapes alone.
-bool sm90_takes(Stream& stream, const AttentionBackward& a);
-bool sm90_takes(Stream& stream, const SparseAttentionBackward& a);
+/// The one place to go back to the kernels of sm_80 everywhere.
+inline constexpr bool kBackwardBySm90 = true;
 
-void attention_gradients_sm90(Stream& stream, const AttentionBackward& a);
-/// dlog_gate is 0 before.
-void attention_gradients_sm90(Stream& stream, const SparseAttentionBackward& a);
+/// Whether these kernels compute a call: on a GPU of compute capability 9.0, of bf16 and heads of
+/// 64 or 128 numbers, in groups of 1, 2, 4 or 8 all of which are in q; sparse ones not of 1.
+bool sm90_takes(const Stream& stream, const AttentionBackward& a);
+bool sm90_takes(const Stream& stream, const SparseAttentionBackward& a);
+/// As attention_backward, of what sm90_takes; and with the kernels for all GPUs, for tests and
+/// measurements to compare with.
+void attention_backward_sm90(Stream& stream, const AttentionBackward& a);
+void attention_backward_sm80(Stream& stream, const AttentionBackward& a);
+/// The same of sparse_attention_backward, but for delta and dlog_gate: the one is there, the other
+/// 0.
+void attention_backward_sm90(Stream& stream, const SparseAttentionBackward& a);
+void attention_backward_sm80(Stream& stream, const SparseAttentionBackward& a);
 
 }  // namespace tessera::gpu

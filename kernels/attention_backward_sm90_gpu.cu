@@ -23,8 +23,7 @@ class Walk : public WindowWalk<kPanel> {
 template <int kD>
 void start(Stream& stream, const AttentionBackward& a) {
   constexpr const char* kWho = "attention_backward";
-  constexpr int kGroups = 2;
-  constexpr int64_t kKeys = KeyGradientSm90<kD, kGroups>::kKeys;
+  constexpr int64_t kKeys = KeyGradientSm90<kD, false>::kKeys;
   const Reach reach{static_cast<int>(std::min<int64_t>(a.window, kMostReach)),
                     static_cast<int>(std::min<int64_t>(a.sink_tokens, kMostReach))};
   const auto operands = backward_operands<BF16>(a, kWho);
@@ -37,17 +36,19 @@ void start(Stream& stream, const AttentionBackward& a) {
     blocks.chunks = int64_t{sinks.panels} * sinks.chunks;
     blocks.sums = sinks.panels;
   }
-  start_key_gradient_sm90<kD, kGroups, WindowSource>(stream, operands, {reach, sinks}, maps, blocks,
-                                                     a.groups.size());
+  start_key_gradient_sm90<kD, false, WindowSource>(stream, operands, {reach, sinks}, maps, blocks,
+                                                   a.groups.size());
 }
 
 }  // namespace
 
-bool sm90_takes(Stream& stream, const AttentionBackward& a) {
-  return fits_sm90(a, 1) && compute_capability(stream.device().index) == 90;
+bool sm90_takes(const Stream& stream, const AttentionBackward& a) {
+  return kBackwardBySm90 && backward_fits_sm90(a, 1) &&
+         compute_capability(stream.device().index) == 90;
 }
 
-void attention_gradients_sm90(Stream& stream, const AttentionBackward& a) {
+void attention_backward_sm90(Stream& stream, const AttentionBackward& a) {
+  attention_delta(stream, delta_of(a));
   if (a.groups.empty()) return;
   a.q.shape()[2] == 64 ? start<64>(stream, a) : start<128>(stream, a);
 }

@@ -148,7 +148,7 @@ struct Sm90Copier {
 
   __device__ void copy_tile(const QueryTile& tile, const typename Walk::Arguments& arguments) {
     const LaneRows rows(tile, 0);
-    Walk walk(arguments, a.grid, tile, rows, /*silent=*/true);
+    Walk walk(arguments, a.grid, tile, rows);
     wait_for_phase(memory.empty_queries, turn ^ 1);
     if (lane == 0) {
       const int box = a.cut.tokens * a.cut.heads * 128;
@@ -227,7 +227,7 @@ struct Sm90Rows {
                                        const typename Walk::Arguments& arguments, uint32_t turn,
                                        int& step) const {
     const LaneRows rows(tile, warp, Shape::kGroupRows);
-    Walk walk(arguments, a.grid, tile, rows, /*silent=*/true);
+    Walk walk(arguments, a.grid, tile, rows);
     Panel next;
     bool more = walk.next(next);
     Queries q;
@@ -440,7 +440,7 @@ __global__ void __launch_bounds__(Sm90Shape<kD>::kThreads, 1)
       lists_fit &= rows.work(tile, arguments, turn, step);
       turn ^= 1;
     });
-    Walk::check_silently(lists_fit);
+    Walk::check(lists_fit);
   } else {
     give_registers<Shape::kCopying>();
     if (warp > Shape::kWarps) return;

@@ -7,39 +7,44 @@
 #include "kernels/attention_sm90.cuh"
 
 /// dk and dv by the instructions of Hopper, as attention_key_gradient.cuh: a block of threads owns
-/// 64 keys of one KV head per group of warps that multiply, and all of these go through the same
-/// rows (token, head), 64 at a time, in a ring of stages. Scores are of the transposes, keys times
-/// queries, so that weights and ds leave them as the left factors of dv += p^T d_o and
-/// dk += ds^T q, which stay in registers. While one group has exponentials to compute, another
-/// multiplies; where there is but one, that of a second block does.
+/// 128 keys of one KV head, 64 per group of warps that multiply, and both go through the rows
+/// (token, head) that see them, 64 at a time, in a ring of stages. Or it owns 64 keys, and the
+/// groups take turns with the rows; the second's sums are added to the first's in the end. Scores
+/// are of the transposes, keys times queries, so that weights and ds leave them as the left factors
+/// of dv += p^T d_o and dk += ds^T q, which stay in registers. While one group has exponentials to
+/// compute, the other multiplies.
 ///
-/// Per 64 rows at d = 128: 32 KB from the L2 cache and 4.2 MFLOP per group: 256 FLOP per byte with
-/// two groups.
+/// Per 64 rows at d = 128: 32 KB from the L2 cache and 4.2 MFLOP per 64 keys: 256 FLOP per byte
+/// with 128 keys, 128 with 64.
 namespace tessera::gpu {
 
-template <int kD, int kOfGroups>
+/// kSplitRows: both groups have the same 64 keys, and every other stage of rows each.
+template <int kD, bool kSplitRows>
 struct KeyGradientSm90 {
   using Rows = SwizzledRows<kD>;
-  static constexpr int kGroups = kOfGroups;  // of warps that multiply
-  static constexpr int kBlocks = kGroups == 1 ? 2 : 1;
-  static constexpr int kKeys = 64 * kGroups;
-  static constexpr int kStages = kGroups == 1 ? 2 : 4;
-  static constexpr int kMultiplying = 128 * kGroups;  // lanes
-  static constexpr int kThreads = kMultiplying + 128;
-  /// Of 504 with two groups, of 256 with one.
-  static constexpr int kMultiplyingRegisters = kGroups == 1 ? 208 : 224;
-  static constexpr int kCopyingRegisters = kGroups == 1 ? 48 : 56;
+  static constexpr bool kSplit = kSplitRows;
+  static constexpr int kTiles = kSplit ? 1 : 2;  // of 64 keys
+  static constexpr int kKeys = 64 * kTiles;
+  static constexpr int kStages = 4;
+  static constexpr int kGroup = 128;  // lanes
+  static constexpr int kMultiplying = 2 * kGroup;
+  static constexpr int kThreads = kMultiplying + kStages * kWarpSize;
+  /// Warps that have use for a stage.
+  static constexpr int kUsers = (kSplit ? kGroup : kMultiplying) / kWarpSize;
+  /// Of 504: twice the first and the second.
+  static constexpr int kMultiplyingRegisters = 224;
+  static constexpr int kCopyingRegisters = 56;
   using Ring = StageRing<kStages>;
   static constexpr int kFigures = 1024;  // bytes
   static constexpr int kStage = 2 * Rows::kBytes + kFigures;
-  static constexpr int kBytes = 2 * kGroups * Rows::kBytes + kStages * kStage;
+  static constexpr int kBytes = 2 * kTiles * Rows::kBytes + kStages * kStage;
 
   Ring ring;
 
-  __device__ Rows keys(int group) const { return {ring.memory + 2 * group * Rows::kBytes}; }
-  __device__ Rows values(int group) const { return {keys(group).data + Rows::kBytes}; }
+  __device__ Rows keys(int tile) const { return {ring.memory + 2 * tile * Rows::kBytes}; }
+  __device__ Rows values(int tile) const { return {keys(tile).data + Rows::kBytes}; }
   __device__ Rows q(int stage) const {
-    return {ring.memory + 2 * kGroups * Rows::kBytes + stage * kStage};
+    return {ring.memory + 2 * kTiles * Rows::kBytes + stage * kStage};
   }
   __device__ Rows d_o(int stage) const { return {q(stage).data + Rows::kBytes}; }
   __device__ unsigned char* figures(int stage) const { return q(stage).data + 2 * Rows::kBytes; }
@@ -171,10 +176,12 @@ struct KeySumsSm90 {
   }
 };
 
-/// A stage without tokens.
+/// The step behind the last is a stage without tokens; groups that take turns need one each.
 template <class Shape>
-__device__ __forceinline__ void end_of_rows(const Shape& places, int stage, int turn) {
-  places.ring.wait_until_empty(stage, turn);
+__device__ __forceinline__ void end_of_rows(const Shape& places, int stage, int step) {
+  if (Shape::kSplit && step % Shape::kStages != stage) ++step;
+  if (step % Shape::kStages != stage) return;
+  places.ring.wait_until_empty(stage, step / Shape::kStages);
   if (threadIdx.x % kWarpSize != 0) return;
   StageFigures{places.figures(stage)}.limits()[0] = 0;
   arrive(places.ring.full + stage);
@@ -193,14 +200,13 @@ __device__ __forceinline__ void copy_rows_of_keys(const BackwardOperands<BF16>& 
   using Rows = SwizzledRows<kD>;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int stage = (static_cast<int>(threadIdx.x) - Shape::kMultiplying) / kWarpSize;
-  if (stage >= Shape::kStages) return;
   const int kv_head = a.groups.at[task.place];
   if (stage == 0 && lane == 0) {
-    arrive_and_expect(places.ring.kept, 2 * Shape::kGroups * Rows::kBytes);
-    for (int group = 0; group < Shape::kGroups; ++group) {
-      const int row = task.row + 64 * group;
-      places.keys(group).copy(maps.k, places.ring.kept, kv_head, row);
-      places.values(group).copy(maps.v, places.ring.kept, kv_head, row);
+    arrive_and_expect(places.ring.kept, 2 * Shape::kTiles * Rows::kBytes);
+    for (int tile = 0; tile < Shape::kTiles; ++tile) {
+      const int row = task.row + 64 * tile;
+      places.keys(tile).copy(maps.k, places.ring.kept, kv_head, row);
+      places.values(tile).copy(maps.v, places.ring.kept, kv_head, row);
     }
   }
   const auto heads = static_cast<int>(a.map.group_heads);
@@ -211,11 +217,8 @@ __device__ __forceinline__ void copy_rows_of_keys(const BackwardOperands<BF16>& 
   Source source(arguments, a, task);
   for (int step = 0;; ++step) {
     const int tokens = source.next(tokens_of_stage);
-    if (step % Shape::kStages != stage) {
-      if (tokens == 0) return;
-      continue;
-    }
-    if (tokens == 0) return end_of_rows(places, stage, step / Shape::kStages);
+    if (tokens == 0) return end_of_rows(places, stage, step);
+    if (step % Shape::kStages != stage) continue;
     const Attendee own = source.at(Source::kGather ? lane : 0);
     float shift[2] = {};
     float delta[2] = {};
@@ -275,26 +278,53 @@ __device__ __forceinline__ void copy_rows_of_keys(const BackwardOperands<BF16>& 
   }
 }
 
-/// The others: group `group` of warps has keys 64 group to 64 group + 63 of the task.
+/// Both groups have the same keys: adds the second's sums to the first's, by way of the stages that
+/// the second had. By all who multiply.
+template <int kD, class Shape>
+__device__ __forceinline__ void add_second_group(KeySumsSm90<kD>& sums, int group,
+                                                 const Shape& places) {
+  const int lane = static_cast<int>(threadIdx.x) % Shape::kGroup;
+  auto* const dk = reinterpret_cast<float*>(places.q(1).data) + lane;
+  auto* const dv = reinterpret_cast<float*>(places.q(3).data) + lane;
+  if (group == 1) {
+    sync_named(3, Shape::kGroup);  // its last products are over
+#pragma unroll
+    for (int i = 0; i < kD / 2; ++i) {
+      dk[i * Shape::kGroup] = sums.dk[i];
+      dv[i * Shape::kGroup] = sums.dv[i];
+    }
+  }
+  sync_named(1, Shape::kMultiplying);
+  if (group == 1) return;
+#pragma unroll
+  for (int i = 0; i < kD / 2; ++i) {
+    sums.dk[i] += dk[i * Shape::kGroup];
+    sums.dv[i] += dv[i * Shape::kGroup];
+  }
+}
+
+/// The others.
 template <int kD, class Shape>
 __device__ __forceinline__ void add_rows_of_keys(const BackwardOperands<BF16>& a,
                                                  const KeyTask& task, int window, int sinks,
                                                  const Shape& places) {
   using Rows = SwizzledRows<kD>;
+  constexpr int kUsers = Shape::kUsers * kWarpSize;
   const auto thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpSize % 4;
-  const int group = thread / 128;
-  const int first_key = 64 * group;
+  const int group = thread / Shape::kGroup;
+  const int tile = Shape::kSplit ? 0 : group;
+  const int first_key = 64 * tile;
   const int own_key = first_key + 16 * warp;
   const auto heads = static_cast<int>(a.map.group_heads);
   const SeenByKeysSm90 seen{{own_key + row_of_lane(0), own_key + row_of_lane(1)}, window, sinks};
   const float scale = a.scale * kLog2E;
-  const Rows keys = places.keys(group);
-  const Rows values = places.values(group);
+  const Rows keys = places.keys(tile);
+  const Rows values = places.values(tile);
   KeySumsSm90<kD> sums;
   sums.start();
   wait_for_phase(places.ring.kept, 0);
-  for (int step = 0;; ++step) {
+  for (int step = Shape::kSplit ? group : 0;; step += Shape::kSplit ? 2 : 1) {
     const int stage = step % Shape::kStages;
     places.ring.wait_until_full(stage, step / Shape::kStages);
     const StageFigures rows{places.figures(stage)};
@@ -304,10 +334,10 @@ __device__ __forceinline__ void add_rows_of_keys(const BackwardOperands<BF16>& a
     const bool full = count == Rows::kRows;
     if (!full) {
       // Zeros behind the last row, as weights of 0 do not hide a NaN.
-      places.q(stage).clear_from(count, thread, Shape::kMultiplying);
-      places.d_o(stage).clear_from(count, thread, Shape::kMultiplying);
+      places.q(stage).clear_from(count, thread % kUsers, kUsers);
+      places.d_o(stage).clear_from(count, thread % kUsers, kUsers);
       show_to_units();
-      sync_named(1, Shape::kMultiplying);
+      sync_named(Shape::kSplit ? 2 + group : 1, kUsers);
     }
     const SeenKeyRange range(first_key, rows.limits()[1], rows.limits()[2], full, window, sinks);
     if (first_key < task.count && !range.none) {
@@ -315,9 +345,13 @@ __device__ __forceinline__ void add_rows_of_keys(const BackwardOperands<BF16>& a
     }
     places.ring.give_back(stage);
   }
+  if constexpr (Shape::kSplit) {
+    add_second_group(sums, group, places);
+    if (group == 1) return;
+  }
   if (task.partial != nullptr) return sums.keep(task.partial, own_key, Shape::kKeys);
   // By way of the keys' and values' own places: all warps of the group are done with them.
-  sync_named(2 + group, 128);
+  sync_named(2 + group, Shape::kGroup);
   const int count = std::min(16, task.count - own_key);
   if (count <= 0) return;
   keys.put(16 * warp, sums.dk, a.scale);
@@ -329,16 +363,15 @@ __device__ __forceinline__ void add_rows_of_keys(const BackwardOperands<BF16>& a
   values.write(16 * warp, count, [&](int i) { return a.dv + first + i * stride; });
 }
 
-template <int kD, int kGroups, class Source>
-__global__ void __launch_bounds__(KeyGradientSm90<kD, kGroups>::kThreads,
-                                  KeyGradientSm90<kD, kGroups>::kBlocks)
+template <int kD, bool kSplitRows, class Source>
+__global__ void __launch_bounds__(KeyGradientSm90<kD, kSplitRows>::kThreads, 1)
     attention_key_gradient_sm90(BackwardOperands<BF16> a, typename Source::Arguments arguments,
                                 const __grid_constant__ BackwardMaps maps, KeyPass pass) {
-  using Shape = KeyGradientSm90<kD, kGroups>;
+  using Shape = KeyGradientSm90<kD, kSplitRows>;
   const KeyTask task = Source::find(arguments, a, Shape::kKeys, pass);
   if (task.count <= 0) return;
   SharedMemory shared;
-  const Shape places{Shape::Ring::start(shared, Shape::kBytes, Shape::kMultiplying / kWarpSize)};
+  const Shape places{Shape::Ring::start(shared, Shape::kBytes, Shape::kUsers)};
   if (threadIdx.x < Shape::kMultiplying) {
     take_registers<Shape::kMultiplyingRegisters>();
     add_rows_of_keys<kD>(a, task, Source::window_of(arguments), Source::sinks_of(arguments, task),
@@ -349,14 +382,14 @@ __global__ void __launch_bounds__(KeyGradientSm90<kD, kGroups>::kThreads,
   }
 }
 
-template <int kD, int kGroups, class Source>
+template <int kD, bool kSplitRows, class Source>
 void start_key_gradient_sm90(Stream& stream, const BackwardOperands<BF16>& operands,
                              const typename Source::Arguments& arguments, const BackwardMaps& maps,
                              const KeyPassBlocks& blocks, size_t groups) {
-  using Shape = KeyGradientSm90<kD, kGroups>;
+  using Shape = KeyGradientSm90<kD, kSplitRows>;
   const auto places = static_cast<unsigned>(groups);
   const auto start = [&](int64_t count, KeyPass pass) {
-    launch(stream, attention_key_gradient_sm90<kD, kGroups, Source>,
+    launch(stream, attention_key_gradient_sm90<kD, kSplitRows, Source>,
            dim3(static_cast<unsigned>(count), places), Shape::kThreads,
            Shape::Ring::bytes(Shape::kBytes), operands, arguments, maps, pass);
   };

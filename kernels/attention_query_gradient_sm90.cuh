@@ -23,8 +23,8 @@ struct QueryGradientSm90 {
   static constexpr int kMultiplying = 256;  // lanes
   static constexpr int kThreads = kMultiplying + kStages * kWarpSize;
   /// Of 504: twice the first and the second.
-  static constexpr int kMultiplyingRegisters = 208;
-  static constexpr int kCopyingRegisters = 88;
+  static constexpr int kMultiplyingRegisters = 216;
+  static constexpr int kCopyingRegisters = 72;
   using Ring = StageRing<kStages>;
   static constexpr int kBytes = (4 + 2 * kStages) * Rows::kBytes;
 
@@ -148,7 +148,8 @@ __device__ __forceinline__ void copy_panels(const BackwardOperands<BF16>& a,
   }
 }
 
-/// Zeros behind the last key of a stage, as ds of 0 does not hide a NaN. By all who multiply.
+/// Zeros behind the last key of a run in a stage, as ds of 0 does not hide a NaN. By all who
+/// multiply.
 template <int kD>
 __device__ __forceinline__ void clear_behind(const QueryGradientSm90<kD>& places, int stage,
                                              int count) {
@@ -160,9 +161,8 @@ __device__ __forceinline__ void clear_behind(const QueryGradientSm90<kD>& places
   sync_named(1, kLanes);
 }
 
-/// The others. A Walk is as in attention_query_gradient.cuh, and has also
-///   sees(lowest, highest): whether a query at one of these positions of the tile sees something of
-///   the panel that `next` told last; the same answer in all warps.
+/// The others. A Walk is as in attention_query_gradient.cuh, and has also unit_sees and keys_of_run
+/// of kernels/window_walk.cuh; a unit is the 64 rows of a group.
 template <int kD, class Walk>
 __device__ __forceinline__ void add_panels(const BackwardOperands<BF16>& a,
                                            const typename Walk::Arguments& arguments,
@@ -173,9 +173,7 @@ __device__ __forceinline__ void add_panels(const BackwardOperands<BF16>& a,
   const int group = warp / 4;
   const int last_row = tile.rows() - 1;
   const bool idle = 64 * group > last_row;
-  const int lowest = tile.first + std::min(64 * group, last_row) / tile.heads;
-  const int highest = tile.first + std::min(64 * group + 63, last_row) / tile.heads;
-  const LaneRows rows(tile, warp);
+  const LaneRows rows(tile, warp, 64);
   Walk walk(arguments, a.grid, tile, rows);
   QuerySumsSm90<kD> sums;
   sums.start(rows, a);
@@ -190,8 +188,8 @@ __device__ __forceinline__ void add_panels(const BackwardOperands<BF16>& a,
   wait_for_phase(places.ring.kept, 0);
   for (int step = 0; more; ++step) {
     const int stage = step % Shape::kStages;
-    const int count = panel.count;
-    const bool sees = !idle && walk.sees(lowest, highest);
+    const int keys = walk.keys_of_run();
+    const bool sees = !idle && walk.unit_sees();
     const PanelView view = walk.view();
     int slots[2] = {-1, -1};
     [[maybe_unused]] bool first = true;
@@ -201,7 +199,7 @@ __device__ __forceinline__ void add_panels(const BackwardOperands<BF16>& a,
     }
     more = walk.next(panel);
     places.ring.wait_until_full(stage, step / Shape::kStages);
-    if (count < Shape::kPanel) clear_behind(places, stage, count);
+    if (keys < Shape::kPanel) clear_behind(places, stage, keys);
     if (!sees) {
       // Who held a stage while he passes others by would wait for himself.
       wait_for_products<0>();

@@ -164,7 +164,7 @@ BackwardMaps backward_maps(const A& a, int64_t tokens_of_box, const char* who) {
 /// Whether the kernels for Hopper take a call of backward, by shapes alone: bf16, heads of 64 or
 /// 128 numbers, and whole groups of 1, 2, 4 or 8 of them, at least `least_heads`.
 template <class A>
-bool fits_sm90(const A& a, int64_t least_heads) {
+bool backward_fits_sm90(const A& a, int64_t least_heads) {
   const HeadMap map = head_map(a);
   const int64_t d = a.q.shape()[2];
   if (a.q.dtype() != DType::kBF16 || (d != 64 && d != 128)) return false;

@@ -78,7 +78,7 @@ class BlockSource {
       used = attendees.scratch()[0];
       entry_ = attendees.scratch()[1];
       for (int i = static_cast<int>(threadIdx.x); i < used; i += static_cast<int>(blockDim.x)) {
-        attendees.bias()[i] = gate_of(attendees.token()[i]);
+        attendees.bias()[i] = gate_of<false>(attendees.token()[i]);
       }
     }
     __syncthreads();
@@ -112,7 +112,7 @@ class BlockSource {
     const int position =
         __shfl_sync(kWholeWarp, position_, lane) + __ffs(static_cast<int>(mask)) - 1;
     const int token = __shfl_sync(kWholeWarp, origin_, lane) + position;
-    return {token, position, gate_of(token)};
+    return {token, position, gate_of<true>(token)};
   }
   __device__ int window() const { return kMostReach; }
   __device__ int sinks() const { return 0; }
@@ -176,7 +176,8 @@ class BlockSource {
   __device__ static int place() { return static_cast<int>(blockIdx.y); }
   __device__ int block() const { return forced_.begin() / grid_.block; }
 
-  /// log2 of the gate by which a token chose the block.
+  /// log2 of the gate by which a token chose the block. kSilent: see device_check.
+  template <bool kSilent>
   __device__ float gate_of(int token) const {
     const Choices& choices = of_.choices;
     const int64_t row = choices.row(place(), token);
@@ -189,8 +190,8 @@ class BlockSource {
       slot += below ? half + 1 : 0;
       left = below ? left - half - 1 : half;
     }
-    device_check(slot < choices.kept && choices.blocks[row + slot] == block,
-                 "sparse_attention: the lists have a block that its token did not choose");
+    device_check<kSilent>(slot < choices.kept && choices.blocks[row + slot] == block,
+                          "sparse_attention: the lists have a block that its token did not choose");
     const TokenGate gate(choices, row);
     if (!gate.gated) return 0;
     return log2_gate(choices.scores[row + slot], gate.tau, choices.strength,

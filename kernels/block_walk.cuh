@@ -72,12 +72,12 @@ struct TokenGate {
 /// chose, in ascending order, cut into panels. Lane t of a warp keeps the place in the list of the
 /// t-th tile of 16 tokens; all warps go through them alike and without a word to each other. What
 /// the next panel needs from memory is asked for while the one before is worked on.
-template <int kPanel>
+/// kSilent: see device_check.
+template <int kPanel, bool kSilent = false>
 class BlockWalk {
  public:
-  /// `silent`: without a sentence where it stops the kernel.
   __device__ BlockWalk(const Choices& choices, const GridView& grid, const QueryTile& tile,
-                       const LaneRows& rows, bool silent = false)
+                       const LaneRows& rows)
       : a_(choices),
         rows_(rows),
         block_tokens_(grid.block),
@@ -86,11 +86,10 @@ class BlockWalk {
         width_(choices.widths[tile.place]) {
     const int run = grid.runs.begin_of(tile.segment);
     const bool here = run < grid.runs.size && grid.runs.segment(run) == tile.segment;
-    const bool right = here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end();
-    constexpr const char* kSentence =
-        "sparse_attention: the keys of a segment are not one run from its first to its last "
-        "query's position";
-    silent ? device_check_silently(right, kSentence) : device_check(right, kSentence);
+    device_check<kSilent>(
+        here && grid.runs.first(run) == 0 && grid.runs.end(run) >= tile.end(),
+        "sparse_attention: the keys of a segment are not one run from its first to its "
+        "last query's position");
     origin_ = grid.runs.row(run);
     end_ = tile.end();
     run_end_ = grid.runs.end(run);
@@ -105,7 +104,6 @@ class BlockWalk {
       entries_left_ = offset[1] - offset[0];
     }
     read_entry();
-#pragma unroll
     for (int half = 0; half < 2; ++half) gate_[half] = TokenGate(a_, first_slot(half));
   }
 
@@ -127,7 +125,6 @@ class BlockWalk {
                                 panel_.count, kMostReach, 0, kPanel);
       view.strips.whole = view.strips.whole && all;
     }
-#pragma unroll
     for (int half = 0; half < 2; ++half) {
       view.seen[half] =
           SeenKeys::of(rows_.position[half], panel_.first, panel_.count, kMostReach, 0);
@@ -139,52 +136,31 @@ class BlockWalk {
     return view;
   }
 
-  /// Whether a query at one of these positions of the tile sees something of the panel that `next`
-  /// told last.
-  __device__ bool sees(int lowest, int highest) const {
-    const int first = lowest / SegmentGrid::kTile - first_tile_;
-    const int last = highest / SegmentGrid::kTile - first_tile_;
-    const unsigned between = (2u << last) - (1u << first);
-    return panel_.first <= highest && (attending_ & between) != 0;
-  }
   /// Of the panel that `next` told last, for a row of this lane: the slot of its block, -1 unless
   /// it was chosen.
-  __device__ int slot(int half) const {
-    return slot_[half];
-  }
-  __device__ bool first_of_block() const {
-    return first_of_block_;
-  }
+  __device__ int slot(int half) const { return slot_[half]; }
+  __device__ bool first_of_block() const { return first_of_block_; }
   /// As WindowWalk's.
-  __device__ bool unit_sees() const {
-    return unit_sees_;
-  }
-  __device__ int keys_of_run() const {
-    return run_end_ - panel_.first;
-  }
-  /// In the end: whether the lists had as many blocks of the tokens as these chose; check stops the
-  /// kernel unless they had.
+  __device__ bool unit_sees() const { return unit_sees_; }
+  __device__ int keys_of_run() const { return run_end_ - panel_.first; }
+  /// In the end: whether the lists had as many blocks of the tokens as these chose.
   __device__ bool lists_fit() const {
     return slots_[0] == a_.counts[place_ * a_.tokens + rows_.token[0]] &&
            slots_[1] == a_.counts[place_ * a_.tokens + rows_.token[1]];
   }
-  static constexpr const char* kUnfit =
-      "sparse_attention: the lists have other blocks of a token than it chose";
-  __device__ static void check_silently(bool lists_fit) {
-    device_check_silently(lists_fit, kUnfit);
+  /// Stops the kernel when they did not.
+  __device__ static void check(bool lists_fit) {
+    device_check<kSilent>(lists_fit,
+                          "sparse_attention: the lists have other blocks of a token than it chose");
   }
-  __device__ void check() const {
-    device_check(lists_fit(), kUnfit);
-  }
+  __device__ void check() const { check(lists_fit()); }
 
  private:
   static constexpr int kNone = std::numeric_limits<int>::max();
   static constexpr unsigned kForced = 1u << 16;  // above the 16 tokens of a tile
 
   /// Of a row's token, among all slots.
-  __device__ int64_t first_slot(int half) const {
-    return a_.row(place_, rows_.token[half]);
-  }
+  __device__ int64_t first_slot(int half) const { return a_.row(place_, rows_.token[half]); }
   __device__ void read_entry() {
     const int64_t entry = place_ * a_.capacity + entry_;
     listed_ = entries_left_ > 0 ? a_.tile_blocks[entry] : kNone;
@@ -211,7 +187,6 @@ class BlockWalk {
       --entries_left_;
       read_entry();
     }
-    attending_ = __ballot_sync(kWholeWarp, tokens != 0);
     const int tile = first_tile_ + static_cast<int>(threadIdx.x) % kWarpSize;
     unit_sees_ = __any_sync(kWholeWarp, tokens != 0 && tile >= rows_.lowest / SegmentGrid::kTile &&
                                             tile <= rows_.highest / SegmentGrid::kTile) != 0;
@@ -250,7 +225,6 @@ class BlockWalk {
   unsigned mask_ = 0;
 
   Panel panel_;
-  unsigned attending_ = 0;  // which tiles of the query tile
   int next_block_ = 0;
   int key_ = 0;
   int block_end_ = 0;

@@ -33,9 +33,19 @@ void grouped_matmul_weight(ThreadPool& threads, const GroupedMatmulWeight& a);
 namespace gpu {
 void grouped_matmul(Stream& stream, const GroupedMatmul& a);
 void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a);
-/// grouped_matmul on sm_90a alone, of bf16 with k and n multiples of 8 and aligned to 16 bytes.
-/// Nothing calls it but tests and benchmarks.
+
+/// The one place to go back to the kernels of sm_80 everywhere.
+inline constexpr bool kGroupedMatmulBySm90 = true;
+/// Whether the kernels for Hopper compute a call: on a GPU of compute capability 9.0, of bf16 with
+/// k and n multiples of 8 and tensors aligned to 16 bytes.
+bool sm90_takes(const Stream& stream, const GroupedMatmul& a);
+bool sm90_takes(const Stream& stream, const GroupedMatmulWeight& a);
+/// Of what sm90_takes.
 void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a);
+void grouped_matmul_weight_sm90(Stream& stream, const GroupedMatmulWeight& a);
+/// The kernels for all GPUs, for tests and measurements to compare with.
+void grouped_matmul_sm80(Stream& stream, const GroupedMatmul& a);
+void grouped_matmul_weight_sm80(Stream& stream, const GroupedMatmulWeight& a);
 }  // namespace gpu
 
 }  // namespace tessera

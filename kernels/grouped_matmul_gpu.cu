@@ -231,6 +231,14 @@ bool whole_chunks(const ConstTensorView& a, const ConstTensorView& b, const Cons
 }  // namespace
 
 void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
+  sm90_takes(stream, a) ? grouped_matmul_sm90(stream, a) : grouped_matmul_sm80(stream, a);
+}
+void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a) {
+  sm90_takes(stream, a) ? grouped_matmul_weight_sm90(stream, a)
+                        : grouped_matmul_weight_sm80(stream, a);
+}
+
+void grouped_matmul_sm80(Stream& stream, const GroupedMatmul& a) {
   const int64_t rows = a.a.shape()[0];
   const int64_t k = a.a.shape()[1];
   const int64_t n = a.c.shape()[1];
@@ -261,7 +269,7 @@ void grouped_matmul(Stream& stream, const GroupedMatmul& a) {
   });
 }
 
-void grouped_matmul_weight(Stream& stream, const GroupedMatmulWeight& a) {
+void grouped_matmul_weight_sm80(Stream& stream, const GroupedMatmulWeight& a) {
   const int64_t rows = a.a.shape()[0];
   const int64_t n = a.a.shape()[1];
   const int64_t k = a.b.shape()[1];

@@ -1,39 +1,15 @@
 #include <algorithm>
 
-#include "kernels/core/device_math.cuh"
-#include "kernels/core/launch.cuh"
-#include "kernels/core/ptx_sm90.cuh"
-#include "kernels/core/shared_memory.cuh"
-#include "kernels/core/tensor_map.cuh"
-#include "kernels/core/wgmma_sm90.cuh"
-#include "kernels/group_tiles.cuh"
+#include "kernels/core/capability.h"
 #include "kernels/grouped_matmul.h"
+#include "kernels/grouped_matmul_sm90.cuh"
 
-// grouped_matmul with the instructions of Hopper. A block per multiprocessor takes tile after tile
-// of 128 x 256: a warp has the memory unit copy steps of 64 of the depth into a ring of four
-// stages, two warp groups multiply 64 x 256 each from there. The copying runs ahead over the ends
-// of tiles, so that it goes on while a tile is written. What the memory unit finds beyond a tensor
-// is zeros; rows of the next group and columns beyond n are multiplied and not written. A step
-// moves 48 KiB for 2 x 128 x 256 x 64 operations: 85 operations per byte of the L2 cache.
+// grouped_matmul with the instructions of Hopper. What the memory unit finds beyond a tensor is
+// zeros; rows of the next group and columns beyond n are multiplied and not written.
 
 namespace tessera::gpu {
+namespace sm90 {
 namespace {
-
-constexpr int kRows = 128;
-constexpr int kColumns = 256;
-constexpr int kDepth = 64;  // 128 bytes of bf16: a line of the swizzle
-constexpr int kStages = 4;
-constexpr int kGroupThreads = 128;
-constexpr int kThreads = 3 * kGroupThreads;  // two groups multiply, a warp of the third copies
-constexpr int kMultiplyingWarps = 2 * kGroupThreads / kWarpSize;
-constexpr int kLine = 64;                           // elements
-constexpr uint32_t kBoxBytes = kDepth * kLine * 2;  // of 64 columns, by depth
-constexpr uint32_t kABytes = kRows * kDepth * 2;
-constexpr uint32_t kBBytes = kColumns * kDepth * 2;
-constexpr uint32_t kStageBytes = kABytes + kBBytes;
-constexpr uint32_t kAligned = 1024;
-constexpr int64_t kSharedBytes =
-    shared_bytes_of<uint64_t>(2 * kStages) + kAligned + kStages * int64_t{kStageBytes};
 
 struct Problem {
   void* c;
@@ -46,17 +22,6 @@ struct Problem {
 
   __device__ int steps() const { return (k + kDepth - 1) / kDepth; }
   __device__ RowTile rows(int tile) const { return find_row_tile(groups, order.row(tile), kRows); }
-};
-
-/// The ring: `full` when a stage's bytes are there, `empty` when all multiplying warps are done.
-struct Ring {
-  uint64_t* full;
-  uint64_t* empty;
-  unsigned char* stages;
-
-  __device__ unsigned char* a(int step) const { return stages + step % kStages * kStageBytes; }
-  __device__ unsigned char* b(int step) const { return a(step) + kABytes; }
-  __device__ static uint32_t parity(int step) { return static_cast<uint32_t>(step / kStages) & 1; }
 };
 
 /// One warp: all of it looks for tiles, its first lane starts the copies.
@@ -86,9 +51,49 @@ __device__ void copy_tiles(const Problem& p, const Ring& ring, const CUtensorMap
   }
 }
 
-using Sums = float[kColumns / 2];  // of a lane: 64 x 256 by 128 lanes
+/// Four fragments of 8 columns, a word of each in the four lanes of a row: lane t gets fragment t,
+/// its words in their order.
+__device__ __forceinline__ void gather_fragments(uint32_t (&words)[4]) {
+  const auto lane = static_cast<int>(threadIdx.x);
+  const auto swap = [&](int bit, int low, int high) {
+    const bool upper = (lane & bit) != 0;
+    const uint32_t other = __shfl_xor_sync(kWholeWarp, upper ? words[low] : words[high], bit);
+    (upper ? words[low] : words[high]) = other;
+  };
+  swap(1, 0, 1);
+  swap(1, 2, 3);
+  swap(2, 0, 2);
+  swap(2, 1, 3);
+}
 
-__device__ void write_sums(const Sums& sums, const Problem& p, const RowTile& rows, int column) {
+/// bf16: 16 bytes of a row per lane.
+__device__ __forceinline__ void write_rounded(const Sums& sums, const Problem& p,
+                                              const RowTile& rows, int column) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int row = static_cast<int>(threadIdx.x) / kWarpSize * 16 + lane / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int r = row + 8 * half;
+    BF16* const to = static_cast<BF16*>(p.c) + int64_t{rows.first + r} * p.n;
+#pragma unroll
+    for (int first = 0; first < kColumns / 8; first += 4) {
+      uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* const pair = sums + 4 * (first + i) + 2 * half;
+        words[i] = pack_bf16(pair[0], pair[1]);
+      }
+      gather_fragments(words);
+      const int c = column + 8 * (first + lane % 4);
+      if (r >= rows.rows || c >= p.n) continue;
+      store_words(to + c, words[0], words[1], words[2], words[3]);
+    }
+  }
+}
+
+__device__ __forceinline__ void write_sums(const Sums& sums, const Problem& p, const RowTile& rows,
+                                           int column) {
+  if (p.c_is_bf16) return write_rounded(sums, p, rows, column);
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int row = static_cast<int>(threadIdx.x) / kWarpSize * 16 + lane / 4;
 #pragma unroll
@@ -97,13 +102,7 @@ __device__ void write_sums(const Sums& sums, const Problem& p, const RowTile& ro
     const int c = column + i / 4 * 8 + lane % 4 * 2;
     if (r >= rows.rows || c >= p.n) continue;
     const int64_t at = int64_t{rows.first + r} * p.n + c;
-    if (p.c_is_bf16) {
-      const uint32_t low = from_float<BF16>(sums[i]).bits;
-      const uint32_t high = from_float<BF16>(sums[i + 1]).bits;
-      *reinterpret_cast<uint32_t*>(static_cast<BF16*>(p.c) + at) = low | high << 16;
-    } else {
-      *reinterpret_cast<float2*>(static_cast<float*>(p.c) + at) = {sums[i], sums[i + 1]};
-    }
+    *reinterpret_cast<float2*>(static_cast<float*>(p.c) + at) = {sums[i], sums[i + 1]};
   }
 }
 
@@ -111,11 +110,7 @@ __device__ void write_sums(const Sums& sums, const Problem& p, const RowTile& ro
 /// have been started and its own are over.
 template <bool kTransposed>
 __device__ void multiply_tiles(const Problem& p, const Ring& ring) {
-  constexpr int kProducts = kDepth / 16;
   const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
-  const auto give_back = [&](int step) {
-    if (threadIdx.x % kWarpSize == 0) arrive(ring.empty + step % kStages);
-  };
   int step = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < p.tiles;
        tile += static_cast<int>(gridDim.x)) {
@@ -125,24 +120,15 @@ __device__ void multiply_tiles(const Problem& p, const Ring& ring) {
     const int end = step + p.steps();
     for (const int first = step; step < end; ++step) {
       wait_for_phase(ring.full + step % kStages, Ring::parity(step));
-      const uint64_t a = matrix_descriptor(ring.a(step) + group * (kABytes / 2), 16);
-      const uint64_t b = matrix_descriptor(ring.b(step), kTransposed ? 16 : kBoxBytes);
-      hold_sums(sums);
-      open_products();
-#pragma unroll
-      for (int i = 0; i < kProducts; ++i) {
-        // 16 of the depth on: 32 bytes along lines, or 16 lines.
-        constexpr int kNext = kTransposed ? 32 / 16 : 16 * 128 / 16;
-        multiply_64<kColumns, false, !kTransposed>(sums, a + 2 * i, b + kNext * i, true);
-      }
-      close_products();
-      hold_sums(sums);
+      start_step<false, !kTransposed>(
+          sums, matrix_descriptor(ring.a(step) + group * (kABytes / 2), 16),
+          matrix_descriptor(ring.b(step), kTransposed ? 16 : kBoxBytes));
       wait_for_products<1>();
-      if (step > first) give_back(step - 1);
+      if (step > first) give_back(ring, step - 1);
     }
     wait_for_products<0>();
     hold_sums(sums);
-    if (p.steps() > 0) give_back(step - 1);
+    if (p.steps() > 0) give_back(ring, step - 1);
     write_sums(sums, p, rows, p.order.column(tile) * kColumns);
   }
 }
@@ -152,35 +138,31 @@ __global__ void __launch_bounds__(kThreads, 1)
     multiply_groups(Problem p, const __grid_constant__ CUtensorMap a_map,
                     const __grid_constant__ CUtensorMap b_map) {
   SharedMemory shared;
-  uint64_t* const barriers = shared.take<uint64_t>(2 * kStages);
-  unsigned char* const rest =
-      shared.take<unsigned char>(static_cast<int>(kAligned + kStages * kStageBytes));
-  const uint32_t beyond = address_in_shared(rest) % kAligned;
-  const Ring ring{barriers, barriers + kStages, rest + (kAligned - beyond) % kAligned};
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      start_barrier(ring.full + i, 1);
-      start_barrier(ring.empty + i, kMultiplyingWarps);
-    }
-    show_barriers();
-  }
-  __syncthreads();
+  const Ring ring = Ring::start(shared);
   if (threadIdx.x < 2 * kGroupThreads) {
+    take_registers<kMultiplyingRegisters>();
     multiply_tiles<kTransposed>(p, ring);
-  } else if (threadIdx.x < 2 * kGroupThreads + kWarpSize) {
+    return;
+  }
+  give_registers<kCopyingRegisters>();
+  if (threadIdx.x < 2 * kGroupThreads + kWarpSize) {
     copy_tiles<kTransposed>(p, ring, a_map, b_map);
   }
 }
 
-int multiprocessors(int device) {
-  int count = 0;
-  CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
+}  // namespace
+}  // namespace sm90
+
+bool sm90_takes(const Stream& stream, const GroupedMatmul& a) {
+  const auto whole = [](const ConstTensorView& x) {
+    return reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.shape()[-1] % 8 == 0;
+  };
+  return kGroupedMatmulBySm90 && a.a.dtype() == DType::kBF16 && a.a.shape()[1] > 0 && whole(a.a) &&
+         whole(a.b) && whole(a.c) && compute_capability(stream.device().index) == 90;
 }
 
-}  // namespace
-
 void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a) {
+  using namespace sm90;
   constexpr const char* kWho = "grouped_matmul_sm90";
   const int64_t rows = a.a.shape()[0];
   const int64_t k = a.a.shape()[1];

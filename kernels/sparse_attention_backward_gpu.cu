@@ -33,13 +33,16 @@ class Walk : public BlockWalk<kPanel> {
 }  // namespace
 
 void sparse_attention_backward(Stream& stream, const SparseAttentionBackward& a) {
-  constexpr const char* kWho = "sparse_attention_backward";
   attention_delta(stream, delta_of(a));
-  float* const dlog_gate = a.dlog_gate.as<float>().data();
-  CUDA_CHECK(cudaMemsetAsync(dlog_gate, 0, static_cast<size_t>(a.dlog_gate.bytes()),
+  CUDA_CHECK(cudaMemsetAsync(a.dlog_gate.data(), 0, static_cast<size_t>(a.dlog_gate.bytes()),
                              static_cast<cudaStream_t>(stream.handle())));
   if (a.groups.empty()) return;
-  if (sm90_takes(stream, a)) return attention_gradients_sm90(stream, a);
+  sm90_takes(stream, a) ? attention_backward_sm90(stream, a) : attention_backward_sm80(stream, a);
+}
+
+void attention_backward_sm80(Stream& stream, const SparseAttentionBackward& a) {
+  constexpr const char* kWho = "sparse_attention_backward";
+  float* const dlog_gate = a.dlog_gate.as<float>().data();
   const Choices choices = choices_of(a);
   with_float_type(a.q.dtype(), [&]<class T>() {
     const BackwardOperands<T> operands = backward_operands<T>(a, kWho);

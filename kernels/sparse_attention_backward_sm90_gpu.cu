@@ -21,21 +21,20 @@ struct QueryArguments {
 };
 
 template <int kPanel>
-class Walk : public BlockWalk<kPanel> {
+class Walk : public BlockWalk<kPanel, true> {
  public:
   using Arguments = QueryArguments;
   static constexpr bool kChoices = true;
 
   __device__ Walk(const QueryArguments& a, const GridView& grid, const QueryTile& tile,
                   const LaneRows& rows)
-      : BlockWalk<kPanel>(a.choices, grid, tile, rows) {}
+      : BlockWalk<kPanel, true>(a.choices, grid, tile, rows) {}
 };
 
 template <int kD>
 void start(Stream& stream, const SparseAttentionBackward& a) {
   constexpr const char* kWho = "sparse_attention_backward";
-  constexpr int kGroups = 1;
-  constexpr int64_t kKeys = KeyGradientSm90<kD, kGroups>::kKeys;
+  constexpr int64_t kKeys = KeyGradientSm90<kD, true>::kKeys;
   const Choices choices = choices_of(a);
   const auto operands = backward_operands<BF16>(a, kWho);
   const BackwardMaps tiles = backward_maps(a, 64 / operands.map.group_heads, kWho);
@@ -49,19 +48,19 @@ void start(Stream& stream, const SparseAttentionBackward& a) {
                      panels, 2 * kKeys * kD);
   const int64_t slots = popular.slots * panels;
   const BackwardMaps tokens = backward_maps(a, 1, kWho);
-  start_key_gradient_sm90<kD, kGroups, BlockSource>(
+  start_key_gradient_sm90<kD, true, BlockSource>(
       stream, operands, {choices, lists, popular}, tokens,
       {.whole = a.grid.max_blocks() * panels, .chunks = slots, .sums = slots}, a.groups.size());
 }
 
 }  // namespace
 
-bool sm90_takes(Stream& stream, const SparseAttentionBackward& a) {
-  return fits_sm90(a, 2) && compute_capability(stream.device().index) == 90;
+bool sm90_takes(const Stream& stream, const SparseAttentionBackward& a) {
+  return kBackwardBySm90 && backward_fits_sm90(a, 2) &&
+         compute_capability(stream.device().index) == 90;
 }
 
-void attention_gradients_sm90(Stream& stream, const SparseAttentionBackward& a) {
-  if (a.groups.empty()) return;
+void attention_backward_sm90(Stream& stream, const SparseAttentionBackward& a) {
   a.q.shape()[2] == 64 ? start<64>(stream, a) : start<128>(stream, a);
 }
 

@@ -73,14 +73,6 @@ class WindowWalk {
     return view;
   }
 
-  /// Whether a query at one of these positions of the tile sees something of the panel that `next`
-  /// told last.
-  __device__ bool sees(int lowest, int highest) const {
-    return !seen_strips(lowest - panel_.first, highest - panel_.first, panel_.count, reach_.window,
-                        reach_.sink_tokens - panel_.first, kPanel)
-                .none();
-  }
-
  private:
   __device__ void enter_run() {
     if (run_ >= end_run_) return;

@@ -14,9 +14,15 @@ __device__ __forceinline__ void device_check(bool right, const char* sentence) {
   printf("%s\n", sentence);
   __trap();
 }
-/// The same without a word on a GPU, for code between products that may not call a function.
-__device__ __forceinline__ void device_check_silently(bool right, const char*) {
-  if (!right) __trap();
+/// The same for kernels with wgmma, in silence: a call of printf, taken or not, would make ptxas
+/// wait for each product before the next.
+template <bool kSilent>
+__device__ __forceinline__ void device_check(bool right, const char* sentence) {
+  if constexpr (kSilent) {
+    if (!right) __trap();
+  } else {
+    device_check(right, sentence);
+  }
 }
 /// Whether the process goes on after that, with an Error.
 inline constexpr bool kStopsAreErrors = false;

@@ -93,6 +93,12 @@ __device__ __forceinline__ void wait_for_stores() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
 }
 
+/// red.add.v2: adds two numbers to memory, aligned to 8, without reading them here. Sums of one
+/// addend per address do not depend on any order.
+__device__ __forceinline__ void add_to(float* to, float x, float y) {
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x), "f"(y) : "memory");
+}
+
 /// fence.proxy.async: what this lane wrote to shared memory is there for the units that copy and
 /// multiply, once a barrier told who starts them.
 __device__ __forceinline__ void show_to_units() {

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "kernels/core/build.h"
 #include "kernels/grouped_matmul.h"
 #include "kernels/matmul.h"
 #include "tests/bench/gpu_bench.h"
@@ -107,6 +108,20 @@ void of_experts(GpuBench& bench, const Experts& e) {
   measure("grouped_matmul_dw", [&] {
     grouped_matmul_weight(bench.stream(), {.c = dw, .a = y, .b = x, .offsets = offsets});
   });
+  if constexpr (kCudaBuilt) {
+    // Those above are for Hopper where it is one.
+    measure("grouped_matmul_forward_sm80", [&] {
+      gpu::grouped_matmul_sm80(bench.stream(),
+                               {.c = y, .a = x, .b = w, .offsets = offsets, .transpose_b = true});
+    });
+    measure("grouped_matmul_dx_sm80", [&] {
+      gpu::grouped_matmul_sm80(bench.stream(), {.c = dx, .a = y, .b = w, .offsets = offsets});
+    });
+    measure("grouped_matmul_dw_sm80", [&] {
+      gpu::grouped_matmul_weight_sm80(bench.stream(),
+                                      {.c = dw, .a = y, .b = x, .offsets = offsets});
+    });
+  }
 }
 
 void grouped(GpuBench& bench) {

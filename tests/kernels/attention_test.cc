@@ -161,6 +161,16 @@ TEST(Attention, AgreesWithTheDefinitionInBf16) {
   }
 }
 
+// Heads of 64 and 128 numbers in groups of 2, 4 and 8: what kernels for one kind of GPU take. Several
+// turns of their rings, panels that end in the midst of others, sinks in one tile of keys and in two.
+TEST(Attention, AgreesWithTheDefinitionInWholeGroups) {
+  for (const Case& c : {Case{{330, 37}, 4, 1, 128, 100, 5, true, DType::kBF16},
+                        Case{{200, 17, 90}, 16, 2, 64, kAll, 0, false, DType::kBF16},
+                        Case{{300}, 4, 2, 64, 70, 200, true, DType::kBF16}}) {
+    expect_definition(c);
+  }
+}
+
 TEST(Attention, BackwardIsTheGradientOfForward) {
   for (const Case& c : {Case{{21, 6}, 4, 2, 8, kAll, 0, true}, Case{{27}, 3, 1, 8, 9, 2, true}}) {
     const Attention x(c);

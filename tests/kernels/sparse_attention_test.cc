@@ -75,6 +75,16 @@ TEST(SparseAttention, AgreesWithTheDefinitionInBf16) {
   }
 }
 
+// Heads of 64 and 128 numbers in groups of 4 and 8: what kernels for one kind of GPU take. Blocks
+// with several turns of their rings, and of two panels.
+TEST(SparseAttention, AgreesWithTheDefinitionInWholeGroups) {
+  for (const SparseCase& c :
+       {SparseCase{{300, 70}, 64, 4, 1, 128, {1, 1, 2}, 0.7, true, DType::kBF16},
+        SparseCase{{270}, 128, 16, 2, 64, {0, 1, 1}, 0.9, false, DType::kBF16}}) {
+    expect_definition(c);
+  }
+}
+
 TEST(SparseAttention, BackwardIsTheGradientOfForward) {
   const Sparse x({{67}, 16, 2, 1, 8, {0, 1, 2}, 0.7, true});
   x.run();

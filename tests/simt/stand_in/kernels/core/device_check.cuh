@@ -9,7 +9,8 @@ namespace tessera::gpu {
 inline void device_check(bool right, const char* sentence) {
   if (!right) simt::stop_kernel(sentence);
 }
-inline void device_check_silently(bool right, const char* sentence) {
+template <bool kSilent>
+void device_check(bool right, const char* sentence) {
   device_check(right, sentence);
 }
 inline constexpr bool kStopsAreErrors = true;

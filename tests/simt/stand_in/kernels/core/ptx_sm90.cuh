@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "tests/simt/block_runner.h"
 #include "tests/simt/group_matrix.h"
 #include "tests/simt/phase_barriers.h"
 #include "tests/simt/shared_checks.h"
@@ -55,6 +56,12 @@ inline void close_stores() {
 template <int Pending>
 void wait_for_stores() {
   simt::wait_for_stores(Pending);
+}
+inline void add_to(float* to, float x, float y) {
+  if (reinterpret_cast<uintptr_t>(to) % 8 != 0)
+    simt::violation("red.v2 to an address not aligned to 8");
+  to[0] += x;
+  to[1] += y;
 }
 inline void show_to_units() {
   simt::fence_for_units();
