@@ -48,6 +48,7 @@ struct CrossEntropyGradient {
   int64_t vocabulary;       ///< as in SoftmaxStats
   float scale;              ///< 1 / valid tokens of the global batch
   int64_t first = 0;        ///< as in SoftmaxStats
+  ConstTensorView scale_from = {};  ///< [1], f32: given, the kernel reads its scale there
 };
 void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a);
 
