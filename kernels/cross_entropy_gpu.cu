@@ -158,6 +158,7 @@ struct Gradient {
   int64_t columns;
   int64_t words;
   int64_t first;
+  const float* scale_from;  // null: scale
   float scale;
   bool packed;
 };
@@ -172,7 +173,7 @@ __global__ void __launch_bounds__(kMapThreads, 4) put_gradient(Gradient<T, D> a)
   const int64_t target = counts ? a.targets[t] - a.first : -1;
   const int64_t words = counts ? a.words : 0;
   const float offset = a.merged[t * kSoftmaxStats];
-  const float scale = a.scale;
+  const float scale = a.scale_from == nullptr ? a.scale : *a.scale_from;
   const float factor = scale / a.merged[t * kSoftmaxStats + 1];
   const auto gradient = [=](float logit, int64_t v) {
     return __expf(logit - offset) * factor - (v == target ? scale : 0.0f);
@@ -195,6 +196,10 @@ __global__ void __launch_bounds__(kMapThreads, 4) put_gradient(Gradient<T, D> a)
       to[v] = from_float<D>(v < words ? gradient(to_float(row[v]), v) : 0.0f);
     }
   }
+}
+
+const float* numbers_or_null(const ConstTensorView& x) {
+  return x.empty() ? nullptr : x.as<float>().data();
 }
 
 int64_t words_of(int64_t columns, int64_t first, int64_t vocabulary) {
@@ -246,6 +251,7 @@ void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a) {
                               .columns = columns,
                               .words = words_of(columns, a.first, a.vocabulary),
                               .first = a.first,
+                              .scale_from = numbers_or_null(a.scale_from),
                               .scale = a.scale,
                               .packed = in_packs(dlogits, columns) && in_packs(logits, columns)};
       const unsigned pieces = blocks_for(columns, int64_t{kAhead} * of.kStep);
