@@ -109,6 +109,8 @@ TEST(AttentionForwardSm90, SparseAgreesWithTheOneForAll) {
       {{330, 70}, 64, 4, 2, 128, {0, 1, 2}, 0.999, false, kType},
       {{410}, 128, 6, 2, 64, {1, 1, 1}, 0.5, true, kType},
       {{270}, 64, 16, 1, 64, {1, 1, 2}, 0.9, false, kType},
+      // Many blocks that a tile of 16 tokens chose and its neighbour did not: more than stages.
+      {{900}, 16, 4, 1, 64, {0, 1, 1}, 0.9, false, kType},
   };
   for (const support::SparseCase& c : cases) {
     const Sparse expected(c);
