@@ -15,6 +15,9 @@
 /// weighs the former while the latter is under way; besides, one group weighs while the other
 /// multiplies.
 ///
+/// There is no call of a function in the kernel, so wrong lists stop it without a sentence on a
+/// GPU: for one call, ptxas has all products wait for each other.
+///
 /// A panel of 64 keys at d = 128: 32 KB from the L2 cache for 4.2 MFLOP. Registers of a lane of
 /// these groups at d = 128: 64 sums, 32 of queries, 32 scores, 16 packed weights.
 namespace tessera::gpu {
@@ -38,8 +41,8 @@ struct Sm90Shape {
   static constexpr int kMemory = kAligned + 2 * kRowsBytes + 2 * kStages * kPanelBytes;
   static constexpr int64_t kSharedBytes = shared_bytes_of<uint64_t>(kBarriers) + kMemory;
   /// Registers of a lane, together those that three groups start with, 168 each.
-  static constexpr int kMultiplying = 216;
-  static constexpr int kCopying = 72;
+  static constexpr int kMultiplying = 232;
+  static constexpr int kCopying = 40;
 };
 
 struct Sm90Maps {
@@ -201,91 +204,94 @@ struct Sm90Copier {
   }
 };
 
-/// What a warp group does with a tile.
+/// What a warp group does with a tile. Numbers of lanes are locals of `work`, each by itself, so
+/// that the compiler keeps them in registers.
 template <int kD, class Walk>
 struct Sm90Rows {
   using Shape = Sm90Shape<kD>;
   using Memory = Sm90Memory<kD>;
+  using Softmax = OnlineSoftmax<Shape::kPanel>;
+  using Sums = typename Walk::Sums;
+  using Queries = uint32_t[kD / 16][4];
+  using Outputs = float[kD / 2];
+  using Scores = float[Shape::kPanel / 2];
+  using Weights = uint32_t[Shape::kPanel / 16][4];
 
   const ForwardOperands<BF16>& a;
   const Memory& memory;
   int warp;
-  int& step;  // panels of all tiles so far
 
-  uint32_t q[kD / 16][4];
-  float o[kD / 2];
-  float s[Shape::kPanel / 2];
-  uint32_t p[Shape::kPanel / 16][4];
-  OnlineSoftmax<Shape::kPanel> softmax;
-
-  __device__ __forceinline__ Sm90Rows(const ForwardOperands<BF16>& operands, const Memory& in,
-                                      int of_warp, int& steps)
-      : a(operands), memory(in), warp(of_warp), step(steps) {}
-
-  __device__ __forceinline__ void work(const QueryTile& tile,
-                                       const typename Walk::Arguments& arguments, uint32_t turn) {
+  /// `step` counts the panels of all tiles, `turn` is the parity of the queries' phase. Returns
+  /// whether the walk's lists fit.
+  __device__ __forceinline__ bool work(const QueryTile& tile,
+                                       const typename Walk::Arguments& arguments, uint32_t turn,
+                                       int& step) const {
     const LaneRows rows(tile, warp, Shape::kGroupRows);
     Walk walk(arguments, a.grid, tile, rows);
-    Panel next{};
+    Panel next;
     bool more = walk.next(next);
-    load_queries(turn);
+    Queries q;
+    load_queries(q, turn);
+    Softmax softmax;
     softmax.start();
     if (a.sink_logits != nullptr) softmax.add_sinks(rows, a.sink_logits);
+    Outputs o;
 #pragma unroll
-    for (float& sum : o) sum = 0;
+    for (int i = 0; i < kD / 2; ++i) o[i] = 0;
     const bool idle = 16 * warp / Shape::kGroupRows * Shape::kGroupRows >= tile.rows();
     PanelView view;
-    typename Walk::Sums sums{};
-    // To the next panel that this group sees, which is that of step - 1 then.
-    const auto advance = [&] {
-      while (more) {
-        view = walk.view();
-        sums = walk.sums();
-        const bool sees = !idle && walk.unit_sees();
-        more = walk.next(next);
-        ++step;
-        if (sees) return true;
-        pass(step - 1);
-      }
-      return false;
-    };
-    if (advance()) {
+    Sums sums{};
+    if (advance(walk, idle, view, sums, more, step)) {
+      Scores s;
+      Weights p;
       int last = step - 1;
-      start_scores(last);
+      start_scores(s, q, last);
       wait_for_products<0>();
       hold_sums(s);
       give_back(memory.empty_keys, last);
-      weigh(view, sums);
-      pack();
-      while (advance()) {
+      weigh(softmax, s, view, sums);
+      pack(p, s);
+      while (advance(walk, idle, view, sums, more, step)) {
         const int now = step - 1;
-        start_scores(now);
-        start_values(last);
+        start_scores(s, q, now);
+        start_values(o, p, last);
         wait_for_products<1>();
         hold_sums(s);
         give_back(memory.empty_keys, now);
-        const Keep keep = weigh(view, sums);
+        const float2 keep = weigh(softmax, s, view, sums);
+        softmax.stay_before();
         wait_for_products<0>();
         hold_sums(o);
         give_back(memory.empty_values, last);
-        scale(keep);
-        pack();
+        scale(o, keep);
+        pack(p, s);
         last = now;
       }
-      start_values(last);
+      start_values(o, p, last);
       wait_for_products<0>();
       hold_sums(o);
       give_back(memory.empty_values, last);
     }
-    if (!idle) finish(tile);
-    walk.check();
+    if (!idle) finish(tile, softmax, o);
+    return walk.lists_fit();
   }
 
  private:
-  struct Keep {
-    float of[2];
-  };
-
+  /// To the next panel that this group sees, that of step - 1 then. Passes over others.
+  __device__ __forceinline__ bool advance(Walk& walk, bool idle, PanelView& view, Sums& sums,
+                                          bool& more, int& step) const {
+    while (more) {
+      view = walk.view();
+      sums = walk.sums();
+      const bool sees = !idle && walk.unit_sees();
+      Panel next;
+      more = walk.next(next);
+      ++step;
+      if (sees) return true;
+      pass(step - 1);
+    }
+    return false;
+  }
   __device__ __forceinline__ void give_back(uint64_t* empty, int of_step) const {
     if (threadIdx.x % kWarpSize == 0) arrive(empty + Memory::stage(of_step));
   }
@@ -296,7 +302,7 @@ struct Sm90Rows {
     wait_for_phase(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
     give_back(memory.empty_values, of_step);
   }
-  __device__ __forceinline__ void load_queries(uint32_t turn) {
+  __device__ __forceinline__ void load_queries(Queries& q, uint32_t turn) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
     wait_for_phase(memory.full_queries, turn);
 #pragma unroll
@@ -308,7 +314,7 @@ struct Sm90Rows {
     if (lane == 0) arrive(memory.empty_queries);
   }
   /// s = q k^T.
-  __device__ __forceinline__ void start_scores(int of_step) {
+  __device__ __forceinline__ void start_scores(Scores& s, const Queries& q, int of_step) const {
     wait_for_phase(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
     const uint64_t keys = matrix_descriptor(memory.panel_keys(of_step), 16);
     hold_sums(s);
@@ -323,7 +329,7 @@ struct Sm90Rows {
     hold_sums(s);
   }
   /// o += p v.
-  __device__ __forceinline__ void start_values(int of_step) {
+  __device__ __forceinline__ void start_values(Outputs& o, const Weights& p, int of_step) const {
     wait_for_phase(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
     const uint64_t values = matrix_descriptor(memory.panel_values(of_step), Shape::kBoxBytes);
     hold_sums(o);
@@ -335,34 +341,36 @@ struct Sm90Rows {
     close_products();
     hold_sums(o);
   }
-  template <class Sums>
-  __device__ __forceinline__ Keep weigh(const PanelView& view, Sums& sums) {
+  /// Returns the factors of what was before, of the lane's two rows.
+  __device__ __forceinline__ float2 weigh(Softmax& softmax, Scores& s, const PanelView& view,
+                                          Sums& sums) const {
     if (!view.strips.whole) softmax.hide(s, view);
-    Keep keep;
-    for (int half = 0; half < 2; ++half) {
-      keep.of[half] = softmax.weigh(half, s, view.bias[half], a.scale, sums);
-    }
-    return keep;
+    const float upper = softmax.weigh(0, s, view.bias[0], a.scale, sums);
+    const float lower = softmax.weigh(1, s, view.bias[1], a.scale, sums);
+    return make_float2(upper, lower);
   }
-  __device__ __forceinline__ void scale(const Keep& keep) {
-    if (!__any_sync(kWholeWarp, keep.of[0] != 1 || keep.of[1] != 1)) return;
+  __device__ __forceinline__ static void scale(Outputs& o, const float2& keep) {
+    if (!__any_sync(kWholeWarp, keep.x != 1 || keep.y != 1)) return;
 #pragma unroll
-    for (int i = 0; i < kD / 2; ++i) o[i] *= keep.of[i / 2 % 2];
+    for (int i = 0; i < kD / 2; ++i) o[i] *= i / 2 % 2 == 0 ? keep.x : keep.y;
   }
   /// The weights as the left factor of a product.
-  __device__ __forceinline__ void pack() {
+  __device__ __forceinline__ static void pack(Weights& p, const Scores& s) {
 #pragma unroll
     for (int k = 0; k < Shape::kPanel / 16; ++k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) p[k][i] = pack_bf16(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
     }
   }
-  __device__ __forceinline__ void finish(const QueryTile& tile);
+  __device__ __forceinline__ void finish(const QueryTile& tile, const Softmax& softmax,
+                                         const Outputs& o) const;
 };
 
 /// Writes o and lse. Each warp has 16 rows of `results` to itself.
 template <int kD, class Walk>
-__device__ __forceinline__ void Sm90Rows<kD, Walk>::finish(const QueryTile& tile) {
+__device__ __forceinline__ void Sm90Rows<kD, Walk>::finish(const QueryTile& tile,
+                                                           const Softmax& softmax,
+                                                           const Outputs& o) const {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   float lse[2];
   __syncwarp();
@@ -404,8 +412,10 @@ __device__ __forceinline__ void Sm90Rows<kD, Walk>::finish(const QueryTile& tile
 
 template <int kD, class Walk>
 __global__ void __launch_bounds__(Sm90Shape<kD>::kThreads, 1)
-    attention_forward_sm90_tiles(ForwardOperands<BF16> a, typename Walk::Arguments arguments,
-                                 TileRange range, const __grid_constant__ Sm90Maps maps) {
+    attention_forward_sm90_tiles(const __grid_constant__ ForwardOperands<BF16> a,
+                                 const __grid_constant__ typename Walk::Arguments arguments,
+                                 const __grid_constant__ TileRange range,
+                                 const __grid_constant__ Sm90Maps maps) {
   using Shape = Sm90Shape<kD>;
   const auto memory = Sm90Memory<kD>::take();
   if (threadIdx.x == 0) memory.start();
@@ -418,16 +428,19 @@ __global__ void __launch_bounds__(Sm90Shape<kD>::kThreads, 1)
     store_pack(reinterpret_cast<BF16*>(memory.queries + at), Pack<BF16>{});
   }
   __syncthreads();
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  // From one lane: so the compiler knows that warps do not part.
+  const int warp = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x) / kWarpSize, 0);
   if (warp < Shape::kWarps) {
     take_registers<Shape::kMultiplying>();
-    int step = 0;
+    const Sm90Rows<kD, Walk> rows{a, memory, warp};
     uint32_t turn = 0;
+    int step = 0;
+    bool lists_fit = true;
     range.visit(a, [&](const QueryTile& tile) {
-      Sm90Rows<kD, Walk> rows(a, memory, warp, step);
-      rows.work(tile, arguments, turn);
+      lists_fit &= rows.work(tile, arguments, turn, step);
       turn ^= 1;
     });
+    Walk::check(lists_fit);
   } else {
     give_registers<Shape::kCopying>();
     if (warp > Shape::kWarps) return;

@@ -40,7 +40,7 @@ void attention_forward_sm90(Stream& stream, const AttentionForward& a) {
   start<ForwardWindowWalk>(stream, a, reach_of(a), "attention_forward");
 }
 void attention_forward_sm90(Stream& stream, const SparseAttentionForward& a) {
-  start<SparseWalk>(stream, a, sparse_arguments(a), "sparse_attention_forward");
+  start<SilentSparseWalk>(stream, a, sparse_arguments(a), "sparse_attention_forward");
 }
 
 }  // namespace tessera::gpu

@@ -143,14 +143,17 @@ class BlockWalk {
   /// As WindowWalk's.
   __device__ bool unit_sees() const { return unit_sees_; }
   __device__ int keys_of_run() const { return run_end_ - panel_.first; }
-  /// In the end: stops the kernel unless the lists had as many blocks of the tokens as these chose.
-  __device__ void check() const {
-    for (int half = 0; half < 2; ++half) {
-      device_check<kSilent>(
-          slots_[half] == a_.counts[place_ * a_.tokens + rows_.token[half]],
-          "sparse_attention: the lists have other blocks of a token than it chose");
-    }
+  /// In the end: whether the lists had as many blocks of the tokens as these chose.
+  __device__ bool lists_fit() const {
+    return slots_[0] == a_.counts[place_ * a_.tokens + rows_.token[0]] &&
+           slots_[1] == a_.counts[place_ * a_.tokens + rows_.token[1]];
   }
+  /// Stops the kernel when they did not.
+  __device__ static void check(bool lists_fit) {
+    device_check<kSilent>(lists_fit,
+                          "sparse_attention: the lists have other blocks of a token than it chose");
+  }
+  __device__ void check() const { check(lists_fit()); }
 
  private:
   static constexpr int kNone = std::numeric_limits<int>::max();
@@ -187,6 +190,7 @@ class BlockWalk {
     const int tile = first_tile_ + static_cast<int>(threadIdx.x) % kWarpSize;
     unit_sees_ = __any_sync(kWholeWarp, tokens != 0 && tile >= rows_.lowest / SegmentGrid::kTile &&
                                             tile <= rows_.highest / SegmentGrid::kTile) != 0;
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int position = rows_.position[half];
       const unsigned of_tile =

@@ -51,6 +51,9 @@ void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a) {
   CHECK(a.vocabulary >= 1, "cross_entropy_gradient: vocabulary is ", a.vocabulary,
         ", expected at least 1");
   CHECK(a.first >= 0, "cross_entropy_gradient: first is ", a.first, ", expected at least 0");
+  if (!a.scale_from.empty()) {
+    expect_tensor(a.scale_from, DType::kF32, {1}, "cross_entropy_gradient: scale_from", "[1]");
+  }
   if (stream.on(DeviceKind::kCpu)) cpu::cross_entropy_gradient(stream.threads(), a);
   if constexpr (kCudaBuilt) {
     if (stream.on(DeviceKind::kGpu)) gpu::cross_entropy_gradient(stream, a);

@@ -22,7 +22,7 @@ inline constexpr int64_t kSoftmaxStats = 3;
 struct SoftmaxStats {
   TensorView stats;         ///< out [tokens, 3], f32
   ConstTensorView logits;   ///< [tokens, columns], f32 or bf16
-  ConstTensorView targets;  ///< [tokens], i32, < vocabulary: checked on the CPU
+  ConstTensorView targets;  ///< [tokens], i32, < vocabulary, as in embedding.h
   int64_t vocabulary;       ///< entries of all shards, without padding
   int64_t first = 0;        ///< entry of column 0
 };
@@ -41,13 +41,14 @@ void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a);
 /// dlogits[t, v] = scale * (exp(logits[t, v] - m) / s - [first + v == targets[t]]): the gradient of
 /// scale * sum(losses).
 struct CrossEntropyGradient {
-  TensorView dlogits;       ///< out [tokens, columns], f32 or bf16; may alias logits
-  ConstTensorView logits;   ///< [tokens, columns], f32 or bf16
-  ConstTensorView merged;   ///< [tokens, 3], f32: of all shards
-  ConstTensorView targets;  ///< [tokens], i32
-  int64_t vocabulary;       ///< as in SoftmaxStats
-  float scale;              ///< 1 / valid tokens of the global batch
-  int64_t first = 0;        ///< as in SoftmaxStats
+  TensorView dlogits;               ///< out [tokens, columns], f32 or bf16; may alias logits
+  ConstTensorView logits;           ///< [tokens, columns], f32 or bf16
+  ConstTensorView merged;           ///< [tokens, 3], f32: of all shards
+  ConstTensorView targets;          ///< [tokens], i32
+  int64_t vocabulary;               ///< as in SoftmaxStats
+  float scale;                      ///< 1 / valid tokens of the global batch
+  int64_t first = 0;                ///< as in SoftmaxStats
+  ConstTensorView scale_from = {};  ///< [1], f32: given, the kernel reads its scale there
 };
 void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a);
 

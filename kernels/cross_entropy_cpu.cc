@@ -154,6 +154,7 @@ void cross_entropy_gradient(ThreadPool& threads, const CrossEntropyGradient& a) 
   const int64_t words = words_of(columns, a.first, a.vocabulary);
   const auto targets = a.targets.as<int32_t>();
   const float* const merged = a.merged.as<float>().data();
+  const float scale = a.scale_from.empty() ? a.scale : a.scale_from.as<float>()[0];
   with_float_type(a.logits.dtype(), [&]<class T>() {
     with_float_type(a.dlogits.dtype(), [&]<class D>() {
       const T* const logits = a.logits.as<T>().data();
@@ -167,7 +168,7 @@ void cross_entropy_gradient(ThreadPool& threads, const CrossEntropyGradient& a) 
                                const int64_t column = target - a.first;
                                row_gradient(logits + t * columns, row, words,
                                             column >= 0 && column < words ? column : -1,
-                                            load_stats(merged + t * kSoftmaxStats), a.scale);
+                                            load_stats(merged + t * kSoftmaxStats), scale);
                              }
                              std::fill(row + (target < 0 ? 0 : words), row + columns, D{});
                            }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/core/device_check.cuh"
 #include "kernels/core/pointwise.cuh"
 #include "kernels/core/shared_memory.cuh"
 #include "kernels/core/workspace.h"
@@ -107,13 +108,15 @@ __device__ Total add_parts(const float* parts, int64_t count, int64_t stride) {
 
 template <class T>
 __global__ void __launch_bounds__(kMapThreads)
-    put_stats(float* stats, Stats<T> a, int64_t first, int64_t tokens, int pieces) {
+    put_stats(float* stats, Stats<T> a, int64_t first, int64_t vocabulary, int64_t tokens,
+              int pieces) {
   const int64_t t = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
   if (t >= tokens) return;
   Total all{kLowest, 0};
   float target = kMinusInfinity;
   if (a.targets[t] >= 0) {
     all = add_parts(reinterpret_cast<const float*>(a.parts + t * pieces), pieces, 2);
+    device_check(a.targets[t] < vocabulary, "cross_entropy: a target is not in the vocabulary");
     const int64_t column = a.targets[t] - first;
     if (column >= 0 && column < a.words) target = to_float(a.logits[t * a.columns + column]);
   }
@@ -155,6 +158,7 @@ struct Gradient {
   int64_t columns;
   int64_t words;
   int64_t first;
+  const float* scale_from;  // null: scale
   float scale;
   bool packed;
 };
@@ -169,7 +173,7 @@ __global__ void __launch_bounds__(kMapThreads, 4) put_gradient(Gradient<T, D> a)
   const int64_t target = counts ? a.targets[t] - a.first : -1;
   const int64_t words = counts ? a.words : 0;
   const float offset = a.merged[t * kSoftmaxStats];
-  const float scale = a.scale;
+  const float scale = a.scale_from == nullptr ? a.scale : *a.scale_from;
   const float factor = scale / a.merged[t * kSoftmaxStats + 1];
   const auto gradient = [=](float logit, int64_t v) {
     return __expf(logit - offset) * factor - (v == target ? scale : 0.0f);
@@ -192,6 +196,10 @@ __global__ void __launch_bounds__(kMapThreads, 4) put_gradient(Gradient<T, D> a)
       to[v] = from_float<D>(v < words ? gradient(to_float(row[v]), v) : 0.0f);
     }
   }
+}
+
+const float* numbers_or_null(const ConstTensorView& x) {
+  return x.empty() ? nullptr : x.as<float>().data();
 }
 
 int64_t words_of(int64_t columns, int64_t first, int64_t vocabulary) {
@@ -217,7 +225,7 @@ void softmax_stats(Stream& stream, const SoftmaxStats& a) {
     launch(stream, find_parts<T>, dim3(static_cast<unsigned>(tokens), pieces), kMapThreads,
            2 * shared_bytes_of<float>(kWarpSize), of);
     launch(stream, put_stats<T>, dim3(blocks_for(tokens, kMapThreads)), kMapThreads, 0,
-           a.stats.as<float>().data(), of, a.first, tokens, static_cast<int>(pieces));
+           a.stats.as<float>().data(), of, a.first, a.vocabulary, tokens, static_cast<int>(pieces));
   });
 }
 
@@ -243,6 +251,7 @@ void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a) {
                               .columns = columns,
                               .words = words_of(columns, a.first, a.vocabulary),
                               .first = a.first,
+                              .scale_from = numbers_or_null(a.scale_from),
                               .scale = a.scale,
                               .packed = in_packs(dlogits, columns) && in_packs(logits, columns)};
       const unsigned pieces = blocks_for(columns, int64_t{kAhead} * of.kStep);

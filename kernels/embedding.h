@@ -5,8 +5,8 @@
 namespace tessera {
 
 // A table holds entries [first, first + rows) of the vocabulary, all of them unless told otherwise.
-// Ids are numbers of entries; one outside [0, vocabulary) throws on the CPU, and on the GPU counts
-// as one of another shard.
+// Ids are numbers of entries; one outside [0, vocabulary) throws on the CPU, and stops the device
+// on a GPU (core/device_check.cuh).
 
 /// y[t] = table[ids[t] - first], or 0 where another shard holds that entry.
 struct EmbeddingForward {

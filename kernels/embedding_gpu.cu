@@ -1,3 +1,4 @@
+#include "kernels/core/device_check.cuh"
 #include "kernels/core/pointwise.cuh"
 #include "kernels/core/radix_sort.cuh"
 #include "kernels/core/workspace.h"
@@ -17,16 +18,22 @@ struct Forward {
   const int32_t* ids;
   int64_t first;
   int64_t rows;
+  int64_t vocabulary;
   int64_t dim;
   RowSplit split;  // of tokens
 };
+
+__device__ int64_t checked_id(int32_t id, int64_t vocabulary) {
+  device_check(id >= 0 && id < vocabulary, "embedding: a token's id is not in the vocabulary");
+  return id;
+}
 
 template <class T, int N>
 __global__ void __launch_bounds__(kMapThreads) take_rows(Forward<T> a) {
   const RowPlace at = place_in(a.split);
   if (at.item < 0) return;
   const int64_t j = int64_t{at.item} * N;
-  const int64_t row = a.ids[at.row] - a.first;
+  const int64_t row = checked_id(a.ids[at.row], a.vocabulary) - a.first;
   T* const to = a.y + at.row * a.dim + j;
   if (row >= 0 && row < a.rows) {
     copy_numbers<N>(to, a.table + row * a.dim + j);
@@ -37,10 +44,11 @@ __global__ void __launch_bounds__(kMapThreads) take_rows(Forward<T> a) {
 
 /// Rows of the table; `rows` for what another shard holds.
 __global__ void __launch_bounds__(kMapThreads)
-    find_rows(int32_t* found, const int32_t* ids, int64_t first, int64_t rows, int64_t tokens) {
+    find_rows(int32_t* found, const int32_t* ids, int64_t first, int64_t rows, int64_t vocabulary,
+              int64_t tokens) {
   const int64_t t = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
   if (t >= tokens) return;
-  const int64_t row = ids[t] - first;
+  const int64_t row = checked_id(ids[t], vocabulary) - first;
   found[t] = static_cast<int32_t>(row >= 0 && row < rows ? row : rows);
 }
 
@@ -107,6 +115,7 @@ void embedding_forward(Stream& stream, const EmbeddingForward& a) {
                         .ids = a.ids.as<int32_t>().data(),
                         .first = a.first,
                         .rows = a.table.shape()[0],
+                        .vocabulary = a.vocabulary > 0 ? a.vocabulary : a.table.shape()[0],
                         .dim = dim,
                         .split = RowSplit(tokens, packed ? dim / kN : dim)};
     launch(stream, packed ? take_rows<T, kN> : take_rows<T, 1>, of.split.grid(), kMapThreads, 0,
@@ -122,7 +131,7 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
   Workspace workspace(stream, "embedding_backward");
   auto* const found = workspace.take<int32_t>(tokens);
   launch(stream, find_rows, dim3(blocks_for(tokens, kMapThreads)), kMapThreads, 0, found,
-         a.ids.as<int32_t>().data(), a.first, rows, tokens);
+         a.ids.as<int32_t>().data(), a.first, rows, a.vocabulary > 0 ? a.vocabulary : rows, tokens);
   const SortedKeys sorted = sort_keys(stream, workspace, found, tokens, rows);
   with_float_type(a.dy.dtype(), [&]<class T>() {
     constexpr int kN = kGroup<float>;

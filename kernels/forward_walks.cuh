@@ -16,9 +16,14 @@ class ForwardWindowWalk : public WindowWalk<kPanel> {
   using Arguments = Reach;
   using Sums = NoSums;
   static constexpr bool kFewRegisters = true;
-  using WindowWalk<kPanel>::WindowWalk;
+
+  __device__ ForwardWindowWalk(const Reach& reach, const GridView& grid, const QueryTile& tile,
+                               const LaneRows& rows)
+      : WindowWalk<kPanel>(reach, grid, tile, rows) {}
 
   __device__ NoSums sums() const { return {}; }
+  __device__ bool lists_fit() const { return true; }
+  __device__ static void check(bool) {}
   __device__ void check() const {}
 };
 inline Reach reach_of(const AttentionForward& a) {
@@ -56,16 +61,17 @@ struct BlockSums {
   }
 };
 
-template <int kPanel>
-class SparseWalk : public BlockWalk<kPanel> {
+template <int kPanel, bool kSilent>
+class SparseWalkOf : public BlockWalk<kPanel, kSilent> {
  public:
   using Arguments = SparseArguments;
   using Sums = BlockSums;
   static constexpr bool kFewRegisters = false;
 
-  __device__ SparseWalk(const SparseArguments& a, const GridView& grid, const QueryTile& tile,
-                        const LaneRows& rows)
-      : BlockWalk<kPanel>(a.choices, grid, tile, rows), a_(a) {
+  __device__ SparseWalkOf(const SparseArguments& a, const GridView& grid, const QueryTile& tile,
+                          const LaneRows& rows)
+      : BlockWalk<kPanel, kSilent>(a.choices, grid, tile, rows), a_(a) {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t token = tile.place * a.choices.tokens + rows.token[half];
       const bool wanted = a.block_lse != nullptr && rows.real[half];
@@ -85,6 +91,10 @@ class SparseWalk : public BlockWalk<kPanel> {
   const SparseArguments& a_;
   int64_t row_[2];  // of block_lse; -1: not asked for
 };
+template <int kPanel>
+using SparseWalk = SparseWalkOf<kPanel, false>;
+template <int kPanel>
+using SilentSparseWalk = SparseWalkOf<kPanel, true>;  // see device_check
 inline SparseArguments sparse_arguments(const SparseAttentionForward& a) {
   return {.choices = choices_of(a),
           .block_lse = a.block_lse.empty() ? nullptr : a.block_lse.as<float>().data(),

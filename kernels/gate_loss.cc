@@ -19,6 +19,9 @@ void gate_loss(Stream& stream, const GateLoss& a) {
   expect_tensor(a.block_lse, DType::kF32,
                 {groups, tokens, a.block_lse.shape()[2], a.selection.kept()},
                 "gate_loss: block_lse", "[groups, tokens, g, k]");
+  if (!a.coefficients.empty()) {
+    expect_tensor(a.coefficients, DType::kF32, {3}, "gate_loss: coefficients", "[kl, entropy, z]");
+  }
   if (stream.on(DeviceKind::kCpu)) cpu::gate_loss(stream.threads(), a);
   if constexpr (kCudaBuilt) {
     if (stream.on(DeviceKind::kGpu)) gpu::gate_loss(stream, a);

@@ -19,6 +19,7 @@ struct GateLoss {
   float kl_coefficient;
   float entropy_coefficient;
   float z_coefficient;
+  ConstTensorView coefficients = {};  ///< [3], f32, (kl, entropy, z): given, the kernel reads these
 };
 void gate_loss(Stream& stream, const GateLoss& a);
 

@@ -13,6 +13,15 @@ namespace {
 /// Sums of (kl, entropy, z) without their coefficients.
 using Sums = std::array<double, 3>;
 
+struct Coefficients {
+  float kl, entropy, z;
+};
+Coefficients coefficients_of(const GateLoss& a) {
+  if (a.coefficients.empty()) return {a.kl_coefficient, a.entropy_coefficient, a.z_coefficient};
+  const auto given = a.coefficients.as<float>();
+  return {given[0], given[1], given[2]};
+}
+
 /// p = exp(x - lse(x)); returns lse(x).
 float softmax(const float* x, float* p, int64_t count) {
   float highest = x[0];
@@ -37,7 +46,7 @@ void mean_attention(const float* block_lse, int64_t heads, int64_t stride, int64
 }
 
 /// One row: z [count] and the target; writes dz [count] and adds to the sums.
-void row_loss(const GateLoss& a, const float* z, const float* target, int64_t count, float* p,
+void row_loss(const Coefficients& c, const float* z, const float* target, int64_t count, float* p,
               float* dz, Sums& sums) {
   const float lse = softmax(z, p, count);
   float entropy = 0;
@@ -50,9 +59,8 @@ void row_loss(const GateLoss& a, const float* z, const float* target, int64_t co
     kl += target[b] * log_ratio;
   }
   for (int64_t b = 0; b < count; ++b) {
-    dz[b] = a.kl_coefficient * (p[b] - target[b]) -
-            a.entropy_coefficient * p[b] * (z[b] - lse + entropy) +
-            2 * a.z_coefficient * lse * p[b];
+    dz[b] = c.kl * (p[b] - target[b]) - c.entropy * p[b] * (z[b] - lse + entropy) +
+            2 * c.z * lse * p[b];
   }
   sums[0] += kl;
   sums[1] += entropy;
@@ -69,6 +77,7 @@ void gate_loss(ThreadPool& threads, const GateLoss& a) {
   const float* scores = a.selection.scores.as<float>().data();
   const float* block_lse = a.block_lse.as<float>().data();
   float* dscores = a.dscores.as<float>().data();
+  const Coefficients coefficients = coefficients_of(a);
   const auto rows = static_cast<int64_t>(counts.size());
   std::vector<Sums> sums(static_cast<size_t>((rows + kRowsPerTask - 1) / kRowsPerTask));
   threads.for_ranges(rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
@@ -81,7 +90,7 @@ void gate_loss(ThreadPool& threads, const GateLoss& a) {
       std::fill_n(dz, kept + 1, 0.0f);
       if (count < 2) continue;
       mean_attention(block_lse + i * heads * kept, heads, kept, count, target + kept, target);
-      row_loss(a, scores + i * (kept + 1), target, count, p, dz,
+      row_loss(coefficients, scores + i * (kept + 1), target, count, p, dz,
                sums[static_cast<size_t>(begin / kRowsPerTask)]);
     }
   });
@@ -90,9 +99,9 @@ void gate_loss(ThreadPool& threads, const GateLoss& a) {
     for (size_t i = 0; i < total.size(); ++i) total[i] += part[i];
   }
   const auto losses = a.losses.as<float>();
-  losses[0] += static_cast<float>(total[0] * a.kl_coefficient);
-  losses[1] += static_cast<float>(total[1] * a.entropy_coefficient);
-  losses[2] += static_cast<float>(total[2] * a.z_coefficient);
+  losses[0] += static_cast<float>(total[0] * coefficients.kl);
+  losses[1] += static_cast<float>(total[1] * coefficients.entropy);
+  losses[2] += static_cast<float>(total[2] * coefficients.z);
 }
 
 }  // namespace tessera::cpu

@@ -19,15 +19,21 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kRowsPerBlock = 256;
 constexpr int kLosses = 3;
 
+/// (kl, entropy, z), as numbers or where to read them.
+struct Coefficients {
+  const float* from;  // null: the numbers
+  float numbers[kLosses];
+
+  __device__ float at(int loss) const { return from == nullptr ? numbers[loss] : from[loss]; }
+};
+
 struct Loss {
   float* dscores;          // [rows, kept + 1]
   double* partials;        // [blocks, 3]
   const float* scores;     // [rows, kept + 1]
   const int32_t* counts;   // [rows]
   const float* block_lse;  // [rows, heads, kept]
-  float kl_coefficient;
-  float entropy_coefficient;
-  float z_coefficient;
+  Coefficients coefficients;
   int64_t rows;
   int heads;
   int kept;
@@ -73,10 +79,12 @@ __device__ void row_loss(const Loss& a, int64_t row, int count, int lane, double
   }
   entropy = warp_sum(entropy);
   kl = warp_sum(kl);
+  const float of_kl = a.coefficients.at(0);
+  const float of_entropy = a.coefficients.at(1);
+  const float of_z = a.coefficients.at(2);
   for (int s = lane; s < count; s += kWarpSize) {
     const float p = expf(z[s] - of_scores.highest) * inverse;
-    dz[s] = a.kl_coefficient * (p - dz[s]) - a.entropy_coefficient * p * (z[s] - lse + entropy) +
-            2 * a.z_coefficient * lse * p;
+    dz[s] = of_kl * (p - dz[s]) - of_entropy * p * (z[s] - lse + entropy) + 2 * of_z * lse * p;
   }
   sums[0] += static_cast<double>(kl);
   sums[1] += static_cast<double>(entropy);
@@ -111,8 +119,8 @@ __global__ void __launch_bounds__(kThreads) loss_rows(Loss a) {
 }
 
 /// A warp per loss.
-__global__ void add_partials(float* losses, const double* partials, int blocks, float kl,
-                             float entropy, float z) {
+__global__ void add_partials(float* losses, const double* partials, int blocks,
+                             Coefficients coefficients) {
   const int loss = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   double total = 0;
@@ -120,8 +128,8 @@ __global__ void add_partials(float* losses, const double* partials, int blocks, 
   for (int bits = kWarpSize / 2; bits > 0; bits /= 2) {
     total += __shfl_xor_sync(kWholeWarp, total, bits);
   }
-  const float coefficient = loss == 0 ? kl : (loss == 1 ? entropy : z);
-  if (lane == 0) losses[loss] += static_cast<float>(total * static_cast<double>(coefficient));
+  if (lane != 0) return;
+  losses[loss] += static_cast<float>(total * static_cast<double>(coefficients.at(loss)));
 }
 
 }  // namespace
@@ -131,21 +139,21 @@ void gate_loss(Stream& stream, const GateLoss& a) {
   if (rows == 0) return;
   const unsigned blocks = blocks_for(rows, kRowsPerBlock);
   double* const partials = Workspace(stream, "gate_loss").take<double>(int64_t{blocks} * kLosses);
+  const Coefficients coefficients{
+      .from = a.coefficients.empty() ? nullptr : a.coefficients.as<float>().data(),
+      .numbers = {a.kl_coefficient, a.entropy_coefficient, a.z_coefficient}};
   launch(stream, loss_rows, dim3(blocks), kThreads, shared_bytes_of<double>(kWarps * kLosses),
          Loss{.dscores = a.dscores.as<float>().data(),
               .partials = partials,
               .scores = a.selection.scores.as<float>().data(),
               .counts = a.selection.counts.as<int32_t>().data(),
               .block_lse = a.block_lse.as<float>().data(),
-              .kl_coefficient = a.kl_coefficient,
-              .entropy_coefficient = a.entropy_coefficient,
-              .z_coefficient = a.z_coefficient,
+              .coefficients = coefficients,
               .rows = rows,
               .heads = static_cast<int>(a.block_lse.shape()[2]),
               .kept = static_cast<int>(a.selection.kept())});
   launch(stream, add_partials, dim3(1), kLosses * kWarpSize, 0, a.losses.as<float>().data(),
-         partials, static_cast<int>(blocks), a.kl_coefficient, a.entropy_coefficient,
-         a.z_coefficient);
+         partials, static_cast<int>(blocks), coefficients);
 }
 
 }  // namespace tessera::gpu

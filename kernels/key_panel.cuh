@@ -42,6 +42,7 @@ struct LaneRows {
   /// Warps with `unit` rows together see panels alike.
   __device__ LaneRows(const QueryTile& tile, int warp, int unit = 16) {
     const int last = tile.rows() - 1;
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = 16 * warp + row_of_lane(half);
       real[half] = row <= last;

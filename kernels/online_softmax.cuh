@@ -20,6 +20,7 @@ struct OnlineSoftmax {
   float sum[2];      ///< of this lane's columns
 
   __device__ __forceinline__ void start() {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       largest[half] = kNoScore;
       sum[half] = 0;
@@ -27,6 +28,7 @@ struct OnlineSoftmax {
   }
   /// The sink is a key with score a_h and no value.
   __device__ __forceinline__ void add_sinks(const LaneRows& rows, const float* sink_logits) {
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       largest[half] = sink_logits[rows.head[half]] * kLog2E;
       sum[half] = threadIdx.x % 4 == 0 && largest[half] != kNoScore ? 1.0f : 0.0f;
@@ -36,7 +38,12 @@ struct OnlineSoftmax {
   __device__ __forceinline__ static void hide(Scores& s, const PanelView& view) {
 #pragma unroll
     for (int i = 0; i < kPanel / 2; ++i) {
-      if (!view.seen[i / 2 % 2].sees(column_of_lane(i / 4, i))) s[i] = kNoScore;
+      const SeenKeys& seen = view.seen[i / 2 % 2];
+      const int key = column_of_lane(i / 4, i);
+      // As SeenKeys::sees, without branches.
+      const bool sees = static_cast<int>(key <= seen.high) &
+                        (static_cast<int>(key >= seen.low) | static_cast<int>(key < seen.sinks));
+      s[i] = sees ? s[i] : kNoScore;
     }
   }
 
@@ -83,6 +90,12 @@ struct OnlineSoftmax {
     }
     sum[half] = sum[half] * keep + total;
     return keep;
+  }
+
+  /// What follows is not done before the weights are there: ptxas moves a wait for products up to
+  /// the last branch, and then nothing is under way beside the weighing. Sums are never negative.
+  __device__ __forceinline__ void stay_before() const {
+    if (sum[0] + sum[1] < 0) __trap();
   }
 
  private:

@@ -64,6 +64,7 @@ class WindowWalk {
     PanelView view;
     view.strips = seen_strips(rows_.lowest - panel.first, rows_.highest - panel.first, panel.count,
                               reach_.window, reach_.sink_tokens - panel.first, kPanel);
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       view.seen[half] = SeenKeys::of(rows_.position[half], panel.first, panel.count, reach_.window,
                                      reach_.sink_tokens);

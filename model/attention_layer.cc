@@ -218,7 +218,8 @@ void AttentionLayer::attend_chosen(StepContext& step, Saved& saved) const {
                           .block_lse = block_lse,
                           .kl_coefficient = step.sparsity.kl,
                           .entropy_coefficient = step.sparsity.entropy,
-                          .z_coefficient = step.sparsity.z_loss});
+                          .z_coefficient = step.sparsity.z_loss,
+                          .coefficients = step.sparsity.coefficients});
   if (step.recompute) return;
   gate_stats(step.stream, {.stats = step.sums.gate_stats,
                            .selection = decision.selection,

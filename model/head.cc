@@ -50,7 +50,7 @@ void Head::losses_of(StepContext& step, const Chunk& chunk) const {
 }
 
 void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets,
-                            float scale, TensorView losses, TensorView dx) const {
+                            const LossScale& scale, TensorView losses, TensorView dx) const {
   Arena& arena = step.arena;
   const Arena::Scope scratch(arena);
   const Norm::Output normed = norm_.forward(step, x);
@@ -78,8 +78,9 @@ void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorVie
                                          .merged = part.merged,
                                          .targets = part.targets,
                                          .vocabulary = vocabulary_,
-                                         .scale = scale,
-                                         .first = weight_->shard.begin});
+                                         .scale = scale.value,
+                                         .first = weight_->shard.begin,
+                                         .scale_from = scale.from});
     matmul(step.stream,
            {.c = weight_->grad, .a = d, .b = part.x, .transpose_a = true, .accumulate = true});
     matmul(step.stream, {.c = partial.rows(first, count), .a = d, .b = weight_->value});

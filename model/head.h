@@ -4,6 +4,12 @@
 
 namespace tessera {
 
+/// What the losses of the tokens are multiplied by before their gradient is taken.
+struct LossScale {
+  float value = 1;
+  ConstTensorView from = {};  ///< [1], f32, on the device: given, kernels read it when they run
+};
+
 /// Final norm, logits over the vocabulary, and the loss. Works on chunks of tokens, so that the
 /// logits of a whole micro-batch are never in memory at once. Each tensor rank has the logits of
 /// its own part of the vocabulary for all tokens of the sequence rank.
@@ -15,8 +21,8 @@ class Head {
   /// x, dx [tokens, hidden]: this tensor rank's share; targets [all tokens] of the sequence rank.
   /// losses [all tokens], f32, is overwritten: nats, 0 where a target is negative; the same on
   /// every tensor rank. dx is overwritten by the gradient of scale * sum(losses).
-  void forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets, float scale,
-                        TensorView losses, TensorView dx) const;
+  void forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets,
+                        const LossScale& scale, TensorView losses, TensorView dx) const;
   /// losses only.
   void forward(StepContext& step, ConstTensorView x, ConstTensorView targets,
                TensorView losses) const;

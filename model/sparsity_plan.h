@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstdint>
+#include "kernels/core/tensor_view.h"
 
 namespace tessera {
 
@@ -14,6 +14,8 @@ struct SparsityPlan {
   float kl = 0;
   float entropy = 0;
   float z_loss = 0;
+  /// [3], f32, (kl, entropy, z_loss) on the device: given, kernels read these when they run.
+  ConstTensorView coefficients = {};
 };
 
 }  // namespace tessera

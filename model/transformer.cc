@@ -165,13 +165,11 @@ void Transformer::add_block(const ModelConfig& config, DType dtype, Recompute re
 }
 
 StepContext Transformer::start(Run& run, const Batch& batch) const {
-  return {run.stream,
-          run.arena,
-          run.planner.mesh(),
-          run.planner.plan(run.stream, run.arena, batch, run.sparsity),
-          run.sparsity,
-          run.router,
-          run.sums};
+  return start(run, run.planner.plan(run.stream, run.arena, batch, run.sparsity));
+}
+
+StepContext Transformer::start(Run& run, const TokenPlan& tokens) {
+  return {run.stream, run.arena, run.planner.mesh(), tokens, run.sparsity, run.router, run.sums};
 }
 
 /// Each tensor rank looks up the entries that it has; the sum of one vector and zeros is exact.
@@ -198,8 +196,14 @@ void Transformer::add_loss_of_share(StepContext& step, ConstTensorView losses) c
 
 void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scale) const {
   const Arena::Scope scratch(run.arena);
-  StepContext step = start(run, batch);
-  const TokenPlan& tokens = step.tokens;
+  forward_backward(run, run.planner.plan(run.stream, run.arena, batch, run.sparsity),
+                   {.value = loss_scale});
+}
+
+void Transformer::forward_backward(Run& run, const TokenPlan& tokens,
+                                   const LossScale& scale) const {
+  const Arena::Scope scratch(run.arena);
+  StepContext step = start(run, tokens);
   const TensorView losses = run.arena.allocate(DType::kF32, tokens.ids.shape(), "losses");
   const TensorView d =
       run.arena.allocate(dtype_, {tokens.share.tokens(), hidden_}, "residual_gradient");
@@ -221,7 +225,7 @@ void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scal
   }
   log.set_layer(-1);
   tell(run.need_values, std::numeric_limits<int64_t>::max());
-  head_->forward_backward(step, x, tokens.targets, loss_scale, losses, d);
+  head_->forward_backward(step, x, tokens.targets, scale, losses, d);
   log.set_phase(Phase::kBackward);
   tell(run.gradients_done, first_parameters_.back());
   for (size_t i = blocks_.size(); i-- > 0;) {

@@ -39,6 +39,11 @@ class Transformer {
   /// parameters' gradients, and the losses of this rank's tokens to `run.sums`. Ranks of the
   /// context group make the same calls with the same batch. The host does not wait for the device.
   void forward_backward(Run& run, const Batch& batch, float loss_scale) const;
+  /// The same with the plan that run.planner made of the batch. Reads nothing of the host's but the
+  /// plan's shapes, so on a mesh where layers exchange nothing, without capacities of experts, it
+  /// can be a part of a WorkGraph: then its kernels find their tensors, what `run.sparsity` and
+  /// `scale` say of places, and everything in the arena, where they were.
+  void forward_backward(Run& run, const TokenPlan& tokens, const LossScale& scale) const;
   /// Adds the losses of this rank's tokens to `run.sums`; keeps nothing.
   void forward(Run& run, const Batch& batch) const;
   /// The same. losses [tokens of the sequence rank], f32, is overwritten by the loss of each token,
@@ -75,6 +80,7 @@ class Transformer {
                  const RankPlace& place, int64_t index);
   void count_active_parameters(const ModelConfig& config, const ParameterStore& store);
   StepContext start(Run& run, const Batch& batch) const;
+  static StepContext start(Run& run, const TokenPlan& tokens);
   TensorView embed(StepContext& step, ConstTensorView tokens) const;
   void add_loss_of_share(StepContext& step, ConstTensorView losses) const;
 

@@ -274,8 +274,9 @@ Pending Communicator::start(Stream& stream, Call call) {
   return {};
 }
 
+// A rank without company waits for nobody, and what it copies may become a part of a WorkGraph.
 void Communicator::let_go(Stream& stream, int64_t index) {
-  if (!stream.on(DeviceKind::kGpu)) return log_->complete(index);
+  if (size_ == 1 || !stream.on(DeviceKind::kGpu)) return log_->complete(index);
   log_->end_behind(index, stream);
   log_->look_at_streams();
 }

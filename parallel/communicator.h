@@ -67,7 +67,8 @@ class [[nodiscard]] Pending {
 /// On a GPU an exchange is one more piece of work of the stream: it comes after what the stream was
 /// given before, and the host may go on before it has ended. The log calls an exchange complete
 /// when the GPU has passed its end, which it looks for in every call and in synchronize(). None may
-/// be a part of a WorkGraph.
+/// be a part of a WorkGraph, but those of a rank without company: these are copies, and complete at
+/// once.
 ///
 /// The log says where each exchange was called, `where`, which nobody has to pass.
 ///

@@ -4,9 +4,9 @@
 
 namespace tessera {
 
-/// Hands out tensors of one Buffer in stack order: last allocated, first released.
-/// On a kPlan device it only counts, so running a step once on kPlan gives the exact size.
-/// Tensors come uninitialised: whoever allocates overwrites.
+/// Hands out tensors of one Buffer in stack order: last allocated, first released; the same calls
+/// from the same mark give the same addresses. On kPlan it only counts, so a step run there gives
+/// the exact size. Tensors come uninitialised: whoever allocates overwrites.
 class Arena {
  public:
   /// `capacity` in bytes; ignored on kPlan.

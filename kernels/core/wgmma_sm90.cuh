@@ -32,7 +32,7 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, uint32
 template <int kCount>
 __device__ __forceinline__ void hold_sums(float (&c)[kCount]) {
 #pragma unroll
-  for (float& sum : c) asm volatile("" : "+f"(sum)::"memory");
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(c[i])::"memory");
 }
 /// Before the first product of a group: registers written so far are there for it.
 __device__ __forceinline__ void open_products() {

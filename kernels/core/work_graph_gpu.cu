@@ -1,3 +1,5 @@
+#include <cstdint>
+
 #include "kernels/core/cuda_check.h"
 
 namespace tessera::gpu {
@@ -8,13 +10,16 @@ void begin_capture(void* stream) {
       cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal));
 }
 
-void* end_capture(void* stream) {
+void* end_capture(void* stream, int64_t& pieces) {
   cudaGraph_t graph = nullptr;
   CUDA_CHECK(cudaStreamEndCapture(static_cast<cudaStream_t>(stream), &graph));
+  size_t nodes = 0;
   cudaGraphExec_t ready = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&ready, graph, 0);
+  cudaError_t status = cudaGraphGetNodes(graph, nullptr, &nodes);
+  if (status == cudaSuccess && nodes > 0) status = cudaGraphInstantiate(&ready, graph, 0);
   cudaGraphDestroy(graph);
   CUDA_CHECK(status);
+  pieces = static_cast<int64_t>(nodes);
   return ready;
 }
 

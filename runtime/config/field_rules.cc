@@ -88,6 +88,7 @@ constexpr FieldRule kRules[] = {
     {"runtime.validate_every", 0, kSteps, 0},
     {"runtime.validate_batches", 1, kWidth, 8},
     {"runtime.peak_tflops", 0, 1e6, {}, kAbove},
+    {"runtime.graphs", 0, 1, 1},
     {"watch.enabled", 0, 1, 1},
     {"watch.setup", 1, kSeconds, 900},
     {"watch.step", 1, kSeconds, 60},

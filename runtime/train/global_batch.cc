@@ -16,6 +16,9 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+// (loss scale, kl, entropy, z_loss): they follow from what the samples of a step are.
+constexpr int64_t kFactors = 4;
+
 int64_t segments_per_sequence(const TrainConfig& config) {
   return config.data().document_boundaries() ? config.data().max_documents() : 1;
 }
@@ -65,7 +68,9 @@ GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model,
       stream_(stream),
       arena_(arena),
       sums_(stream.device(), model),
-      planner_(mesh, model.planner_options(sequence_order(config))) {
+      factors_(stream.device(), kFactors * int64_t{sizeof(float)}),
+      planner_(mesh, model.planner_options(sequence_order(config))),
+      graph_(stream, mesh.world().log(), graph_obstacle(config, mesh)) {
   const int parts = batch_ranks().size();
   const int64_t per_rank = config.batch().sequences() / parts;
   micro_batches_.resize(static_cast<size_t>(per_rank / micro_sequences(config, parts)));
@@ -129,14 +134,38 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
   totals_.valid_tokens = sizes[0];
   sums_.clear(stream_);
   Transformer::Run run = start(plan, sizes[1]);
-  const auto scale = static_cast<float>(1 / std::max(1.0, sizes[0]));
-  run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
-  for (const MicroBatch& micro : micro_batches_) {
-    if (&micro == &micro_batches_.back()) {
-      run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
-    }
-    model_.forward_backward(run, view(micro), scale);
+  send_factors(run.sparsity, static_cast<float>(1 / std::max(1.0, sizes[0])));
+  run.sparsity.coefficients = factors_.view(DType::kF32, {kFactors}).rows(1, kFactors - 1);
+  if (mesh_.world().size() > 1) {
+    run.need_values = [this](int64_t parameter) {
+      graph_.between([this, parameter] { exchange_.wait_for_values(parameter); });
+    };
+    run.gradients_done = [this](int64_t parameter) {
+      graph_.between([this, parameter] {
+        if (last_) exchange_.ready_from(stream_, parameter);
+      });
+    };
   }
+  graph_.begin_step();
+  for (const MicroBatch& micro : micro_batches_) {
+    last_ = &micro == &micro_batches_.back();
+    run_micro_batch(run, view(micro));
+  }
+}
+
+void GlobalBatch::send_factors(const SparsityPlan& sparsity, float loss_scale) {
+  const std::vector<float> factors{loss_scale, sparsity.kl, sparsity.entropy, sparsity.z_loss};
+  copy(stream_, host_view(factors), factors_.view(DType::kF32, {kFactors}));
+}
+
+// The plan of the tokens is the host's work, and copied anew for each micro-batch: the graph begins
+// behind it.
+void GlobalBatch::run_micro_batch(Transformer::Run& run, const Batch& batch) {
+  const Arena::Scope scratch(arena_);
+  const TokenPlan& tokens = planner_.plan(stream_, arena_, batch, run.sparsity);
+  const LossScale scale{.from = factors_.view(DType::kF32, {1})};
+  graph_.run(StepGraph::key_of(tokens, run.sparsity),
+             [&] { model_.forward_backward(run, tokens, scale); });
 }
 
 GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {

@@ -7,6 +7,7 @@
 #include "model/step_sums.h"
 #include "parallel/bucket_exchange.h"
 #include "runtime/data/data_loader.h"
+#include "runtime/train/step_graph.h"
 #include "runtime/train/step_plan.h"
 
 namespace tessera {
@@ -48,7 +49,8 @@ class GlobalBatch {
   /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
   /// gradients, whose sums over the ranks begin while the last micro-batch is still computed; the
   /// caller finishes them, and then asks for the totals. Values that are still on their way from
-  /// the last update are waited for where they are needed. The host does not wait for the device.
+  /// the last update are waited for where they are needed. The host does not wait for the device,
+  /// which gets each micro-batch as a graph where it can be one (StepGraph).
   void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
   /// Totals of the last forward_backward, whose gradients the exchange has summed, in one message
   /// in which the caller's `riders` travel too; these become their sums. Collective. This is where
@@ -61,10 +63,14 @@ class GlobalBatch {
   /// been called, [moe layers, experts] f32; empty without MoE.
   ConstTensorView expert_counts() const;
 
+  const StepGraph& graph() const { return graph_; }
+
  private:
   void load(const DataLoader& loader, int64_t first);
   Batch view(const MicroBatch& micro) const;
   Transformer::Run start(const StepPlan& plan, double gate_rows);
+  void run_micro_batch(Transformer::Run& run, const Batch& batch);
+  void send_factors(const SparsityPlan& sparsity, float loss_scale);
   double count_gate_rows_of(const StepPlan& plan) const;
   const Communicator& batch_ranks() const { return mesh_.group(kBatch); }
 
@@ -75,9 +81,12 @@ class GlobalBatch {
   Stream& stream_;
   Arena& arena_;
   StepSumsBuffer sums_;
+  Buffer factors_;  ///< f32: of the losses of tokens, and of the gate's, for kernels to read
   TokenPlanner planner_;
   std::vector<MicroBatch> micro_batches_;
-  Totals totals_;  ///< of this rank
+  StepGraph graph_;
+  bool last_ = false;  ///< the micro-batch under way is the last of its step
+  Totals totals_;      ///< of this rank
 };
 
 /// How a configuration orders the tokens of a sequence over ranks.

@@ -4,6 +4,8 @@
 #include <cstdio>
 
 #include "kernels/attention.h"
+#include "kernels/attention_forward_sm90.h"
+#include "kernels/core/build.h"
 #include "kernels/core/copy.h"
 #include "kernels/gate_backward.h"
 #include "kernels/gate_loss.h"
@@ -100,17 +102,21 @@ class Layer {
     all.insert(all.end(), local.begin(), local.end());
   }
 
+  AttentionForward forward_arguments(std::span<const int32_t> groups, int64_t window,
+                                     int64_t sinks) const {
+    return {.o = o,
+            .lse = lse,
+            .q = q,
+            .k = k,
+            .v = v,
+            .grid = grid,
+            .groups = groups,
+            .window = window,
+            .sink_tokens = sinks,
+            .scale = s_.scale};
+  }
   void forward(std::span<const int32_t> groups, int64_t window, int64_t sinks) {
-    attention_forward(bench_.stream(), {.o = o,
-                                        .lse = lse,
-                                        .q = q,
-                                        .k = k,
-                                        .v = v,
-                                        .grid = grid,
-                                        .groups = groups,
-                                        .window = window,
-                                        .sink_tokens = sinks,
-                                        .scale = s_.scale});
+    attention_forward(bench_.stream(), forward_arguments(groups, window, sinks));
   }
   void backward(std::span<const int32_t> groups, int64_t window, int64_t sinks) {
     attention_backward(bench_.stream(), {.dq = dq,
@@ -179,21 +185,22 @@ class Global {
                                    .gate_keys = 1});
   }
   void list() { build_block_lists(bench_.stream(), {lists_, selection_, layer_.grid}); }
-  void attend() {
-    sparse_attention_forward(bench_.stream(), {.o = layer_.o,
-                                               .lse = layer_.lse,
-                                               .q = layer_.q,
-                                               .k = layer_.k,
-                                               .v = layer_.v,
-                                               .grid = layer_.grid,
-                                               .groups = layer_.global,
-                                               .rule = rule_,
-                                               .selection = selection_,
-                                               .lists = lists_,
-                                               .ramp = ramp_,
-                                               .scale = s_.scale,
-                                               .block_lse = block_lse_});
+  SparseAttentionForward arguments() const {
+    return {.o = layer_.o,
+            .lse = layer_.lse,
+            .q = layer_.q,
+            .k = layer_.k,
+            .v = layer_.v,
+            .grid = layer_.grid,
+            .groups = layer_.global,
+            .rule = rule_,
+            .selection = selection_,
+            .lists = lists_,
+            .ramp = ramp_,
+            .scale = s_.scale,
+            .block_lse = block_lse_};
   }
+  void attend() { sparse_attention_forward(bench_.stream(), arguments()); }
   void attend_backward() {
     sparse_attention_backward(bench_.stream(), {.dq = layer_.dq,
                                                 .dk = layer_.dk,
@@ -302,6 +309,29 @@ void measure_together(GpuBench& bench, const GpuWork& whole, const std::vector<P
   bench.run(together);
 }
 
+/// Beside a row of what Hopper's kernel computes, one of the kernel for all GPUs. `whole` has no
+/// call yet.
+template <class Arguments>
+void measure_for_all(GpuBench& bench, GpuWork whole, const Arguments& arguments) {
+  if constexpr (kCudaBuilt) {
+    Stream& stream = bench.stream();
+    if (!stream.on(DeviceKind::kGpu) || !gpu::sm90_takes(stream, arguments)) return;
+    whole.name += "_sm80";
+    whole.call = [&] { gpu::attention_forward_sm80(stream, arguments); };
+    bench.run(whole);
+  }
+}
+/// And of a call that a library takes, one of Hopper's kernel.
+void measure_sm90(GpuBench& bench, GpuWork whole, const AttentionForward& arguments) {
+  if constexpr (kCudaBuilt) {
+    Stream& stream = bench.stream();
+    if (!stream.on(DeviceKind::kGpu) || !gpu::sm90_takes(stream, arguments)) return;
+    whole.name += "_sm90";
+    whole.call = [&] { gpu::attention_forward_sm90(stream, arguments); };
+    bench.run(whole);
+  }
+}
+
 void dense(GpuBench& bench, int64_t n) {
   const Sizes s(bench, n);
   Layer layer(bench, s);
@@ -311,6 +341,10 @@ void dense(GpuBench& bench, int64_t n) {
       {.name = "attention_forward", .shape = shape, .dtype = kType, .flops = flops, .call = [&] {
          layer.forward(layer.all, n, 0);
        }});
+  measure_sm90(
+      bench,
+      {.name = "attention_forward", .shape = shape, .dtype = kType, .flops = flops, .call = {}},
+      layer.forward_arguments(layer.all, n, 0));
   bench.run({.name = "attention_backward",
              .shape = shape,
              .dtype = kType,
@@ -327,6 +361,9 @@ void window(GpuBench& bench, int64_t n) {
   bench.run({.name = "window_forward", .shape = shape, .dtype = kType, .flops = flops, .call = [&] {
                layer.local_forward();
              }});
+  measure_for_all(
+      bench, {.name = "window_forward", .shape = shape, .dtype = kType, .flops = flops, .call = {}},
+      layer.forward_arguments(layer.local, s.window, kBlock));
   bench.run({.name = "window_backward",
              .shape = shape,
              .dtype = kType,
@@ -364,6 +401,13 @@ void dgsa(GpuBench& bench, int64_t n, double memory) {
                     .call = {},
                     .note = waste},
                    forward);
+  measure_for_all(bench,
+                  {.name = "sparse_attention_forward",
+                   .shape = shape,
+                   .dtype = kType,
+                   .call = {},
+                   .note = waste},
+                  global.arguments());
   measure_together(bench,
                    {.name = "dgsa_layer_backward",
                     .shape = shape,

@@ -67,10 +67,14 @@ void make_file_system(const std::string& type, const std::string& device) {
   CHECK(status == 0, program, " ended with status ", status);
 }
 
-// A free loop device with an image in memory behind it, open in `descriptor`.
-std::string attach_device(int& descriptor) {
+int make_image() {
   const int image = memfd_create("disk", MFD_CLOEXEC);
   if (image < 0 || ftruncate(image, kImageBytes) != 0) fail("make an image in memory");
+  return image;
+}
+
+// A free loop device with `image` behind it, open in `descriptor`.
+std::string attach_device(int image, int& descriptor) {
   const int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
   if (control < 0) fail("open /dev/loop-control");
   std::string device;
@@ -88,7 +92,6 @@ std::string attach_device(int& descriptor) {
     close(descriptor);  // another process was faster
   }
   close(control);
-  close(image);
   return device;
 }
 
@@ -107,9 +110,10 @@ std::string LostDisk::obstacle(const std::string& type) {
   }
 }
 
-LostDisk::LostDisk(const std::string& type) : type_(type), path_(temporary_directory()) {
+LostDisk::LostDisk(const std::string& type)
+    : type_(type), path_(temporary_directory()), image_(make_image()) {
   CHECK(enter_own_mounts(), "no mounts of its own");
-  device_ = attach_device(device_descriptor_);
+  device_ = attach_device(image_, device_descriptor_);
   make_file_system(type_, device_);
   mount();
 }
@@ -117,6 +121,7 @@ LostDisk::LostDisk(const std::string& type) : type_(type), path_(temporary_direc
 LostDisk::~LostDisk() {
   umount2(path_.c_str(), MNT_DETACH);
   close(device_descriptor_);
+  close(image_);
   std::error_code ignored;
   std::filesystem::remove(path_, ignored);
 }
@@ -144,6 +149,10 @@ void LostDisk::unmount() const {
 
 void LostDisk::restore_power() {
   unmount();
+  // The cache of a device that stays open keeps blocks as they were in memory, which the disk never
+  // got. A machine that lost its power has no such memory: it finds the image alone.
+  close(device_descriptor_);
+  device_ = attach_device(image_, device_descriptor_);
   mount();
 }
 

@@ -23,7 +23,8 @@ class LostDisk {
   /// As when the power fails: from now on nothing reaches the disk, not even the journal, and every
   /// access fails with EIO. What was not durable is lost.
   void cut_power() const;
-  /// The power is back: mounts again, which replays the journal. Nobody may have a file open here.
+  /// The power is back: mounts what the disk has, without anything that the memory had, which
+  /// replays the journal. Nobody may have a file open here.
   void restore_power();
 
  private:
@@ -32,6 +33,7 @@ class LostDisk {
 
   std::string type_;
   std::filesystem::path path_;
+  int image_;  ///< what is on the disk
   std::string device_;
   int device_descriptor_ = -1;
 };

@@ -53,6 +53,7 @@ STEPS = [
     ("same_bits", "50 steps twice"),
     ("resume", "stopped and resumed"),
     ("nccl", "NCCL, one rank per GPU"),
+    ("graph_speed", "training steps as graphs and kernel by kernel"),
     ("memcheck", "compute-sanitizer memcheck"),
     ("racecheck", "compute-sanitizer racecheck"),
     ("synccheck", "compute-sanitizer synccheck"),
@@ -142,6 +143,13 @@ def training_rows(found):
     percent = found.value("percent_of_matmul", "training_step", shape)
     yield row(f"training step, {shape}", number(percent, "% of the matmul rate"), "-", "50%",
               of_target(percent, 50))
+    for config in ["tests/gpu/small_model_speed.textproto", shape]:
+        ours, plain = (found.milliseconds([f"training_step_by_{way}"], config)
+                       for way in ("graph", "kernels"))
+        both = not isinstance(ours, str) and not isinstance(plain, str)
+        text = number(ours, "ms", 2) + (f" = {plain / ours:.2f} x" if both else "")
+        yield row(f"training step as a graph, {config}", text,
+                  f"kernel by kernel: {number(plain, 'ms', 2)}", "-", "-")
     yield row("training step, MoE of 1 to 10 billion active weights", NOT_RUN, "-", "50%", "-")
 
 

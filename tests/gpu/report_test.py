@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import report
 import run
 import session
 import suites
+import training
 
 BENCHES = []
 
@@ -45,6 +47,9 @@ def fake_results():
             line("attention_backward", "32k tokens", report.CUDNN, microseconds=42000, tflops=500.0),
             line("attention_forward", "32k tokens", microseconds=16000, tflops=300.0),
             line("decode_sparse", "32k tokens, batch 1", microseconds=10),
+            line("training_step_by_graph", training.SMALL, microseconds=8000),
+            line("training_step_by_kernels", training.SMALL, microseconds=20000),
+            line("training_step_by_graph", training.LARGE, microseconds=8000),
             line("decode_dense", "32k tokens, batch 1", microseconds=50),
         ],
     }
@@ -79,6 +84,10 @@ class Report(unittest.TestCase):
                          ["300 TFLOP/s", "600 TFLOP/s", "cuDNN's rate", "50%"])
         self.assertEqual(rows["decoding, attention of a layer, 32k tokens, batch 1"],
                          ["0.010 ms = 5.0 x", "our dense: 0.050 ms", "3 x dense", "167%"])
+        self.assertEqual(rows[f"training step as a graph, {training.SMALL}"],
+                         ["8.00 ms = 2.50 x", "kernel by kernel: 20.00 ms", "-", "-"])
+        self.assertEqual(rows[f"training step as a graph, {training.LARGE}"],
+                         ["8.00 ms", f"kernel by kernel: {report.NOT_RUN}", "-", "-"])
 
     def test_what_is_missing_or_failed_has_no_figure(self):
         rows = self.rows(fake_results())
@@ -186,6 +195,51 @@ esac
             result, detail, facts = suites.run(self.session(folder, some_test=program), "some_test", 30)
         self.assertEqual((result, facts["passed"], facts["failed"]), ("failed", 3, ["Bad.a"]))
         self.assertIn("3 of 4 tests passed", detail)
+
+    def sanitized(self, folder, patterns, unchecked=(), seconds=60):
+        """Under a compute-sanitizer that says how it was called, and does not end for Slow.b."""
+        tests = """
+case "$1" in
+  --gtest_list_tests) printf 'Good.\\n  a\\n  b\\nWorkGraph.\\n  a\\nSlow.\\n  a\\n  b\\n' ;;
+esac
+"""
+        tool = """#!/bin/sh
+echo "$@" >>"$0.calls"
+case "$*" in
+  *WorkGraph*--report-api-errors*|*--report-api-errors*WorkGraph*) ;;
+  *WorkGraph*) echo "========= ERROR SUMMARY: 1 error"; exit 99 ;;
+  *Slow.b*|*Slow.\\**) exec sleep 30 ;;
+esac
+echo "========= ERROR SUMMARY: 0 errors"
+"""
+        here = self.session(folder, kernels_test=tests)
+        path = pathlib.Path(folder) / "compute-sanitizer"
+        path.write_text(tool)
+        path.chmod(0o755)
+        kept = pathlib.Path(folder) / "kept.json"
+        kept.write_text(json.dumps({"steps": [{"step": "racecheck", "unchecked": list(unchecked)}]}))
+        here.tool = lambda name: str(path)
+        with unittest.mock.patch.object(suites, "KEPT", kept):
+            found = suites.sanitize(here, "racecheck", seconds, patterns, processes=1)
+        return found, pathlib.Path(f"{path}.calls").read_text().splitlines()
+
+    def test_suites_that_were_never_checked_come_first(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (result, detail, facts), calls = self.sanitized(folder, None, ["Slow"], 4)
+        self.assertEqual(result, "passed")
+        self.assertIn("2 of 3 suites clean; not checked to their end: 1", detail)
+        self.assertEqual(facts["unchecked"], ["Slow"])
+        self.assertIn("Slow.*", calls[1])  # after WorkGraph, which is called in another way
+        self.assertTrue(all("WorkGraph" not in call or "--report-api-errors no" in call for call in calls))
+
+    def test_chosen_suites_are_checked_test_by_test(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (result, detail, facts), calls = self.sanitized(folder, ["unfinished", "G*d"], ["Slow"], 4)
+        self.assertEqual(len(calls), 4)
+        self.assertEqual((result, facts["unchecked"]), ("passed", ["Slow.b"]))
+        self.assertIn("3 of 4 tests clean; not checked to their end: 1 (Slow.b)", detail)
+        self.assertEqual(run.read_only(["racecheck:A,B*", "facts", "racecheck:C"]),
+                         (["racecheck", "facts", "racecheck"], {"racecheck": ["A", "B*", "C"]}))
 
     def test_measurements_after_a_crash_come_group_by_group(self):
         program = """

@@ -21,6 +21,7 @@ BENCHES = {
     "gpu_matmul_bench": ["grouped", "dense"],
     "gpu_decode_bench": ["sparse", "dense"],
 }
+CHECKS = ["memcheck", "racecheck", "synccheck"]
 PEERS = {"peers": ["copy", "matmul", "sdpa", "grouped"], "peers_compiled": ["compiled", "adamw"],
          "peers_flex": ["flex"]}
 
@@ -147,13 +148,19 @@ def nccl(session):
     return ("failed" if bad else "passed" if some else "skipped"), "; ".join(said), {}
 
 
-def plan(session, work):
-    """(name, action) of every step, in order: what matters most first. And how many a quick run has."""
+def plan(session, work, chosen, processes):
+    """(name, action) of every step, in order: what matters most first. And how many a quick run has.
+    `chosen`: {step: [suite, ...]} for the steps that shall check these suites alone."""
     quick = session.quick
     tests = lambda program, limit: (lambda: suites.run(session, program, limit))
     bench = lambda name, limit: (lambda: measure(session, name, limit))
     peer = lambda name, limit: (lambda: peers(session, PEERS[name], limit))
-    check = lambda tool, limit: (lambda: suites.sanitize(session, tool, limit))
+    def check(tool, limit):
+        # Suites that were asked for get all the time that there is.
+        some = chosen.get(tool)
+        return lambda: suites.sanitize(session, tool, session.left() if some else limit, some,
+                                       processes or suites.CHECKERS)
+
     steps = [
         ("facts", lambda: facts(session)),
         ("libraries", lambda: libraries(session)),
@@ -174,6 +181,7 @@ def plan(session, work):
     many = len(steps)
     steps += [
         ("training_speed", lambda: training.speed(session, work, 45)),
+        ("graph_speed", lambda: training.graph_speed(session, work, 45)),
         ("peers_compiled", peer("peers_compiled", 60)),
         ("memcheck", check("memcheck", 60)),
         ("racecheck", check("racecheck", 40)),
@@ -183,11 +191,26 @@ def plan(session, work):
     return steps, many if quick else len(steps)
 
 
+def read_only(values):
+    """Of `--only STEP[:SUITE,...]`: the steps, and {step: suites} where there are any."""
+    only, chosen = [], {}
+    for value in values:
+        name, _, some = value.partition(":")
+        only.append(name)
+        if some:
+            chosen.setdefault(name, []).extend(some.split(","))
+    return only, chosen
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mode", nargs="?", choices=["quick", "full"], default="full")
     parser.add_argument("--seconds", type=int, help="for everything; 225 when quick, else 465")
-    parser.add_argument("--only", action="append", metavar="STEP", help="this step; may be repeated")
+    parser.add_argument("--only", action="append", default=[], metavar="STEP[:SUITE,...]",
+                        help="this step; may be repeated. Of memcheck, racecheck and synccheck these suites, "
+                        "which may have *; `unfinished`: those not checked to their end last time")
+    parser.add_argument("--processes", type=int, help="of compute-sanitizer at a time; 4 to 16 by default, "
+                        "as there are cores")
     parser.add_argument("--build", help="default: build/gpu_pack if there is one, else build/cuda")
     parser.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "build" / "gpu_results"))
     arguments = parser.parse_args()
@@ -195,13 +218,17 @@ def main():
     seconds = arguments.seconds or (225 if quick else 465)
     session = Session(arguments.build, arguments.out, seconds, quick)
     with tempfile.TemporaryDirectory(prefix="tessera_gpu_") as work:
-        steps, many = plan(session, pathlib.Path(work))
+        only, chosen = read_only(arguments.only)
+        steps, many = plan(session, pathlib.Path(work), chosen, arguments.processes)
         names = [name for name, _ in steps]
-        for name in arguments.only or []:
+        for name in only:
             if name not in names:
                 parser.error(f"there is no step {name}; there are {', '.join(names)}")
-        for name, action in steps if arguments.only else steps[:many]:
-            if not arguments.only or name in arguments.only or name == "facts":
+        for name in chosen:
+            if name not in CHECKS:
+                parser.error(f"suites can be chosen for {', '.join(CHECKS)}, not for {name}")
+        for name, action in steps if only else steps[:many]:
+            if not only or name in only or name == "facts":
                 session.step(name, action)
     failed = [step["step"] for step in session.results["steps"] if step["result"] == "failed"]
     print(f"results: {session.out / 'results.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))

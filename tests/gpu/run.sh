@@ -2,7 +2,8 @@
 # All tests and measurements that need a GPU, on a machine that has one and Python 3; no network, no
 # installation. Works in a build folder of the preset cuda, and with a pack of one that another
 # machine made (tests/gpu/pack.sh).
-#   tests/gpu/run.sh [quick] [--seconds N] [--only STEP]... [--build FOLDER] [--out FOLDER]
+#   tests/gpu/run.sh [quick] [--seconds N] [--only STEP[:SUITE,...]]... [--processes N]
+#                    [--build FOLDER] [--out FOLDER]
 # quick: what matters most, in less than 4 minutes; else less than 8. A step that fails or takes too
 # long is noted down, and the next one begins. Results: results.json and steps.log in --out, which is
 # $OUT or build/gpu_results unless given. docs/gpu.md says how to read them.

@@ -1,6 +1,7 @@
 """Whole training runs on the GPU: beside the CPU, twice, and stopped and resumed."""
 
 import json
+import pathlib
 import signal
 import statistics
 import subprocess
@@ -118,20 +119,56 @@ def resume(session, work, limit):
     return "passed", f"stopped after step {done} of {steps}, went on, same bits", {"stopped_at": done}
 
 
+LARGE = "tests/gpu/training_speed.textproto"
+SMALL = "tests/gpu/small_model_speed.textproto"
+
+
+def steps_of(session, work, limit, run, config, **more):
+    """Medians over the steps of a run of `config` from the ninth on, all of one plan."""
+    tessera(session, limit, *options(session, work, run, "GPU", "BF16", 16, config=config, **more))
+    steps = metrics(work, run)[8:]
+    return {name: statistics.median(step[name] for step in steps)
+            for name in ["ms", "tokens_per_second", "tflops_per_device"]}
+
+
+def line_of(name, config, found):
+    return {"by": "tessera", "name": name, "shape": config, "dtype": "bf16",
+            "microseconds": 1000 * found["ms"], "tflops": found["tflops_per_device"],
+            "tokens_per_second": found["tokens_per_second"]}
+
+
 def speed(session, work, limit):
-    """Steps of a mixture of experts of some size: tests/gpu/training_speed.textproto."""
-    tessera(session, limit, *options(session, work, "speed", "GPU", "BF16", 16,
-                                     config="tests/gpu/training_speed.textproto"))
-    steps = metrics(work, "speed")[8:]
-    median = lambda name: statistics.median(step[name] for step in steps)
-    rate = median("tflops_per_device")
+    """Steps of a mixture of experts of some size."""
+    found = steps_of(session, work, limit, "speed", LARGE)
+    line = line_of("training_step", LARGE, found)
     peak = next((line["tflops"] for line in session.results["measurements"]
                  if line.get("by") == "tessera" and line.get("name") == "matmul_rate"
                  and "tflops" in line), None)
-    line = {"by": "tessera", "name": "training_step", "shape": "tests/gpu/training_speed.textproto",
-            "dtype": "bf16", "microseconds": 1000 * median("ms"), "tflops": rate,
-            "tokens_per_second": median("tokens_per_second")}
     if peak:
-        line["percent_of_matmul"] = 100 * rate / peak
+        line["percent_of_matmul"] = 100 * found["tflops_per_device"] / peak
     session.add_measurements([line])
-    return "passed", f"{median('ms'):.0f} ms, {median('tokens_per_second'):.0f} tokens/s", {}
+    return "passed", f"{found['ms']:.0f} ms, {found['tokens_per_second']:.0f} tokens/s", {}
+
+
+def graph_speed(session, work, limit):
+    """Steps as graphs and kernel by kernel: of a small model, which the host's calls hold up, in turn
+    and twice, and of a larger one. Both must compute the same losses."""
+    end = time.monotonic() + limit
+    ways = {"graph": "true", "kernels": "false"}
+    said = []
+    for config, times in [(SMALL, 2), (LARGE, 1)]:
+        found, losses = {way: [] for way in ways}, {}
+        for repetition in range(times):
+            for way, graphs in ways.items():
+                run = f"{pathlib.Path(config).stem}_{way}_{repetition}"
+                found[way].append(steps_of(session, work, end - time.monotonic(), run, config,
+                                           **{"runtime.graphs": graphs}))
+                losses[run] = [step["loss"] for step in metrics(work, run)]
+        best = {way: min(runs, key=lambda one: one["ms"]) for way, runs in found.items()}
+        session.add_measurements([line_of(f"training_step_by_{way}", config, best[way])
+                                  for way in ways])
+        said.append(f"{pathlib.Path(config).stem}: {best['graph']['ms']:.2f} ms, kernel by kernel "
+                    f"{best['kernels']['ms']:.2f} ms")
+        if len(set(map(tuple, losses.values()))) != 1:
+            return "failed", f"{config}: the losses differ; " + "; ".join(said), {"losses": losses}
+    return "passed", "; ".join(said), {}

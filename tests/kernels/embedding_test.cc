@@ -130,24 +130,24 @@ TEST(Embedding, ShardsGetTheirRowsOfTheGradient) {
 }
 
 TEST(Embedding, ShardsRefuseIdsBeyondTheVocabulary) {
-  Stream stream{Device{}};
+  Stream stream{support::device()};
   const Tensor table(DType::kF32, {3, 4});
   for (const int32_t bad : {10, -1}) {
     const Tensor ids = from_ints({9, bad});
     const Tensor y(DType::kF32, {2, 4});
     const std::string sentence = concat("embedding: token 1 has id ", bad, ", expected 0 to 9");
-    support::expect_error(
+    support::expect_kernel_error(
         [&] {
           embedding_forward(stream,
                             {.y = y, .table = table, .ids = ids, .first = 5, .vocabulary = 10});
         },
-        sentence);
-    support::expect_error(
+        sentence, "embedding: a token's id is not in the vocabulary");
+    support::expect_kernel_error(
         [&] {
           embedding_backward(stream,
                              {.dtable = table, .dy = y, .ids = ids, .first = 5, .vocabulary = 10});
         },
-        sentence);
+        sentence, "embedding: a token's id is not in the vocabulary");
   }
 }
 

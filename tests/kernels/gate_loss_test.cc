@@ -109,6 +109,23 @@ TEST(GateLoss, IsTheDefinitionAndItsGradient) {
   }
 }
 
+TEST(GateLoss, ReadsItsCoefficientsWhereTheyAreGiven) {
+  Stream stream{support::device(), 2};
+  const Problem p({37, 190}, {.sink_blocks = 1, .window_blocks = 1, .kept = 4});
+  const Result expected = run(stream, p);
+  const Result found{support::filled(DType::kF32, {3}, 1),
+                     Tensor(DType::kF32, expected.dscores.shape())};
+  const Tensor coefficients =
+      support::from_doubles(DType::kF32, {3}, std::vector<double>{0.3, 0.05, 0.01});
+  GateLoss a = p.arguments(found.losses, found.dscores);
+  a.kl_coefficient = a.entropy_coefficient = a.z_coefficient = 9;
+  a.coefficients = coefficients.view();
+  gate_loss(stream, a);
+  stream.synchronize();
+  support::expect_same_bits(found.losses.view(), expected.losses.view(), "losses");
+  support::expect_same_bits(found.dscores.view(), expected.dscores.view(), "dscores");
+}
+
 TEST(GateLoss, WithoutTwoChoicesNothingIsLost) {
   Stream stream{support::device()};
   const Problem p({32, 30}, {.sink_blocks = 0, .window_blocks = 1, .kept = 4});
@@ -147,6 +164,8 @@ TEST(GateLoss, SaysWhatIsWrong) {
     change(wrong);
     support::expect_error([&] { gate_loss(stream, wrong); }, sentence);
   };
+  expect([](auto& x) { x.coefficients = support::plan_view(DType::kF32, {2}); },
+         "gate_loss: coefficients is f32 [2], expected f32 [kl, entropy, z] = [3]");
   expect([](auto& x) { x.losses = support::plan_view(DType::kF32, {2}); },
          "gate_loss: losses is f32 [2], expected f32 [kl, entropy, z] = [3]");
   expect(

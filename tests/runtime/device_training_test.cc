@@ -1,5 +1,5 @@
 // Training on a GPU, real or interpreted: the numbers of the CPU within the rounding of sums, the
-// same bits in every repetition, and checkpoints that either device goes on from.
+// same bits in every repetition and as graphs, and checkpoints that either device goes on from.
 
 #include <gtest/gtest.h>
 
@@ -61,6 +61,61 @@ TEST_F(DeviceTrainingTest, GoesOnWhereTheOtherDeviceWas) {
   };
   expect_end("from_gpu");
   expect_end("from_cpu");
+}
+
+/// A plan that comes a second time is a graph.
+class GraphTrainingTest : public DeviceTrainingTest {
+ protected:
+  TrainConfig graph_config(const std::string& run, bool graphs,
+                           std::vector<std::string> more) const {
+    more.insert(more.end(), {"runtime.device=GPU", "batch.micro_sequences=1",
+                             concat("runtime.graphs=", graphs ? "true" : "false")});
+    return config(run, more);
+  }
+  /// How many calls its graph takes, by its log; 0 without a graph.
+  int64_t calls(const std::string& run) const {
+    std::ifstream in(directory_ / run / "log.txt");
+    const std::string log{std::istreambuf_iterator<char>(in), {}};
+    const std::string before = " kernels and copies in ";
+    const size_t found = log.find(before);
+    return found == std::string::npos ? 0 : std::stoll(log.substr(found + before.size()));
+  }
+};
+
+/// Two steps of full attention with the gate's losses and three sparse ones, on samples of other
+/// documents each: a graph is made in step 2 and in step 4, and comes again in step 5.
+TEST_F(GraphTrainingTest, HasTheBitsOfKernelByKernel) {
+  const std::vector<std::string> steps{"steps=5",
+                                       "batch.sequences=1",
+                                       "batch.sequence_length=96",
+                                       "sparsity.dense_steps=2",
+                                       "sparsity.gate_warmup_steps=2",
+                                       "sparsity.transition_steps=0",
+                                       "checkpoint.every=3",
+                                       "runtime.validate_every=4",
+                                       "runtime.validate_batches=1",
+                                       "seed=3"};
+  run(graph_config("plain", false, steps));
+  run(graph_config("graph", true, steps));
+  EXPECT_EQ(calls("plain"), 0);
+  EXPECT_EQ(calls("graph"), 1);
+  EXPECT_EQ(metrics("graph"), metrics("plain"));
+  for (size_t step : {3u, 4u}) EXPECT_GT(metric("graph", "gate_kl")[step], 0) << step;
+  expect_same_state(saved("graph", "00000005"), saved("plain", "00000005"));
+  // Where it goes on, the plan comes for the first time again.
+  run(graph_config("resumed", true, steps), from("graph", "00000003"));
+  EXPECT_EQ(calls("resumed"), 1);
+  expect_same_state(saved("resumed", "00000005"), saved("plain", "00000005"));
+}
+
+TEST_F(GraphTrainingTest, RanksExchangeGradientsBetweenItsParts) {
+  const std::vector<std::string> steps{"steps=3", "batch.sequences=2", "batch.sequence_length=32"};
+  run_on(2, graph_config("plain", false, steps));
+  run_on(2, graph_config("graph", true, steps));
+  EXPECT_EQ(calls("plain"), 0);
+  EXPECT_GT(calls("graph"), 3);
+  EXPECT_EQ(metrics("graph"), metrics("plain"));
+  expect_same_state(saved("graph", "00000003"), saved("plain", "00000003"));
 }
 
 TEST_F(DeviceTrainingTest, SaysBeforeItBeginsThatTheMemoryIsTooSmall) {

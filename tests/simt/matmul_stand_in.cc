@@ -1,3 +1,5 @@
+#include <cuda_runtime.h>
+
 #include "kernels/matmul.h"
 #include "tests/simt/memory_checks.h"
 
@@ -7,8 +9,13 @@
 namespace tessera::gpu {
 
 void matmul(Stream& stream, const Matmul& a) {
-  const simt::DeviceWork work;
-  cpu::matmul(stream.threads(), a);
+  const auto multiply = [&stream, a] {
+    const simt::DeviceWork work;
+    cpu::matmul(stream.threads(), a);
+  };
+  auto* const handle = static_cast<cudaStream_t>(stream.handle());
+  if (simt::is_captured(handle)) return simt::note(handle, multiply);
+  multiply();
 }
 
 }  // namespace tessera::gpu

@@ -129,6 +129,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   (*graph)->work = std::move(captured->work);
   return cudaSuccess;
 }
+// Only the count, which comes without a list.
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
+  if (nodes != nullptr) return cudaErrorInvalidValue;
+  *count = graph->work.size();
+  return cudaSuccess;
+}
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
   tessera::simt::make(ready);
   (*ready)->work = graph->work;

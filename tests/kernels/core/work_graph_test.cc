@@ -75,6 +75,41 @@ TEST(WorkGraph, TakesInWorkOfStreamsThatWaitForIt) {
   }
 }
 
+TEST(WorkGraph, LetsTheHostInBetweenItsParts) {
+  Stream stream(support::device());
+  const Buffer from = Buffer::pinned(support::device(), 4);
+  const Buffer to = Buffer::pinned(support::device(), 4);
+  const Buffer there(support::device(), 4);
+  const auto view = [](const Buffer& buffer) { return buffer.view(DType::kI32, {1}); };
+  const auto value = [&](const Buffer& buffer) -> int32_t& {
+    return view(buffer).as<int32_t>()[0];
+  };
+  std::vector<int32_t> seen;
+  WorkGraph graph(stream, [&](WorkGraph& self) {
+    self.between([&] { value(from) *= 2; });
+    copy(stream, view(from), view(there));
+    copy(stream, view(there), view(to));
+    self.between([&] {
+      stream.synchronize();
+      seen.push_back(value(to));
+      value(from) += 1;
+    });
+    copy(stream, view(from), view(there));
+    copy(stream, view(there), view(to));
+  });
+  EXPECT_EQ(graph.pieces(), on_gpu() ? 4 : 0);
+  EXPECT_EQ(graph.calls(), on_gpu() ? 2 : 0);
+  EXPECT_TRUE(seen.empty());
+  value(from) = 5;
+  graph.run();
+  stream.synchronize();
+  EXPECT_EQ(value(to), 11);
+  graph.run();
+  stream.synchronize();
+  EXPECT_EQ(value(to), 23);
+  EXPECT_EQ(seen, (std::vector<int32_t>{10, 22}));
+}
+
 TEST(WorkGraph, LeavesTheStreamUsableWhenWorkThrows) {
   Stream stream(support::device());
   const auto fails = [] { CHECK(false, "no more work"); };
@@ -82,6 +117,11 @@ TEST(WorkGraph, LeavesTheStreamUsableWhenWorkThrows) {
     support::expect_error([&] { WorkGraph graph(stream, fails); }, "no more work");
     support::expect_error([&] { WorkGraph graph(stream, [&] { stream.synchronize(); }); },
                           "cudaStreamSynchronize");
+    const auto fails_in_part_two = [&](WorkGraph& graph) {
+      graph.between([] {});
+      fails();
+    };
+    support::expect_error([&] { WorkGraph graph(stream, fails_in_part_two); }, "no more work");
   } else {
     WorkGraph graph(stream, fails);
     support::expect_error([&] { graph.run(); }, "no more work");

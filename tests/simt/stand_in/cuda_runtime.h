@@ -83,6 +83,9 @@ inline int __ffs(int x) {
 inline unsigned __umulhi(unsigned x, unsigned y) {
   return static_cast<unsigned>((uint64_t{x} * y) >> 32);
 }
+[[noreturn]] inline void __trap() {
+  tessera::simt::stop_kernel("__trap");
+}
 template <class T>
 T __ldg(const T* address) {
   return *address;
@@ -112,10 +115,12 @@ struct SimtStream;
 struct SimtEvent;
 struct SimtGraph;
 struct SimtGraphExec;
+struct SimtGraphNode;
 using cudaStream_t = SimtStream*;
 using cudaEvent_t = SimtEvent*;
 using cudaGraph_t = SimtGraph*;
 using cudaGraphExec_t = SimtGraphExec*;
+using cudaGraphNode_t = SimtGraphNode*;
 enum cudaStreamCaptureMode : int {
   cudaStreamCaptureModeGlobal,
   cudaStreamCaptureModeThreadLocal,
@@ -174,6 +179,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph,
                                  unsigned long long flags = 0);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream);
