@@ -222,8 +222,9 @@ struct OwnRows {
 /// The step behind the last is a stage without tokens; groups that take turns need one each.
 template <class Shape>
 __device__ __forceinline__ void end_of_rows(const Shape& places, int stage, int step) {
+  const int turns = (step - stage + Shape::kStages - 1) / Shape::kStages;  // of this stage so far
   if (Shape::kSplit && step % Shape::kStages != stage) ++step;
-  if (step % Shape::kStages != stage) return;
+  if (step % Shape::kStages != stage) return places.ring.wait_until_empty(stage, turns);
   places.ring.wait_until_empty(stage, step / Shape::kStages);
   if (threadIdx.x % kWarpSize != 0) return;
   StageFigures{places.figures(stage)}.limits()[0] = 0;

@@ -37,7 +37,7 @@ __device__ void copy_tiles(const Problem& p, const Ring& ring, const CUtensorMap
     for (int d = 0; d < p.steps() * kDepth; d += kDepth, ++step) {
       if (threadIdx.x % kWarpSize != 0) continue;
       uint64_t* const full = ring.full + step % kStages;
-      wait_for_phase(ring.empty + step % kStages, Ring::parity(step) ^ 1);
+      wait_for_phase_or_stop(ring.empty + step % kStages, Ring::parity(step) ^ 1);
       arrive_and_expect(full, kStageBytes);
       copy_box(ring.a(step), &a_map, full, d, rows.first, 0);
       if constexpr (kTransposed) {
@@ -49,6 +49,7 @@ __device__ void copy_tiles(const Problem& p, const Ring& ring, const CUtensorMap
       }
     }
   }
+  if (threadIdx.x % kWarpSize == 0) wait_for_last(ring, step);
 }
 
 /// Four fragments of 8 columns, a word of each in the four lanes of a row: lane t gets fragment t,

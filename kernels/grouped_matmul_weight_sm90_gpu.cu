@@ -53,7 +53,7 @@ __device__ void copy_weight_tiles(const WeightProblem& p, const Ring& ring,
     const WeightTile tile = p.tile(index);
     for (int i = 0; i < tile.steps(); ++i, ++step) {
       uint64_t* const full = ring.full + step % kStages;
-      wait_for_phase(ring.empty + step % kStages, Ring::parity(step) ^ 1);
+      wait_for_phase_or_stop(ring.empty + step % kStages, Ring::parity(step) ^ 1);
       arrive_and_expect(full, kStageBytes);
       const int row = tile.first + i * kDepth;
       for (int box = 0; box < kBoxes; ++box) {
@@ -63,6 +63,7 @@ __device__ void copy_weight_tiles(const WeightProblem& p, const Ring& ring,
       }
     }
   }
+  wait_for_last(ring, step);
 }
 
 /// Zeros in the lines of a stage from `first` on, by all who multiply: products see them.
