@@ -176,11 +176,55 @@ struct KeySumsSm90 {
   }
 };
 
+/// The two rows of a stage that a lane of the warp which fills it looks after.
+struct OwnRows {
+  float shift[2] = {};
+  float delta[2] = {};
+  int ahead[2];
+
+  /// Row r is head r % heads of the token `attendee(r / heads)`, if there is such a token.
+  template <class Attendees>
+  __device__ OwnRows(const BackwardOperands<BF16>& a, int first_head, int heads, int tokens,
+                     int first_key, const Attendees& attendee_of) {
+    for (int half = 0; half < 2; ++half) {
+      const int row = static_cast<int>(threadIdx.x) % kWarpSize + kWarpSize * half;
+      const int i = row / heads;
+      const Attendee attendee = attendee_of(i);
+      ahead[half] = i < tokens ? attendee.position - first_key : -1;
+      if (i >= tokens) continue;
+      const int64_t at = int64_t{first_head + row % heads} * a.tokens + attendee.token;
+      shift[half] = a.lse[at] * kLog2E - attendee.bias;
+      delta[half] = a.delta[at];
+    }
+  }
+  /// By all lanes of the warp; then they are there for the lane that tells of the stage.
+  __device__ void put(const StageFigures& figures, int tokens) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const auto or_none = [](int x) { return x < 0 ? int{kMostReach} : x; };
+    const int lowest =
+        __reduce_min_sync(kWholeWarp, std::min(or_none(ahead[0]), or_none(ahead[1])));
+    const int highest = __reduce_max_sync(kWholeWarp, std::max(ahead[0], ahead[1]));
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane + kWarpSize * half;
+      figures.shift()[row] = shift[half];
+      figures.delta()[row] = delta[half];
+      figures.ahead()[row] = ahead[half];
+    }
+    if (lane == 0) {
+      figures.limits()[0] = tokens;
+      figures.limits()[1] = lowest;
+      figures.limits()[2] = highest;
+    }
+    __syncwarp();
+  }
+};
+
 /// The step behind the last is a stage without tokens; groups that take turns need one each.
 template <class Shape>
 __device__ __forceinline__ void end_of_rows(const Shape& places, int stage, int step) {
+  const int turns = (step - stage + Shape::kStages - 1) / Shape::kStages;  // of this stage so far
   if (Shape::kSplit && step % Shape::kStages != stage) ++step;
-  if (step % Shape::kStages != stage) return;
+  if (step % Shape::kStages != stage) return places.ring.wait_until_empty(stage, turns);
   places.ring.wait_until_empty(stage, step / Shape::kStages);
   if (threadIdx.x % kWarpSize != 0) return;
   StageFigures{places.figures(stage)}.limits()[0] = 0;
@@ -220,44 +264,14 @@ __device__ __forceinline__ void copy_rows_of_keys(const BackwardOperands<BF16>& 
     if (tokens == 0) return end_of_rows(places, stage, step);
     if (step % Shape::kStages != stage) continue;
     const Attendee own = source.at(Source::kGather ? lane : 0);
-    float shift[2] = {};
-    float delta[2] = {};
-    int ahead[2];
-    for (int half = 0; half < 2; ++half) {
-      const int row = lane + kWarpSize * half;
-      const int i = row / heads;
-      Attendee attendee = own;
-      if constexpr (Source::kGather) {
-        attendee.token = __shfl_sync(kWholeWarp, own.token, i);
-        attendee.position = __shfl_sync(kWholeWarp, own.position, i);
-        attendee.bias = __shfl_sync(kWholeWarp, own.bias, i);
-      } else {
-        attendee = source.at(i);
-      }
-      ahead[half] = i < tokens ? attendee.position - task.first : -1;
-      if (i >= tokens) continue;
-      const int64_t at = int64_t{first_head + row % heads} * a.tokens + attendee.token;
-      shift[half] = a.lse[at] * kLog2E - attendee.bias;
-      delta[half] = a.delta[at];
-    }
-    constexpr int kNone = kMostReach;
-    const int own_lowest =
-        std::min(ahead[0] < 0 ? int{kNone} : ahead[0], ahead[1] < 0 ? int{kNone} : ahead[1]);
-    const int lowest = __reduce_min_sync(kWholeWarp, own_lowest);
-    const int highest = __reduce_max_sync(kWholeWarp, std::max(ahead[0], ahead[1]));
+    const OwnRows rows(a, first_head, heads, tokens, task.first, [&](int i) {
+      if constexpr (!Source::kGather) return source.at(i);
+      return Attendee{__shfl_sync(kWholeWarp, own.token, i),
+                      __shfl_sync(kWholeWarp, own.position, i),
+                      __shfl_sync(kWholeWarp, own.bias, i)};
+    });
     places.ring.wait_until_empty(stage, step / Shape::kStages);
-    for (int half = 0; half < 2; ++half) {
-      const int row = lane + kWarpSize * half;
-      figures.shift()[row] = shift[half];
-      figures.delta()[row] = delta[half];
-      figures.ahead()[row] = ahead[half];
-    }
-    if (lane == 0) {
-      figures.limits()[0] = tokens;
-      figures.limits()[1] = lowest;
-      figures.limits()[2] = highest;
-    }
-    __syncwarp();
+    rows.put(figures, tokens);
     if constexpr (Source::kGather) {
       const int bytes = heads * 128;  // of a token's half
       if (lane == 0) {

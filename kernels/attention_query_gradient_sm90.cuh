@@ -62,7 +62,11 @@ struct QuerySumsSm90 {
     if (view.strips.whole) return;
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
-      if (!view.seen[i / 2 % 2].sees(column_of_lane(i / 4, i % 4))) s[i] = 0;
+      // Without branches.
+      const SeenKeys& seen = view.seen[i / 2 % 2];
+      const int key = column_of_lane(i / 4, i % 4);
+      const bool sees = (key <= seen.high) & ((key >= seen.low) | (key < seen.sinks));
+      s[i] = sees ? s[i] : 0.0f;
     }
   }
   /// Takes a panel: starts the sums of dq, in a group of products that is under way in the end. All
@@ -138,14 +142,16 @@ __device__ __forceinline__ void copy_panels(const BackwardOperands<BF16>& a,
   const LaneRows rows(tile, 0);
   Walk walk(arguments, a.grid, tile, rows);
   Panel panel{};
+  int turn = 0;
   for (int step = 0; walk.next(panel); ++step) {
     if (step % Shape::kStages != stage || !starts) continue;
     uint64_t* const full = places.ring.full + stage;
-    places.ring.wait_until_empty(stage, step / Shape::kStages);
+    places.ring.wait_until_empty(stage, turn++);
     arrive_and_expect(full, 2 * Rows::kBytes);
     places.keys(stage).copy(maps.k, full, tile.kv_head, panel.row);
     places.values(stage).copy(maps.v, full, tile.kv_head, panel.row);
   }
+  if (starts) places.ring.wait_until_empty(stage, turn);
 }
 
 /// Zeros behind the last key of a run in a stage, as ds of 0 does not hide a NaN. By all who
@@ -219,6 +225,7 @@ __device__ __forceinline__ void add_panels(const BackwardOperands<BF16>& a,
   if constexpr (Walk::kChoices) walk.check();
   wait_for_products<0>();
   hold_sums(sums.dq);
+  give_back_behind();
   if (idle) return;
   // By way of the rows' own place: all warps of the group are done with it.
   sync_named(2 + group, 128);

@@ -105,8 +105,9 @@ struct StageRing {
   __device__ void wait_until_full(int stage, int turn) const {
     wait_for_phase(full + stage, static_cast<uint32_t>(turn) & 1);
   }
+  /// Who waits here after the last use too finds out where the others hang, and stops the kernel.
   __device__ void wait_until_empty(int stage, int turn) const {
-    wait_for_phase(empty + stage, (static_cast<uint32_t>(turn) & 1) ^ 1);
+    wait_for_phase_or_stop(empty + stage, (static_cast<uint32_t>(turn) & 1) ^ 1);
   }
   /// By a whole warp.
   __device__ void give_back(int stage) const {

@@ -69,6 +69,12 @@ __device__ inline Ring Ring::start(SharedMemory& shared) {
   return ring;
 }
 
+/// By who copies, after the last of `steps`: whoever hangs, the kernel stops.
+__device__ inline void wait_for_last(const Ring& ring, int steps) {
+  if (steps == 0) return;
+  wait_for_phase_or_stop(ring.empty + (steps - 1) % kStages, Ring::parity(steps - 1));
+}
+
 /// By a whole warp.
 __device__ __forceinline__ void give_back(const Ring& ring, int step) {
   __syncwarp();

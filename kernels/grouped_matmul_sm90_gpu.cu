@@ -37,7 +37,7 @@ __device__ void copy_tiles(const Problem& p, const Ring& ring, const CUtensorMap
     for (int d = 0; d < p.steps() * kDepth; d += kDepth, ++step) {
       if (threadIdx.x % kWarpSize != 0) continue;
       uint64_t* const full = ring.full + step % kStages;
-      wait_for_phase(ring.empty + step % kStages, Ring::parity(step) ^ 1);
+      wait_for_phase_or_stop(ring.empty + step % kStages, Ring::parity(step) ^ 1);
       arrive_and_expect(full, kStageBytes);
       copy_box(ring.a(step), &a_map, full, d, rows.first, 0);
       if constexpr (kTransposed) {
@@ -49,6 +49,7 @@ __device__ void copy_tiles(const Problem& p, const Ring& ring, const CUtensorMap
       }
     }
   }
+  if (threadIdx.x % kWarpSize == 0) wait_for_last(ring, step);
 }
 
 /// Four fragments of 8 columns, a word of each in the four lanes of a row: lane t gets fragment t,
@@ -150,19 +151,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-}  // namespace
-}  // namespace sm90
-
-bool sm90_takes(const Stream& stream, const GroupedMatmul& a) {
-  const auto whole = [](const ConstTensorView& x) {
-    return reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.shape()[-1] % 8 == 0;
-  };
-  return kGroupedMatmulBySm90 && a.a.dtype() == DType::kBF16 && a.a.shape()[1] > 0 && whole(a.a) &&
-         whole(a.b) && whole(a.c) && compute_capability(stream.device().index) == 90;
-}
-
-void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a) {
-  using namespace sm90;
+void start(Stream& stream, const GroupedMatmul& a) {
   constexpr const char* kWho = "grouped_matmul_sm90";
   const int64_t rows = a.a.shape()[0];
   const int64_t k = a.a.shape()[1];
@@ -189,6 +178,21 @@ void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a) {
   const auto blocks = static_cast<unsigned>(multiprocessors(stream.device().index));
   launch(stream, a.transpose_b ? multiply_groups<true> : multiply_groups<false>,
          dim3(std::min(tiles, blocks)), kThreads, kSharedBytes, problem, a_map, b_map);
+}
+
+}  // namespace
+}  // namespace sm90
+
+bool sm90_takes(const Stream& stream, const GroupedMatmul& a) {
+  const auto whole = [](const ConstTensorView& x) {
+    return reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.shape()[-1] % 8 == 0;
+  };
+  return kGroupedMatmulBySm90 && a.a.dtype() == DType::kBF16 && a.a.shape()[1] > 0 && whole(a.a) &&
+         whole(a.b) && whole(a.c) && compute_capability(stream.device().index) == 90;
+}
+
+void grouped_matmul_sm90(Stream& stream, const GroupedMatmul& a) {
+  sm90::start(stream, a);
 }
 
 }  // namespace tessera::gpu

@@ -53,7 +53,7 @@ __device__ void copy_weight_tiles(const WeightProblem& p, const Ring& ring,
     const WeightTile tile = p.tile(index);
     for (int i = 0; i < tile.steps(); ++i, ++step) {
       uint64_t* const full = ring.full + step % kStages;
-      wait_for_phase(ring.empty + step % kStages, Ring::parity(step) ^ 1);
+      wait_for_phase_or_stop(ring.empty + step % kStages, Ring::parity(step) ^ 1);
       arrive_and_expect(full, kStageBytes);
       const int row = tile.first + i * kDepth;
       for (int box = 0; box < kBoxes; ++box) {
@@ -63,6 +63,7 @@ __device__ void copy_weight_tiles(const WeightProblem& p, const Ring& ring,
       }
     }
   }
+  wait_for_last(ring, step);
 }
 
 /// Zeros in the lines of a stage from `first` on, by all who multiply: products see them.
@@ -133,19 +134,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 2 * kGroupThreads) copy_weight_tiles(p, ring, a_map, b_map);
 }
 
-}  // namespace
-}  // namespace sm90
-
-bool sm90_takes(const Stream& stream, const GroupedMatmulWeight& a) {
-  const auto whole = [](const ConstTensorView& x) {
-    return reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.shape()[-1] % 8 == 0;
-  };
-  return kGroupedMatmulBySm90 && a.a.dtype() == DType::kBF16 && whole(a.a) && whole(a.b) &&
-         whole(a.c) && compute_capability(stream.device().index) == 90;
-}
-
-void grouped_matmul_weight_sm90(Stream& stream, const GroupedMatmulWeight& a) {
-  using namespace sm90;
+void start(Stream& stream, const GroupedMatmulWeight& a) {
   constexpr const char* kWho = "grouped_matmul_weight_sm90";
   const int64_t rows = a.a.shape()[0];
   const int64_t n = a.a.shape()[1];
@@ -166,6 +155,21 @@ void grouped_matmul_weight_sm90(Stream& stream, const GroupedMatmulWeight& a) {
   launch(stream, multiply_weights, dim3(static_cast<unsigned>(std::min(tiles, blocks))), kThreads,
          kSharedBytes, problem, tensor_map(a.a, {n, rows, 1}, {kLine, kDepth, 1}, kWho),
          tensor_map(a.b, {k, rows, 1}, {kLine, kDepth, 1}, kWho));
+}
+
+}  // namespace
+}  // namespace sm90
+
+bool sm90_takes(const Stream& stream, const GroupedMatmulWeight& a) {
+  const auto whole = [](const ConstTensorView& x) {
+    return reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.shape()[-1] % 8 == 0;
+  };
+  return kGroupedMatmulBySm90 && a.a.dtype() == DType::kBF16 && whole(a.a) && whole(a.b) &&
+         whole(a.c) && compute_capability(stream.device().index) == 90;
+}
+
+void grouped_matmul_weight_sm90(Stream& stream, const GroupedMatmulWeight& a) {
+  sm90::start(stream, a);
 }
 
 }  // namespace tessera::gpu

@@ -71,8 +71,19 @@ def matches(hot, entry):
     return entry["kernel"] == hot["kernel"] and entry["object"].name == hot["file"] + ".o"
 
 
-def check(usage):
-    broken = []
+def waiting_products(build):
+    """Kernels whose products (wgmma) ptxas has wait for each other: notes C7510 to C7520."""
+    found = []
+    for log in sorted(pathlib.Path(build).rglob("*.ptxas")):
+        for why, mangled in re.findall(r"\(C75\d\d\).* serialized due to (.*) (?:in|for) the function"
+                                       r" '(\w+)'", log.read_text()):
+            found.append(f"{log.stem}: {demangled([mangled])[mangled]}: each product waits for the one "
+                         f"before, due to {why}")
+    return found
+
+
+def check(usage, build):
+    broken = waiting_products(build)
     for hot in hot_kernels():
         entries = [entry for entry in usage if matches(hot, entry)]
         if not entries:
@@ -131,7 +142,7 @@ def main():
         print(f"no kernel was compiled in {arguments.build}; build the preset cuda first")
         return 2
     if arguments.what == "check":
-        return check(usage)
+        return check(usage, arguments.build)
     if arguments.what == "table":
         return table(usage, arguments.cuobjdump)
     for entry in usage:

@@ -59,6 +59,27 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parit
   }
 }
 
+/// The same, but what does not end in 20 s stops the kernel: the host hears of it, and does not wait
+/// for ever. For warps that copy; around products it takes registers that are not there.
+__device__ __forceinline__ void wait_for_phase_or_stop(uint64_t* barrier, uint32_t parity) {
+  constexpr uint64_t kMostNanoseconds = 20'000'000'000;
+  uint64_t first = 0;
+  while (true) {
+    uint32_t over = 0;
+    asm volatile(
+        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+        "selp.u32 %0, 1, 0, p;}"
+        : "=r"(over)
+        : "r"(address_in_shared(barrier)), "r"(parity)
+        : "memory");
+    if (over != 0) return;
+    uint64_t now = 0;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+    if (first == 0) first = now;
+    if (now - first > kMostNanoseconds) __trap();
+  }
+}
+
 /// cp.async.bulk.tensor: the box at (x, y, z) of the tensor that `map` describes, x innermost,
 /// zeros where it leaves the tensor; its bytes arrive at `barrier`. By one lane.
 __device__ __forceinline__ void copy_box(void* shared, const void* map, uint64_t* barrier, int x,

@@ -109,6 +109,7 @@ void of_experts(GpuBench& bench, const Experts& e) {
     grouped_matmul_weight(bench.stream(), {.c = dw, .a = y, .b = x, .offsets = offsets});
   });
   if constexpr (kCudaBuilt) {
+    if (!bench.stream().on(DeviceKind::kGpu)) return;
     // Those above are for Hopper where it is one.
     measure("grouped_matmul_forward_sm80", [&] {
       gpu::grouped_matmul_sm80(bench.stream(),

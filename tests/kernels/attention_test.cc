@@ -161,8 +161,9 @@ TEST(Attention, AgreesWithTheDefinitionInBf16) {
   }
 }
 
-// Heads of 64 and 128 numbers in groups of 2, 4 and 8: what kernels for one kind of GPU take. Several
-// turns of their rings, panels that end in the midst of others, sinks in one tile of keys and in two.
+// Heads of 64 and 128 numbers in groups of 2, 4 and 8: what kernels for one kind of GPU take.
+// Several turns of their rings, segments that end in the midst of panels, sinks in one tile of keys
+// and in two.
 TEST(Attention, AgreesWithTheDefinitionInWholeGroups) {
   for (const Case& c : {Case{{330, 37}, 4, 1, 128, 100, 5, true, DType::kBF16},
                         Case{{200, 17, 90}, 16, 2, 64, kAll, 0, false, DType::kBF16},

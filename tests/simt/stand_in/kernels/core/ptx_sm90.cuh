@@ -34,6 +34,10 @@ inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
   simt::wait_for_phase(barrier, parity);
 }
 
+inline void wait_for_phase_or_stop(uint64_t* barrier, uint32_t parity) {
+  simt::wait_for_phase(barrier, parity);
+}
+
 inline void sync_named(int number, int threads) {
   simt::sync_named(number, threads);
 }
