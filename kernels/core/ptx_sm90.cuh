@@ -59,8 +59,8 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parit
   }
 }
 
-/// The same, but what does not end in 20 s stops the kernel: the host hears of it, and does not wait
-/// for ever. For warps that copy; around products it takes registers that are not there.
+/// The same, but what does not end in 20 s stops the kernel: the host hears of it, and does not
+/// wait for ever. For warps that copy; around products it takes registers that are not there.
 __device__ __forceinline__ void wait_for_phase_or_stop(uint64_t* barrier, uint32_t parity) {
   constexpr uint64_t kMostNanoseconds = 20'000'000'000;
   uint64_t first = 0;
