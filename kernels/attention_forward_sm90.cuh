@@ -216,6 +216,8 @@ struct Sm90Rows {
   using Outputs = float[kD / 2];
   using Scores = float[Shape::kPanel / 2];
   using Weights = uint32_t[Shape::kPanel / 16][4];
+  /// Whether there are registers to look for the next panel while products are under way.
+  static constexpr bool kLookBeside = Walk::kFewRegisters;
 
   const ForwardOperands<BF16>& a;
   const Memory& memory;
@@ -228,8 +230,11 @@ struct Sm90Rows {
                                        int& step) const {
     const LaneRows rows(tile, warp, Shape::kGroupRows);
     Walk walk(arguments, a.grid, tile, rows);
+    const bool idle = 16 * warp / Shape::kGroupRows * Shape::kGroupRows >= tile.rows();
     Panel next;
-    bool more = walk.next(next);
+    Upcoming up;
+    up.more = walk.next(next);
+    look(up, walk, idle);
     Queries q;
     load_queries(q, turn);
     Softmax softmax;
@@ -238,23 +243,43 @@ struct Sm90Rows {
     Outputs o;
 #pragma unroll
     for (int i = 0; i < kD / 2; ++i) o[i] = 0;
-    const bool idle = 16 * warp / Shape::kGroupRows * Shape::kGroupRows >= tile.rows();
-    PanelView view;
-    Sums sums{};
-    if (advance(walk, idle, view, sums, more, step)) {
+    while (up.there) {
+      if (!up.sees) {
+        pass(step++);
+        look(up, walk, idle);
+        continue;
+      }
+      // The first panel after some that are of no use, by itself.
       Scores s;
       Weights p;
-      int last = step - 1;
+      PanelView view = up.view;
+      Sums sums = up.sums;
+      int last = step++;
       start_scores(s, q, last);
+      if constexpr (kLookBeside) look(up, walk, idle);
       wait_for_products<0>();
       hold_sums(s);
       give_back(memory.empty_keys, last);
       weigh(softmax, s, view, sums);
       pack(p, s);
-      while (advance(walk, idle, view, sums, more, step)) {
-        const int now = step - 1;
+      if constexpr (!kLookBeside) look(up, walk, idle);
+      // Others with the values of the one before. These keep their stage, so that not as many
+      // panels as there are stages may be passed over in between: the last of them never came.
+      int passed = 0;
+      while (up.there && (up.sees || passed < Shape::kStages - 1)) {
+        const int now = step++;
+        if (!up.sees) {
+          pass(now);
+          look(up, walk, idle);
+          ++passed;
+          continue;
+        }
+        passed = 0;
+        view = up.view;
+        sums = up.sums;
         start_scores(s, q, now);
         start_values(o, p, last);
+        if constexpr (kLookBeside) look(up, walk, idle);
         wait_for_products<1>();
         hold_sums(s);
         give_back(memory.empty_keys, now);
@@ -265,6 +290,7 @@ struct Sm90Rows {
         give_back(memory.empty_values, last);
         scale(o, keep);
         pack(p, s);
+        if constexpr (!kLookBeside) look(up, walk, idle);
         last = now;
       }
       start_values(o, p, last);
@@ -277,20 +303,23 @@ struct Sm90Rows {
   }
 
  private:
-  /// To the next panel that this group sees, that of step - 1 then. Passes over others.
-  __device__ __forceinline__ bool advance(Walk& walk, bool idle, PanelView& view, Sums& sums,
-                                          bool& more, int& step) const {
-    while (more) {
-      view = walk.view();
-      sums = walk.sums();
-      const bool sees = !idle && walk.unit_sees();
-      Panel next;
-      more = walk.next(next);
-      ++step;
-      if (sees) return true;
-      pass(step - 1);
-    }
-    return false;
+  /// The next panel of the walk, which itself is one ahead: what it reads from memory for a panel
+  /// has a panel's time to come.
+  struct Upcoming {
+    PanelView view;
+    Sums sums;
+    bool there;
+    bool sees;  ///< this group
+    bool more;  ///< of the walk
+  };
+  __device__ __forceinline__ static void look(Upcoming& up, Walk& walk, bool idle) {
+    up.there = up.more;
+    if (!up.more) return;
+    up.view = walk.view();
+    up.sums = walk.sums();
+    up.sees = !idle && walk.unit_sees();
+    Panel next;
+    up.more = walk.next(next);
   }
   __device__ __forceinline__ void give_back(uint64_t* empty, int of_step) const {
     if (threadIdx.x % kWarpSize == 0) arrive(empty + Memory::stage(of_step));

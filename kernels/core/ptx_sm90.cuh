@@ -36,17 +36,26 @@ __device__ __forceinline__ void arrive_and_expect(uint64_t* barrier, uint32_t by
                : "r"(address_in_shared(barrier)), "r"(bytes)
                : "memory");
 }
+/// Whether the phase of this parity is over; may wait for a while to see.
+__device__ __forceinline__ bool is_phase_over(uint64_t* barrier, uint32_t parity) {
+  uint32_t over;
+  asm volatile(
+      "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+      "selp.u32 %0, 1, 0, p;}"
+      : "=r"(over)
+      : "r"(address_in_shared(barrier)), "r"(parity)
+      : "memory");
+  return over != 0;
+}
 /// Waits for the end of the phase of this parity: 0 for the first. A barrier that has had none
-/// counts as after one of parity 1.
+/// counts as after one of parity 1. A wait of some ten seconds is one for ever: it stops the
+/// kernel.
 __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parity) {
-  uint32_t over = 0;
-  while (over == 0) {
-    asm volatile(
-        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
-        "selp.u32 %0, 1, 0, p;}"
-        : "=r"(over)
-        : "r"(address_in_shared(barrier)), "r"(parity)
-        : "memory");
+  constexpr int64_t kMostClocks = int64_t{20} << 30;
+  if (is_phase_over(barrier, parity)) return;
+  const int64_t begin = clock64();
+  while (!is_phase_over(barrier, parity)) {
+    if (clock64() - begin > kMostClocks) __trap();
   }
 }
 

@@ -109,17 +109,21 @@ TEST(AttentionForwardSm90, SparseAgreesWithTheOneForAll) {
       {{330, 70}, 64, 4, 2, 128, {0, 1, 2}, 0.999, false, kType},
       {{410}, 128, 6, 2, 64, {1, 1, 1}, 0.5, true, kType},
       {{270}, 64, 16, 1, 64, {1, 1, 2}, 0.9, false, kType},
+      // Many blocks that a tile of 16 tokens chose and its neighbour did not: more than stages.
+      {{900}, 16, 4, 1, 64, {0, 1, 1}, 0.9, false, kType},
   };
   for (const support::SparseCase& c : cases) {
     const Sparse expected(c);
     const Sparse found(c);
     const reference::Attended chosen = expected.attended();
-    const support::Selection selection = reference::selection_of(expected.scores, chosen);
-    const reference::Lists lists(expected.scores, chosen);
+    const support::Selection choices = reference::selection_of(expected.scores, chosen);
+    const BlockSelection selection = choices.view();
+    const reference::Lists all_lists(expected.scores, chosen);
+    const BlockLists lists = all_lists.view();
     Stream stream(support::device());
-    const SparseAttentionForward a = found.forward(selection.view(), lists.view());
+    const SparseAttentionForward a = found.forward(selection, lists);
     ASSERT_TRUE(gpu::sm90_takes(stream, a));
-    gpu::attention_forward_sm80(stream, expected.forward(selection.view(), lists.view()));
+    gpu::attention_forward_sm80(stream, expected.forward(selection, lists));
     gpu::attention_forward_sm90(stream, a);
     stream.synchronize();
     const std::string which = concat("block ", c.block, ", heads ", c.heads, ", d ", c.d, ": ");
