@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "kernels/attention.h"
+#include "kernels/attention_backward_sm90.h"
 #include "kernels/attention_forward_sm90.h"
 #include "kernels/core/build.h"
 #include "kernels/core/copy.h"
@@ -118,22 +119,26 @@ class Layer {
   void forward(std::span<const int32_t> groups, int64_t window, int64_t sinks) {
     attention_forward(bench_.stream(), forward_arguments(groups, window, sinks));
   }
+  AttentionBackward backward_arguments(std::span<const int32_t> groups, int64_t window,
+                                       int64_t sinks) const {
+    return {.dq = dq,
+            .dk = dk,
+            .dv = dv,
+            .delta = delta,
+            .d_o = d_o,
+            .o = o,
+            .lse = lse,
+            .q = q,
+            .k = k,
+            .v = v,
+            .grid = grid,
+            .groups = groups,
+            .window = window,
+            .sink_tokens = sinks,
+            .scale = s_.scale};
+  }
   void backward(std::span<const int32_t> groups, int64_t window, int64_t sinks) {
-    attention_backward(bench_.stream(), {.dq = dq,
-                                         .dk = dk,
-                                         .dv = dv,
-                                         .delta = delta,
-                                         .d_o = d_o,
-                                         .o = o,
-                                         .lse = lse,
-                                         .q = q,
-                                         .k = k,
-                                         .v = v,
-                                         .grid = grid,
-                                         .groups = groups,
-                                         .window = window,
-                                         .sink_tokens = sinks,
-                                         .scale = s_.scale});
+    attention_backward(bench_.stream(), backward_arguments(groups, window, sinks));
   }
   void local_forward() { forward(local, s_.window, kBlock); }
   void local_backward() { backward(local, s_.window, kBlock); }
@@ -332,6 +337,17 @@ void measure_sm90(GpuBench& bench, GpuWork whole, const AttentionForward& argume
   }
 }
 
+/// Beside a row of backward, one of the kernels for all GPUs.
+void measure_for_all(GpuBench& bench, GpuWork whole, const AttentionBackward& arguments) {
+  if constexpr (kCudaBuilt) {
+    Stream& stream = bench.stream();
+    if (!stream.on(DeviceKind::kGpu) || !gpu::sm90_takes(stream, arguments)) return;
+    whole.name += "_sm80";
+    whole.call = [&] { gpu::attention_backward_sm80(stream, arguments); };
+    bench.run(whole);
+  }
+}
+
 void dense(GpuBench& bench, int64_t n) {
   const Sizes s(bench, n);
   Layer layer(bench, s);
@@ -369,6 +385,10 @@ void window(GpuBench& bench, int64_t n) {
              .dtype = kType,
              .flops = 2.5 * flops,
              .call = [&] { layer.local_backward(); }});
+  measure_for_all(
+      bench,
+      {.name = "window_backward", .shape = shape, .dtype = kType, .flops = 2.5 * flops, .call = {}},
+      layer.backward_arguments(layer.local, s.window, kBlock));
 }
 
 void dgsa(GpuBench& bench, int64_t n, double memory) {
