@@ -30,7 +30,7 @@ int run_score(const std::vector<std::string>& arguments);
 int run_checkpoint(const std::vector<std::string>& arguments);
 /// tessera doctor: what training needs of this host and of others.
 int run_doctor(const std::vector<std::string>& arguments);
-/// tessera data prepare: text to tokens.
+/// tessera data prepare, task: text to tokens, and samples of synthetic tasks.
 int run_data(const std::vector<std::string>& arguments);
 
 }  // namespace tessera
