@@ -33,13 +33,15 @@ class Transformer {
     /// gradients_done(n): the gradients of all from n on are complete.
     std::function<void(int64_t)> need_values = {};
     std::function<void(int64_t)> gradients_done = {};
+    /// Sees the choices of each layer's gate in forward() and logits(); optional.
+    SelectionObserver on_selection = {};
   };
 
   /// Adds the gradient of loss_scale * (sum of token losses) + the auxiliary losses to the
   /// parameters' gradients, and the losses of this rank's tokens to `run.sums`. Ranks of the
   /// context group make the same calls with the same batch. The host does not wait for the device.
   void forward_backward(Run& run, const Batch& batch, float loss_scale) const;
-  /// Adds the losses of this rank's tokens to `run.sums`; keeps nothing.
+  /// Adds the losses and hits of this rank's tokens to `run.sums`; keeps nothing.
   void forward(Run& run, const Batch& batch) const;
   /// The same. losses [tokens of the sequence rank], f32, is overwritten by the loss of each token,
   /// 0 where its target is negative; in the order of SequenceLayout::sequence_tokens.
@@ -76,7 +78,7 @@ class Transformer {
   void count_active_parameters(const ModelConfig& config, const ParameterStore& store);
   StepContext start(Run& run, const Batch& batch) const;
   TensorView embed(StepContext& step, ConstTensorView tokens) const;
-  void add_loss_of_share(StepContext& step, ConstTensorView losses) const;
+  void add_share(StepContext& step, ConstTensorView x, TensorView total) const;
 
   std::vector<Block> blocks_;
   std::vector<int64_t> first_parameters_;  ///< of each block, and of the head

@@ -28,7 +28,7 @@ constexpr FieldRule kRules[] = {
     {"model.qk_norm", 0, 1, 0},
     {"model.output_gate", 0, 1, 0},
     {"model.attention.sparse_ratio", 0, 1},
-    {"model.attention.global_groups", 1, 4096},
+    {"model.attention.global_groups", 0, 4096},
     {"model.attention.block", 16, 4096, 64},
     {"model.attention.gate_dim", 1, 4096, 64},
     {"model.attention.gate_keys", 1, 4096, 1},
