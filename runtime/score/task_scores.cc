@@ -160,7 +160,7 @@ void TaskPass::count_answer(int64_t row, int64_t begin, std::span<const Answer> 
   bool far = false;
   for (const Answer& answer : sources) {
     const int64_t source = answer.source - begin;
-    far = far || (asking - source >= plan_.window && source >= attention.sink_tokens());
+    far = far || (asking - source >= attention.window() && source >= attention.sink_tokens());
     ++sources_;
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       const auto block = static_cast<int32_t>(source / attention.block());

@@ -24,8 +24,8 @@ struct TaskScores {
   int64_t samples = 0;
   int64_t answers = 0;
   double accuracy = 0;      ///< share of the answers that no other token is more probable than
-  int64_t window = 0;       ///< W of local groups, tokens
-  int64_t far_answers = 0;  ///< with a source that local groups of the asking token do not see
+  int64_t window = 0;       ///< W of local groups in that step, tokens
+  int64_t far_answers = 0;  ///< with a source that local groups do not see at full sparsity
   double far_accuracy = 0;  ///< of these; 0 when there are none
   int64_t kept_blocks = 0;  ///< k
   double kept_share = 1;    ///< of the blocks that a token of a global group could visit; 1: all
