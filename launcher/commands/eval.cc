@@ -45,8 +45,8 @@ void print(const TaskScores& scores) {
             << "  far answers   " << scores.far_accuracy << " of " << scores.far_answers
             << " whose source is out of the window\n";
   if (scores.block_recall.empty()) return;
-  std::cout << "  kept          " << scores.kept_share
-            << " of visible blocks, k = " << scores.kept_blocks << "\n  block recall ";
+  std::cout << "  kept          " << scores.kept_share << " of visible blocks, of asking tokens "
+            << scores.asking_kept_share << "; k = " << scores.kept_blocks << "\n  block recall ";
   for (const double recall : scores.block_recall) std::cout << " " << recall;
   std::cout << ", by layer\n";
 }

@@ -110,7 +110,7 @@ void validate_attention(const ModelConfig& model, Problems& problems) {
 
 /// What random choice of blocks leaves without an effect.
 void validate_selection(const AttentionConfig& attention, Problems& problems) {
-  if (attention.selection() == AttentionConfig::GATE) return;
+  if (attention.selection() != AttentionConfig::RANDOM) return;
   require(attention.tree_beam() == 0, problems, "model.attention.tree_beam", "is ",
           attention.tree_beam(), ", expected 0 with model.attention.selection = RANDOM");
   require(attention.global_groups() > 0, problems, "model.attention.selection",

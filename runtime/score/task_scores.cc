@@ -24,6 +24,15 @@ struct Choices {
   std::vector<int32_t> blocks;
   Shape shape;
 
+  /// By the token in all groups.
+  int64_t chosen(int64_t token) const {
+    int64_t count = 0;
+    for (int64_t group = 0; group < shape[0]; ++group) {
+      const auto begin = blocks.begin() + (group * shape[1] + token) * shape[2];
+      count += std::count_if(begin, begin + shape[2] - 1, [](int32_t block) { return block >= 0; });
+    }
+    return count;
+  }
   bool contains(int64_t token, int32_t block) const {
     const int64_t slots = shape[2];
     for (int64_t group = 0; group < shape[0]; ++group) {
@@ -43,7 +52,8 @@ class TaskPass {
  private:
   void run_samples(int64_t first, int64_t count);
   void count_answer(int64_t row, int64_t position, std::span<const Answer> sources);
-  bool is_forced(int64_t asking, int64_t source) const;
+  void count_visits(int64_t token, int64_t asking);
+  bool is_forced(int64_t asking, int64_t block) const;
   bool is_hit(int64_t token) const;
 
   Stream& stream_;
@@ -59,6 +69,8 @@ class TaskPass {
   std::vector<Choices> layers_;
   std::vector<int64_t> seen_;  // sources whose block is seen, by layer
   int64_t sources_ = 0;
+  double visited_ = 0;  // share of visible blocks that asking tokens visit, summed
+  int64_t visitors_ = 0;
   int64_t hits_ = 0;
   int64_t far_hits_ = 0;
   TaskScores scores_;
@@ -133,6 +145,7 @@ TaskScores TaskPass::run() {
   scores_.far_accuracy = share(far_hits_, scores_.far_answers);
   for (const int64_t seen : seen_) scores_.block_recall.push_back(share(seen, sources_));
   const auto stats = sums.read(stream_).gate_stats.as<float>();
+  if (visitors_ > 0) scores_.asking_kept_share = visited_ / static_cast<double>(visitors_);
   if (stats[0] > 0) scores_.kept_share = 1 - double{stats[1]} / double{stats[0]};
   return scores_;
 }
@@ -164,9 +177,10 @@ void TaskPass::count_answer(int64_t row, int64_t begin, std::span<const Answer> 
     ++sources_;
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       const auto block = static_cast<int32_t>(source / attention.block());
-      if (is_forced(asking, source) || layers_[layer].contains(token, block)) ++seen_[layer];
+      if (is_forced(asking, block) || layers_[layer].contains(token, block)) ++seen_[layer];
     }
   }
+  count_visits(token, asking);
   const bool hit = is_hit(token);
   ++scores_.answers;
   hits_ += hit ? 1 : 0;
@@ -174,10 +188,21 @@ void TaskPass::count_answer(int64_t row, int64_t begin, std::span<const Answer> 
   far_hits_ += far && hit ? 1 : 0;
 }
 
-bool TaskPass::is_forced(int64_t asking, int64_t source) const {
+void TaskPass::count_visits(int64_t token, int64_t asking) {
+  const int64_t visible = asking / loaded_.config->model().attention().block() + 1;
+  int64_t forced = 0;
+  for (int64_t block = 0; block < visible; ++block) forced += is_forced(asking, block) ? 1 : 0;
+  for (const Choices& layer : layers_) {
+    const int64_t groups = layer.shape[0];
+    visited_ +=
+        static_cast<double>(forced * groups + layer.chosen(token)) / static_cast<double>(visible);
+    visitors_ += groups;
+  }
+}
+
+bool TaskPass::is_forced(int64_t asking, int64_t block) const {
   const AttentionConfig& attention = loaded_.config->model().attention();
   const int64_t own = asking / attention.block();
-  const int64_t block = source / attention.block();
   return block < attention.sink_blocks() || block > own - attention.window_blocks();
 }
 
@@ -206,6 +231,7 @@ std::string to_json(const TaskScores& scores) {
                                 {"far_accuracy", scores.far_accuracy},
                                 {"kept_blocks", scores.kept_blocks},
                                 {"kept_share", scores.kept_share},
+                                {"asking_kept_share", scores.asking_kept_share},
                                 {"block_recall", scores.block_recall}}
       .dump();
 }

@@ -29,6 +29,7 @@ struct TaskScores {
   double far_accuracy = 0;  ///< of these; 0 when there are none
   int64_t kept_blocks = 0;  ///< k
   double kept_share = 1;    ///< of the blocks that a token of a global group could visit; 1: all
+  double asking_kept_share = 1;  ///< the same of the asking tokens alone, which see the most blocks
   /// Of each layer: share of the sources whose block the asking token sees in a global group, be it
   /// forced or chosen. Empty where nothing is chosen: without a gate, or while it rests.
   std::vector<double> block_recall = {};

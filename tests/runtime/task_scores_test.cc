@@ -107,6 +107,14 @@ TEST_F(TaskScoresTest, FarAnswersAndForcedBlocksFollowFromPositions) {
   }
   EXPECT_GT(found.kept_share, 0.4);
   EXPECT_LT(found.kept_share, 0.9);
+  // Sink and own block, and two of the others that each asking token sees.
+  double asking = 0;
+  for (int64_t i = 0; i < kSamples; ++i) {
+    for (const Answer& answer : make_sample(task_, kValidationSplit, i).answers) {
+      asking += 4.0 / static_cast<double>((answer.position - 1) / 16 + 1);
+    }
+  }
+  EXPECT_NEAR(found.asking_kept_share, asking / static_cast<double>(sources), 1e-12);
 }
 
 TEST_F(TaskScoresTest, EarlierStepsSeeEverything) {
