@@ -81,6 +81,7 @@ constexpr FieldRule kRules[] = {
     {"sparsity.entropy", 0, kCoefficient, 0.01},
     {"sparsity.z_loss", 0, kCoefficient, 1e-4},
     {"sparsity.strength", 0, kFullStrength, kFullStrength},
+    {"sparsity.window_first", 0, 1, 0, kBelow},
     {"checkpoint.every", 0, kSteps, 1000},
     {"checkpoint.keep_last", 1, kWidth, 3},
     {"checkpoint.keep_every", 0, kSteps, 0},

@@ -22,11 +22,17 @@ void attend_to_everything(const TrainConfig& config, StepPlan& plan) {
   plan.gate_strength = 0;
 }
 
+double smooth(double x) {
+  return x * x * (3 - 2 * x);
+}
+
 void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
   const SparsityConfig& sparsity = config.sparsity();
   const int64_t n = config.batch().sequence_length();
   const double x = static_cast<double>(done) / static_cast<double>(sparsity.transition_steps());
-  const double rho = x * x * (3 - 2 * x);
+  const double first = sparsity.window_first();
+  const double rho = smooth(std::max(0.0, (x - first) / (1 - first)));
+  const double rho_of_window = first > 0 ? smooth(std::min(1.0, x / first)) : rho;
   plan.kl = geometric(sparsity.kl(), sparsity.final_kl(), rho);
   plan.entropy = rho * sparsity.entropy();
   if (sparsity.dense_refresh() > 0 && plan.step % sparsity.dense_refresh() == 0) {
@@ -37,7 +43,8 @@ void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
   const double kept = std::min(most, static_cast<double>(kept_blocks(config.model(), n)));
   const int64_t window = std::min<int64_t>(n, config.model().attention().window());
   plan.kept_blocks = static_cast<int64_t>(std::ceil(geometric(most, kept, rho) - 1e-9));
-  plan.window = std::llround(geometric(static_cast<double>(n), static_cast<double>(window), rho));
+  plan.window =
+      std::llround(geometric(static_cast<double>(n), static_cast<double>(window), rho_of_window));
   plan.gate_strength = rho * sparsity.strength();
 }
 
