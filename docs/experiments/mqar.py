@@ -2,8 +2,7 @@
 """Multi-query associative recall: full attention against DGSA and against what it is made of.
 
 A grid of small runs, many at a time. Every run is a directory of --out; one that has a result.json
-is done, one that was interrupted goes on where it was saved. What a run starts from, the trunk of
-its seed, is trained once: dense, on samples that double in length.
+is done, one that was interrupted goes on where it was saved.
 """
 import argparse
 import json
@@ -20,86 +19,91 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# tokens of a sample: (sequences of a batch, facts of a sample, dense steps of the trunk, validation
-# samples)
-LENGTHS = {
-    32: (64, 3, 1000, 256),
-    64: (64, 7, 400, 256),
-    128: (32, 8, 300, 256),
-    256: (16, 8, 400, 256),
-    512: (8, 16, 200, 128),
-    1024: (4, 32, 200, 64),
-    2048: (2, 32, 200, 64),
-}
-WARM_UP, TRANSITION, TUNING = 100, 300, 100  # steps of a variant behind its trunk
+# tokens of a sample: (sequences of a batch, facts of a sample, validation samples)
+LENGTHS = {32: (64, 3, 256), 64: (64, 7, 256), 128: (32, 8, 256), 256: (16, 8, 256),
+           512: (8, 16, 128), 1024: (4, 16, 128), 2048: (4, 16, 128)}
+KEYS, VALUES = 16, 16
 
-# What a variant sets besides the stages. "full" has none.
+# Every run is a chain of legs, each on longer samples than the one before: (tokens, steps, learning
+# rate at the begin and at the end).
+LEGS = [(32, 1000, 2e-3, 2e-3), (64, 400, 2e-3, 2e-3), (128, 300, 2e-3, 2e-3),
+        (256, 300, 2e-3, 4e-4), (512, 150, 4e-4, 4e-4), (1024, 150, 4e-4, 4e-4),
+        (2048, 150, 4e-4, 4e-4)]
+# Of these steps the first are dense; then the window shrinks; on the leg of DROP tokens blocks are
+# dropped. Samples that are shorter have no more blocks than a token may see.
+DENSE, SHRINK, DROP = 200, 100, 128
+
+# What a variant sets besides the stages; "full" stays dense.
 VARIANTS = {
     "full": None,
     "dgsa": {},
     "window": {"model.attention.selection": "NONE"},
     "random": {"model.attention.selection": "RANDOM"},
     "no-kl": {"sparsity.kl": 0, "sparsity.final_kl": 0},
+    "one-key": {"model.attention.gate_keys": 1},
+    "two-groups": {"model.attention.global_groups": 2},
+    "k1": {"model.attention.kept_blocks": 1},
+    "k4": {"model.attention.kept_blocks": 4},
     "no-ramp": {"sparsity.strength": 0},
     "no-refresh": {"sparsity.dense_refresh": 0},
-    "at-once": {},  # no transition: straight from dense to sparse
-    "one-key": {"model.attention.gate_keys": 1},
-    "k4": {"model.attention.kept_blocks": 4},
-    "two-groups": {"model.attention.global_groups": 2},
+    "at-once": {"sparsity.dense_steps": 1400, "sparsity.transition_steps": 1,
+                "sparsity.window_first": 0},
 }
-ABLATED_AT = 256
+# Where a variant leaves another one, whose steps until then would be the same: the first leg of its
+# own, and of whom it is a branch.
+BRANCHES = {"no-kl": (64, "dgsa"), "one-key": (64, "dgsa"), "random": (128, "dgsa"),
+            "k1": (128, "dgsa"), "k4": (128, "dgsa"), "no-ramp": (128, "dgsa"),
+            "no-refresh": (128, "dgsa"), "at-once": (128, "full")}
+MAIN = ("full", "dgsa", "window", "random")
+ABLATED_AT = 256  # the other variants end here
+
+
+def end_of(length):
+    """Steps behind the leg of so many tokens."""
+    return sum(leg[1] for leg in LEGS if leg[0] <= length)
+
+
+def stages_of(length):
+    """The stages on a leg. Before blocks are dropped the transition is that of the window alone."""
+    stages = {"sparsity.dense_steps": DENSE, "sparsity.gate_warmup_steps": 0,
+              "model.attention.window": max(8, min(16, length // 4))}
+    if length < DROP:
+        return stages | {"sparsity.transition_steps": SHRINK, "sparsity.window_first": 0.99,
+                         "sparsity.final_kl": 1}
+    transition = end_of(DROP) - DENSE
+    return stages | {"sparsity.transition_steps": transition,
+                     "sparsity.window_first": (end_of(DROP // 2) - DENSE) / transition}
 
 
 class Run:
-    """One training: its name, the run whose checkpoint it starts from, and its settings."""
+    """A leg of a variant: the run whose checkpoint it starts from, and its settings."""
 
-    def __init__(self, name, parent, length, steps, settings, priority, facts):
-        self.name, self.parent, self.length, self.steps = name, parent, length, steps
-        self.settings, self.priority, self.facts = settings, priority, facts
-
-
-def trunk_steps(length):
-    return sum(of[2] for n, of in LENGTHS.items() if n <= length)
+    def __init__(self, variant, leg, seed, priority):
+        self.length, steps, begin, end = leg
+        self.steps = end_of(self.length)  # from the start of the chain
+        self.name = f"{variant}-{self.length}-seed{seed}"
+        before = [other[0] for other in LEGS if other[0] < self.length]
+        first, origin = BRANCHES.get(variant, (LEGS[0][0], None))
+        of = origin if self.length == first else variant
+        self.parent = f"{of}-{before[-1]}-seed{seed}" if before else None
+        self.facts = {"variant": variant, "seed": seed}
+        self.priority = (priority, self.length, seed)
+        self.settings = {"optimizer.learning_rate": begin, "schedule.final_fraction": end / begin,
+                         "schedule.decay_steps": steps if end != begin else 0}
+        if VARIANTS[variant] is not None:
+            self.settings |= stages_of(self.length) | VARIANTS[variant]
 
 
 def grid(options):
-    """All runs, trunks before what grows on them."""
+    """All runs; what is sorted first is started first."""
     runs = []
-    lengths = sorted(options.lengths)
-    for seed in options.seeds:
-        for groups in (1, 2):
-            parent = None
-            for length in sorted(LENGTHS):
-                needed = length <= (lengths[-1] if groups == 1 else ABLATED_AT)
-                if not needed or (groups == 2 and "two-groups" not in options.variants):
-                    continue
-                name = f"trunk-{length}-seed{seed}" + ("-two-groups" if groups == 2 else "")
-                settings = {"model.attention.global_groups": groups}
-                runs.append(Run(name, parent, length, trunk_steps(length), settings,
-                                (0 if groups == 1 else 8, length),
-                                {"variant": "trunk", "seed": seed}))
-                parent = name
-        for length in lengths:
-            for variant in options.variants:
-                if length != ABLATED_AT and variant not in ("full", "dgsa", "window", "random"):
-                    continue
-                runs.append(variant_run(variant, length, seed))
-    return sorted(runs, key=lambda run: run.priority + (run.facts["seed"],))
-
-
-def variant_run(variant, length, seed):
-    dense = trunk_steps(length)
-    steps = dense + WARM_UP + TRANSITION + TUNING
-    settings = {"model.attention.global_groups": 1, "schedule.decay_steps": steps - dense}
-    if VARIANTS[variant] is not None:
-        settings |= {"sparsity.dense_steps": dense + WARM_UP,
-                     "sparsity.gate_warmup_steps": WARM_UP,
-                     "sparsity.transition_steps": 0 if variant == "at-once" else TRANSITION}
-        settings |= VARIANTS[variant]
-    trunk = f"trunk-{length}-seed{seed}" + ("-two-groups" if variant == "two-groups" else "")
-    rank = list(VARIANTS).index(variant)
-    return Run(f"{variant}-{length}-seed{seed}", trunk, length, steps, settings,
-               (1 + (rank >= 2) + 4 * (rank >= 4), length), {"variant": variant, "seed": seed})
+    for variant in options.variants:
+        last = max(options.lengths) if variant in MAIN else min(max(options.lengths), ABLATED_AT)
+        first = BRANCHES.get(variant, (LEGS[0][0],))[0]
+        priority = 1 if variant in MAIN else 2
+        runs += [Run(variant, leg, seed, priority) for seed in options.seeds for leg in LEGS
+                 if first <= leg[0] <= last]
+    return sorted(runs, key=lambda run: run.priority)
 
 
 class Laboratory:
@@ -122,11 +126,12 @@ class Laboratory:
 
     def make_data(self, lengths):
         for length in lengths:
-            sequences, pairs, steps, validation = LENGTHS[length]
-            samples = min(60000, sequences * (steps + WARM_UP + TRANSITION + TUNING))
+            sequences, pairs, validation = LENGTHS[length]
+            samples = sequences * next(leg[1] for leg in LEGS if leg[0] == length)
             subprocess.run([self.tessera, "data", "task", "--kind", "mqar", "--length", str(length),
                             "--samples", str(samples), "--validation", str(validation),
-                            "--pairs", str(pairs), "--output", str(self.data(length)),
+                            "--pairs", str(pairs), "--keys", str(KEYS), "--values", str(VALUES),
+                            "--output", str(self.data(length)),
                             "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
     def start(self, run):
