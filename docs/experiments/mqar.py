@@ -26,7 +26,7 @@ KEYS, VALUES = 16, 16
 
 # Every run is a chain of legs, each on longer samples than the one before: (tokens, steps, learning
 # rate at the begin and at the end).
-LEGS = [(32, 1000, 2e-3, 2e-3), (64, 400, 2e-3, 2e-3), (128, 300, 2e-3, 2e-3),
+LEGS = [(32, 1500, 2e-3, 2e-3), (64, 400, 2e-3, 2e-3), (128, 300, 2e-3, 2e-3),
         (256, 300, 2e-3, 4e-4), (512, 150, 4e-4, 4e-4), (1024, 150, 4e-4, 4e-4),
         (2048, 150, 4e-4, 4e-4)]
 # Of these steps the first are dense; then the window shrinks; on the leg of DROP tokens blocks are
@@ -46,7 +46,7 @@ VARIANTS = {
     "k4": {"model.attention.kept_blocks": 4},
     "no-ramp": {"sparsity.strength": 0},
     "no-refresh": {"sparsity.dense_refresh": 0},
-    "at-once": {"sparsity.dense_steps": 1400, "sparsity.transition_steps": 1,
+    "at-once": {"sparsity.dense_steps": 1900, "sparsity.transition_steps": 1,
                 "sparsity.window_first": 0},
 }
 # Where a variant leaves another one, whose steps until then would be the same: the first leg of its

@@ -119,8 +119,9 @@ TEST(Dataset, DamagedDescriptionsAreNamedNeverCrash) {
                 "1 to 2147483647");
   EXPECT_EQ(with("\"end_of_document\": 256", "\"end_of_document\": 257"),
             prefix + "/tokenizer/end_of_document is 257, expected a whole number from 0 to 256");
-  EXPECT_EQ(with("\"byte\"", "\"words\""),
-            prefix + "/tokenizer/kind is \"words\", expected \"byte\", \"sentencepiece\" or \"none\"");
+  EXPECT_EQ(
+      with("\"byte\"", "\"words\""),
+      prefix + "/tokenizer/kind is \"words\", expected \"byte\", \"sentencepiece\" or \"none\"");
   EXPECT_EQ(with("\"version\": 1", "\"version\": 2"), prefix + "/task/kind is missing");
   EXPECT_EQ(with("\"byte\"", "[]"), prefix + "/tokenizer/kind is [], expected text");
   EXPECT_EQ(with("\"kind\"", "\"sort\""), prefix + "/tokenizer/kind is missing");
