@@ -42,6 +42,7 @@ VARIANTS = {
     "no-kl": {"sparsity.kl": 0, "sparsity.final_kl": 0},
     "one-key": {"model.attention.gate_keys": 1},
     "two-groups": {"model.attention.global_groups": 2},
+    "eight-groups": {"model.attention.global_groups": 8},  # every group is global
     "k1": {"model.attention.kept_blocks": 1},
     "k4": {"model.attention.kept_blocks": 4},
     "no-ramp": {"sparsity.strength": 0},
@@ -54,7 +55,7 @@ VARIANTS = {
 BRANCHES = {"no-kl": (64, "dgsa"), "one-key": (64, "dgsa"), "random": (128, "dgsa"),
             "k1": (128, "dgsa"), "k4": (128, "dgsa"), "no-ramp": (128, "dgsa"),
             "no-refresh": (128, "dgsa"), "at-once": (128, "full")}
-MAIN = ("full", "dgsa", "window", "random")
+MAIN = ("full", "dgsa", "two-groups", "eight-groups", "window", "random")
 ABLATED_AT = 256  # the other variants end here
 
 
@@ -87,7 +88,7 @@ class Run:
         of = origin if self.length == first else variant
         self.parent = f"{of}-{before[-1]}-seed{seed}" if before else None
         self.facts = {"variant": variant, "seed": seed}
-        self.priority = (priority, self.length, seed)
+        self.priority = (priority, self.length, list(VARIANTS).index(variant), seed)
         self.settings = {"optimizer.learning_rate": begin, "schedule.final_fraction": end / begin,
                          "schedule.decay_steps": steps if end != begin else 0}
         if VARIANTS[variant] is not None:
