@@ -27,8 +27,8 @@ KEYS, VALUES = 16, 16
 # Every run is a chain of legs, each on longer samples than the one before: (tokens, steps, learning
 # rate at the begin and at the end).
 LEGS = [(32, 1000, 2e-3, 2e-3), (64, 900, 2e-3, 2e-3), (128, 300, 2e-3, 2e-3),
-        (256, 300, 2e-3, 4e-4), (512, 150, 4e-4, 4e-4), (1024, 150, 4e-4, 4e-4),
-        (2048, 100, 4e-4, 4e-4)]
+        (256, 400, 2e-3, 4e-4), (512, 200, 1e-3, 4e-4), (1024, 150, 1e-3, 4e-4),
+        (2048, 100, 1e-3, 4e-4)]
 # Of these steps the first are dense; then the window shrinks; on the leg of DROP tokens blocks are
 # dropped. Samples that are shorter have no more blocks than a token may see.
 DENSE, SHRINK, DROP = 200, 100, 128
