@@ -189,11 +189,12 @@ class Laboratory:
         for process in self.running:
             os.killpg(process.pid, signal.SIGTERM)
         for process in list(self.running):
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
+            process.wait()  # the shell; the program that it ran is still saving
+            until = time.monotonic() + 15
+            while group_lives(process.pid) and time.monotonic() < until:
+                time.sleep(0.1)
+            if group_lives(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
             self.finish(process)
 
     def run(self, runs):
@@ -216,6 +217,14 @@ class Laboratory:
                 print("time is over", flush=True)
                 self.stop_all()
                 break
+
+
+def group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def machine():
