@@ -29,6 +29,9 @@ void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a) {
                 "[tokens, 3]");
   expect_tensor(a.losses, DType::kF32, {shape[1]}, "merge_softmax_stats: losses", "[tokens]");
   expect_tensor(a.targets, DType::kI32, {shape[1]}, "merge_softmax_stats: targets", "[tokens]");
+  if (!a.hits.empty()) {
+    expect_tensor(a.hits, DType::kF32, {shape[1]}, "merge_softmax_stats: hits", "[tokens]");
+  }
   if (stream.on(DeviceKind::kCpu)) cpu::merge_softmax_stats(stream.threads(), a);
   if constexpr (kCudaBuilt) {
     if (stream.on(DeviceKind::kGpu)) gpu::merge_softmax_stats(stream, a);

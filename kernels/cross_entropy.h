@@ -29,12 +29,14 @@ struct SoftmaxStats {
 void softmax_stats(Stream& stream, const SoftmaxStats& a);
 
 /// merged = the stats of all shards together, and
-///   losses[t] = m + log(s) - x   (nats; 0 where targets[t] < 0).
+///   losses[t] = m + log(s) - x   (nats; 0 where targets[t] < 0)
+///   hits[t]   = [x >= m]         (1 where no logit is above the target's; 0 where targets[t] < 0).
 struct MergeSoftmaxStats {
   TensorView losses;        ///< out [tokens], f32
   TensorView merged;        ///< out [tokens, 3], f32; may be where stats of the first shard are
   ConstTensorView stats;    ///< [shards, tokens, 3], f32, added up in this order
   ConstTensorView targets;  ///< [tokens], i32
+  TensorView hits = {};     ///< out [tokens], f32; optional
 };
 void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a);
 

@@ -124,6 +124,7 @@ void merge_softmax_stats(ThreadPool& threads, const MergeSoftmaxStats& a) {
   const float* const stats = a.stats.as<float>().data();
   float* const merged = a.merged.as<float>().data();
   float* const losses = a.losses.as<float>().data();
+  float* const hits = a.hits.empty() ? nullptr : a.hits.as<float>().data();
   threads.for_ranges(tokens, row_grain(shards * kSoftmaxStats), [=](int64_t from, int64_t to) {
     for (int64_t t = from; t < to; ++t) {
       const auto of_shard = [=](int64_t shard) {
@@ -143,7 +144,9 @@ void merge_softmax_stats(ThreadPool& threads, const MergeSoftmaxStats& a) {
       all.sum = static_cast<float>(total);
       store_stats(merged + t * kSoftmaxStats, all);
       const double loss = std::log(total) + (double{all.maximum} - double{all.target});
-      losses[t] = targets[static_cast<size_t>(t)] < 0 ? 0 : static_cast<float>(loss);
+      const bool counts = targets[static_cast<size_t>(t)] >= 0;
+      losses[t] = counts ? static_cast<float>(loss) : 0;
+      if (hits != nullptr) hits[t] = counts && all.target >= all.maximum ? 1 : 0;
     }
   });
 }

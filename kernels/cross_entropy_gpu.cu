@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(kMapThreads)
 }
 
 __global__ void __launch_bounds__(kMapThreads)
-    merge(float* losses, float* merged, const float* stats, const int32_t* targets, int64_t shards,
-          int64_t tokens) {
+    merge(float* losses, float* hits, float* merged, const float* stats, const int32_t* targets,
+          int64_t shards, int64_t tokens) {
   const int64_t t = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
   if (t >= tokens) return;
   const float* const of_token = stats + t * kSoftmaxStats;
@@ -144,7 +144,9 @@ __global__ void __launch_bounds__(kMapThreads)
   to[1] = static_cast<float>(all.sum);
   to[2] = target;
   const double loss = log(all.sum) + (double{all.maximum} - double{target});
-  losses[t] = targets[t] < 0 ? 0.0f : static_cast<float>(loss);
+  const bool counts = targets[t] >= 0;
+  losses[t] = counts ? static_cast<float>(loss) : 0.0f;
+  if (hits != nullptr) hits[t] = counts && target >= all.maximum ? 1.0f : 0.0f;
 }
 
 template <class T, class D>
@@ -233,8 +235,9 @@ void merge_softmax_stats(Stream& stream, const MergeSoftmaxStats& a) {
   const int64_t shards = a.stats.shape()[0];
   const int64_t tokens = a.stats.shape()[1];
   launch(stream, merge, dim3(blocks_for(tokens, kMapThreads)), kMapThreads, 0,
-         a.losses.as<float>().data(), a.merged.as<float>().data(), a.stats.as<float>().data(),
-         a.targets.as<int32_t>().data(), shards, tokens);
+         a.losses.as<float>().data(), a.hits.empty() ? nullptr : a.hits.as<float>().data(),
+         a.merged.as<float>().data(), a.stats.as<float>().data(), a.targets.as<int32_t>().data(),
+         shards, tokens);
 }
 
 void cross_entropy_gradient(Stream& stream, const CrossEntropyGradient& a) {

@@ -31,6 +31,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"checkpoint", "list, inspect, verify and compare checkpoints", run_checkpoint},
     {"generate", "continue a text with a trained model", run_generate},
     {"host-check", "", run_host_check},
+    {"eval", "ask a trained model a synthetic task", run_eval},
     {"score", "logits, losses and gradients of given tokens", run_score},
 });
 

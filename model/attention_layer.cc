@@ -158,6 +158,7 @@ void AttentionLayer::select(StepContext& step, Saved& saved, const Gate::Decisio
     take_groups(step.stream, {.y = k0, .x = keys, .groups = global_groups_, .group_heads = 1});
   }
   saved.selector = gate_->forward(step, q0, k0, decision);
+  if (step.on_selection != nullptr) (*step.on_selection)(decision.selection);
 }
 
 void AttentionLayer::attend_dense(StepContext& step, const HeadProjection& kind, const Heads& heads,

@@ -1,7 +1,10 @@
 #include "model/gate.h"
 
 #include <cmath>
+#include <vector>
 
+#include "kernels/core/copy.h"
+#include "kernels/core/random.h"
 #include "kernels/elementwise.h"
 #include "kernels/gate_backward.h"
 #include "kernels/gate_pool.h"
@@ -26,7 +29,7 @@ TensorView matrix(TensorView stack, int64_t index) {
 }  // namespace
 
 Gate::Gate(ParameterStore& store, const std::string& name, const Options& options)
-    : options_(options) {
+    : options_(options), noise_(hash_name(name.c_str())) {
   const int64_t query_dim = options.group_heads * options.head_dim;
   const auto inverse_root = [](int64_t n) { return 1 / std::sqrt(static_cast<double>(n)); };
   query_ =
@@ -120,6 +123,10 @@ Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView
   }
   // Each block was pooled by one rank; its key is 0 on the others.
   step.mesh.group(kContext).all_reduce(step.stream, kt, Reduction::kSum);
+  if (options_.random) {
+    replace_by_noise(step, qt, 0);
+    replace_by_noise(step, kt, 1);
+  }
   if (!step.recompute) {
     const Arena::Scope scratch(arena);
     const Shape rows{groups, tree_rows(grid.max_blocks()), options_.gate_dim};
@@ -141,8 +148,25 @@ Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView
       .q0 = q0, .k0 = k0, .kbar = kbar, .alpha = alpha, .qt = qt, .kt = kt, .decision = decision};
 }
 
+/// The same noise in every step: each token always sees the same blocks, whatever they hold. It is
+/// wide enough that the chosen are beyond the ramp, which is 1 nat wide.
+void Gate::replace_by_noise(StepContext& step, TensorView x, uint64_t part) const {
+  constexpr double kDeviation = 4;  // of each factor; 16 of a score
+  std::vector<float> noise(static_cast<size_t>(x.elements()));
+  for (size_t i = 0; i < noise.size(); ++i) {
+    const auto words = philox(noise_, part, i);
+    noise[i] = static_cast<float>(kDeviation * normal(words[0], words[1]));
+  }
+  copy(step.stream, host_view(noise).reshape(x.shape()), x);
+}
+
 void Gate::backward(StepContext& step, const Saved& saved, ConstTensorView dlog_gate,
                     ConstTensorView aux_dscores, TensorView dq0, TensorView dk0) const {
+  if (options_.random) {
+    fill(step.stream, {.x = dq0, .value = 0});
+    fill(step.stream, {.x = dk0, .value = 0});
+    return;
+  }
   Arena& arena = step.arena;
   const Arena::Scope scratch(arena);
   const TensorView dscores =

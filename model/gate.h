@@ -26,6 +26,7 @@ class Gate {
     int64_t sink_blocks;
     int64_t window_blocks;
     TreeSearch tree = {};  ///< whether, and how, blocks are chosen through a tree
+    bool random = false;   ///< blocks are chosen by scores of noise, and nothing is learned
     bool trunk_gradient;   ///< LM gradient through the gate reaches the trunk's queries and keys
     DType dtype;
   };
@@ -83,11 +84,13 @@ class Gate {
                                ConstTensorView dscores) const;
   void backward_pool(StepContext& step, const Saved& saved, ConstTensorView dkbar, TensorView dk0,
                      TensorView dr) const;
+  void replace_by_noise(StepContext& step, TensorView x, uint64_t part) const;
   void backward_parameters(StepContext& step, const Saved& saved, ConstTensorView dscores) const;
   void backward_trunk(StepContext& step, const Saved& saved, ConstTensorView dscores,
                       TensorView dq0, TensorView dk0) const;
 
   Options options_;
+  uint64_t noise_;    ///< key of the random numbers, where blocks are chosen by them
   Parameter* query_;  ///< [groups, gate_dim, g * d]
   Parameter* key_;    ///< [groups, gate_dim, d]
   Parameter* pool_;   ///< r, [groups, d], f32

@@ -46,7 +46,8 @@ void Head::losses_of(StepContext& step, const Chunk& chunk) const {
   merge_softmax_stats(step.stream, {.losses = chunk.losses,
                                     .merged = chunk.merged,
                                     .stats = all.reshape({ranks.size(), tokens, kSoftmaxStats}),
-                                    .targets = chunk.targets});
+                                    .targets = chunk.targets,
+                                    .hits = chunk.hits});
 }
 
 void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets,
@@ -89,8 +90,8 @@ void Head::forward_backward(StepContext& step, ConstTensorView x, ConstTensorVie
   norm_.backward(step, normed.saved, dnormed, dx);
 }
 
-void Head::forward(StepContext& step, ConstTensorView x, ConstTensorView targets,
-                   TensorView losses) const {
+void Head::forward(StepContext& step, ConstTensorView x, ConstTensorView targets, TensorView losses,
+                   TensorView hits) const {
   Arena& arena = step.arena;
   const Arena::Scope scratch(arena);
   const ConstTensorView all = gather_tokens(step, norm_.forward(step, x).y);
@@ -104,7 +105,8 @@ void Head::forward(StepContext& step, ConstTensorView x, ConstTensorView targets
                      .targets = targets.rows(first, count),
                      .losses = losses.rows(first, count),
                      .logits = logits.rows(0, count),
-                     .merged = merged.rows(0, count)});
+                     .merged = merged.rows(0, count),
+                     .hits = hits.rows(first, count)});
   }
 }
 

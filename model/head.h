@@ -23,9 +23,9 @@ class Head {
   /// every tensor rank. dx is overwritten by the gradient of scale * sum(losses).
   void forward_backward(StepContext& step, ConstTensorView x, ConstTensorView targets,
                         const LossScale& scale, TensorView losses, TensorView dx) const;
-  /// losses only.
-  void forward(StepContext& step, ConstTensorView x, ConstTensorView targets,
-               TensorView losses) const;
+  /// losses only, and hits [all tokens], f32: 1 where no logit is above the target's, else 0.
+  void forward(StepContext& step, ConstTensorView x, ConstTensorView targets, TensorView losses,
+               TensorView hits) const;
   /// logits [tokens, vocabulary], f32, is overwritten. For a rank that has the whole vocabulary.
   void logits(StepContext& step, ConstTensorView x, TensorView logits) const;
 
@@ -36,6 +36,7 @@ class Head {
     TensorView losses;        ///< [count]
     TensorView logits;        ///< [count, vocabulary here], f32
     TensorView merged;        ///< [count, 3], f32: softmax_stats of the whole vocabulary
+    TensorView hits = {};     ///< [count], f32; optional
   };
   void losses_of(StepContext& step, const Chunk& chunk) const;
   int64_t columns() const { return weight_->shard.length; }

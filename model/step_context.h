@@ -1,5 +1,8 @@
 #pragma once
 
+#include <functional>
+
+#include "kernels/block_selection.h"
 #include "kernels/core/arena.h"
 #include "model/token_plan.h"
 #include "parallel/process_mesh.h"
@@ -14,6 +17,7 @@ struct RouterPlan {
 /// What the layers of one micro-batch add to, for this rank's tokens. Set to 0 by the owner.
 struct StepSums {
   TensorView loss;           ///< [1], f64: sum of the losses of the tokens, nats
+  TensorView hits;           ///< [1], f64: targets that no logit was above; of a forward alone
   TensorView squares;        ///< [1], f64: for sums of squares of gradients
   TensorView gate_losses;    ///< [3], f32: KL, entropy, z; weighted, so that they add to the loss
   TensorView gate_stats;     ///< [6], f32: see kernels/gate_stats.h
@@ -21,6 +25,10 @@ struct StepSums {
   TensorView dropped_pairs;  ///< [1], f32: (token, expert) pairs beyond an expert's capacity
   TensorView expert_counts;  ///< [moe layers, experts], f32: tokens that chose each expert
 };
+
+/// What the global groups of a layer chose for the tokens of this rank, on the device. Called in
+/// the order of layers; the host has not waited for the device.
+using SelectionObserver = std::function<void(const BlockSelection& selection)>;
 
 /// What every layer needs to run one micro-batch.
 struct StepContext {
@@ -31,6 +39,8 @@ struct StepContext {
   const SparsityPlan& sparsity;
   const RouterPlan& router;
   StepSums& sums;
+  /// Sees what the gates of a forward alone have chosen; optional.
+  const SelectionObserver* on_selection = nullptr;
   bool recompute = false;  ///< second forward of a block: decisions are reused, nothing is counted
 };
 

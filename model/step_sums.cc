@@ -15,12 +15,13 @@ constexpr int64_t kSmall = Buffer::kAlignment;
 
 StepSums cut(const Buffer& buffer, const Shape& counts) {
   return {.loss = buffer.view(DType::kF64, {1}),
+          .hits = buffer.view(DType::kF64, {1}, 6 * kSmall),
           .squares = buffer.view(DType::kF64, {1}, kSmall),
           .gate_losses = buffer.view(DType::kF32, {3}, 2 * kSmall),
           .gate_stats = buffer.view(DType::kF32, {GateStats::kSize}, 3 * kSmall),
           .router_losses = buffer.view(DType::kF32, {2}, 4 * kSmall),
           .dropped_pairs = buffer.view(DType::kF32, {1}, 5 * kSmall),
-          .expert_counts = buffer.view(DType::kF32, counts, 6 * kSmall)};
+          .expert_counts = buffer.view(DType::kF32, counts, 7 * kSmall)};
 }
 
 TensorView all_of(const Buffer& buffer) {
@@ -32,7 +33,7 @@ TensorView all_of(const Buffer& buffer) {
 StepSumsBuffer::StepSumsBuffer(Device device, const Transformer& model) {
   const Shape counts{std::max<int64_t>(1, model.moe_layers()),
                      std::max<int64_t>(1, model.experts())};
-  buffer_ = Buffer(device, 6 * kSmall + counts.elements() * 4);
+  buffer_ = Buffer(device, 7 * kSmall + counts.elements() * 4);
   host_ = Buffer::pinned(device, buffer_.bytes());
   views_ = cut(buffer_, counts);
   host_views_ = cut(host_, counts);

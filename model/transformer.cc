@@ -73,6 +73,7 @@ AttentionLayer::Options attention_options(const ModelConfig& config, DType dtype
                    .sink_blocks = attention.sink_blocks(),
                    .window_blocks = attention.window_blocks(),
                    .tree = {.radix = attention.tree_radix(), .beam = attention.tree_beam()},
+                   .random = attention.selection() == AttentionConfig::RANDOM,
                    .trunk_gradient = attention.gate_trunk_grad(),
                    .dtype = dtype}};
 }
@@ -188,10 +189,10 @@ TensorView Transformer::embed(StepContext& step, ConstTensorView tokens) const {
 }
 
 /// Every tensor rank has the losses of all tokens of its sequence rank; each counts its own.
-void Transformer::add_loss_of_share(StepContext& step, ConstTensorView losses) const {
+void Transformer::add_share(StepContext& step, ConstTensorView x, TensorView total) const {
   const int64_t share = step.tokens.share.tokens();
-  add_sum(step.stream, {.total = step.sums.loss,
-                        .x = losses.rows(step.mesh.coordinate(Axis::kTensor) * share, share)});
+  add_sum(step.stream,
+          {.total = total, .x = x.rows(step.mesh.coordinate(Axis::kTensor) * share, share)});
 }
 
 void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scale) const {
@@ -240,7 +241,7 @@ void Transformer::forward_backward(Run& run, const TokenPlan& tokens,
                                   .ids = tokens.ids,
                                   .first = embedding_->shard.begin,
                                   .vocabulary = vocabulary_});
-  add_loss_of_share(step, losses);
+  add_share(step, losses, step.sums.loss);
 }
 
 void Transformer::forward(Run& run, const Batch& batch) const {
@@ -252,15 +253,19 @@ void Transformer::forward(Run& run, const Batch& batch) const {
 void Transformer::forward(Run& run, const Batch& batch, TensorView losses) const {
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
+  if (run.on_selection) step.on_selection = &run.on_selection;
   TensorView x = embed(step, step.tokens.ids);
   for (const Block& block : blocks_) x = block.infer(step, x);
-  head_->forward(step, x, step.tokens.targets, losses);
-  add_loss_of_share(step, losses);
+  const TensorView hits = run.arena.allocate(DType::kF32, losses.shape(), "hits");
+  head_->forward(step, x, step.tokens.targets, losses, hits);
+  add_share(step, losses, step.sums.loss);
+  add_share(step, hits, step.sums.hits);
 }
 
 void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const {
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
+  if (run.on_selection) step.on_selection = &run.on_selection;
   TensorView x = embed(step, step.tokens.ids);
   for (const Block& block : blocks_) x = block.infer(step, x);
   head_->logits(step, x, logits);

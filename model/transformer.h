@@ -33,6 +33,8 @@ class Transformer {
     /// gradients_done(n): the gradients of all from n on are complete.
     std::function<void(int64_t)> need_values = {};
     std::function<void(int64_t)> gradients_done = {};
+    /// Sees the choices of each layer's gate in forward() and logits(); optional.
+    SelectionObserver on_selection = {};
   };
 
   /// Adds the gradient of loss_scale * (sum of token losses) + the auxiliary losses to the
@@ -44,7 +46,7 @@ class Transformer {
   /// can be a part of a WorkGraph: then its kernels find their tensors, what `run.sparsity` and
   /// `scale` say of places, and everything in the arena, where they were.
   void forward_backward(Run& run, const TokenPlan& tokens, const LossScale& scale) const;
-  /// Adds the losses of this rank's tokens to `run.sums`; keeps nothing.
+  /// Adds the losses and hits of this rank's tokens to `run.sums`; keeps nothing.
   void forward(Run& run, const Batch& batch) const;
   /// The same. losses [tokens of the sequence rank], f32, is overwritten by the loss of each token,
   /// 0 where its target is negative; in the order of SequenceLayout::sequence_tokens.
@@ -82,7 +84,7 @@ class Transformer {
   StepContext start(Run& run, const Batch& batch) const;
   static StepContext start(Run& run, const TokenPlan& tokens);
   TensorView embed(StepContext& step, ConstTensorView tokens) const;
-  void add_loss_of_share(StepContext& step, ConstTensorView losses) const;
+  void add_share(StepContext& step, ConstTensorView x, TensorView total) const;
 
   std::vector<Block> blocks_;
   std::vector<int64_t> first_parameters_;  ///< of each block, and of the head

@@ -26,11 +26,13 @@ int run_plan(const std::vector<std::string>& arguments);
 int run_generate(const std::vector<std::string>& arguments);
 /// tessera score: logits, losses and gradients of given tokens.
 int run_score(const std::vector<std::string>& arguments);
+/// tessera eval task: what a model makes of a synthetic task.
+int run_eval(const std::vector<std::string>& arguments);
 /// tessera checkpoint list, inspect, verify, diff, export: look at checkpoints.
 int run_checkpoint(const std::vector<std::string>& arguments);
 /// tessera doctor: what training needs of this host and of others.
 int run_doctor(const std::vector<std::string>& arguments);
-/// tessera data prepare: text to tokens.
+/// tessera data prepare, task: text to tokens, and samples of synthetic tasks.
 int run_data(const std::vector<std::string>& arguments);
 
 }  // namespace tessera

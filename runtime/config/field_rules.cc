@@ -10,6 +10,8 @@ constexpr double kRanks = 65536;          // along one axis of the mesh
 constexpr double kSteps = 1000000000000;  // 10^12
 constexpr double kSeconds = 1e7;          // four months
 constexpr double kCoefficient = 1000;     // of a loss
+// Just below 1, so that the logarithm of a closed gate and its derivative stay bounded.
+constexpr double kFullStrength = 1 - 0x1p-10;
 constexpr auto kAbove = FieldRule::Ends::kAboveLeast;
 constexpr auto kBelow = FieldRule::Ends::kBelowMost;
 
@@ -28,7 +30,7 @@ constexpr FieldRule kRules[] = {
     {"model.qk_norm", 0, 1, 0},
     {"model.output_gate", 0, 1, 0},
     {"model.attention.sparse_ratio", 0, 1},
-    {"model.attention.global_groups", 1, 4096},
+    {"model.attention.global_groups", 0, 4096},
     {"model.attention.block", 16, 4096, 64},
     {"model.attention.gate_dim", 1, 4096, 64},
     {"model.attention.gate_keys", 1, 4096, 1},
@@ -78,6 +80,8 @@ constexpr FieldRule kRules[] = {
     {"sparsity.final_kl", 0, kCoefficient, 0.3},
     {"sparsity.entropy", 0, kCoefficient, 0.01},
     {"sparsity.z_loss", 0, kCoefficient, 1e-4},
+    {"sparsity.strength", 0, kFullStrength, kFullStrength},
+    {"sparsity.window_first", 0, 1, 0, kBelow},
     {"checkpoint.every", 0, kSteps, 1000},
     {"checkpoint.keep_last", 1, kWidth, 3},
     {"checkpoint.keep_every", 0, kSteps, 0},

@@ -108,6 +108,15 @@ void validate_attention(const ModelConfig& model, Problems& problems) {
           ": a tree needs one gate key per block");
 }
 
+/// What random choice of blocks leaves without an effect.
+void validate_selection(const AttentionConfig& attention, Problems& problems) {
+  if (attention.selection() != AttentionConfig::RANDOM) return;
+  require(attention.tree_beam() == 0, problems, "model.attention.tree_beam", "is ",
+          attention.tree_beam(), ", expected 0 with model.attention.selection = RANDOM");
+  require(attention.global_groups() > 0, problems, "model.attention.selection",
+          "is RANDOM, but model.attention.global_groups is 0, so nothing is chosen");
+}
+
 void validate_moe(const ModelConfig& model, Problems& problems) {
   if (!model.has_moe()) return;
   const MoeConfig& moe = model.moe();
@@ -229,6 +238,7 @@ Problems validate(const TrainConfig& config) {
   if (!problems.empty()) return problems;
   validate_model(config.model(), problems);
   validate_attention(config.model(), problems);
+  validate_selection(config.model().attention(), problems);
   validate_moe(config.model(), problems);
   validate_steps(config, problems);
   return problems;

@@ -17,6 +17,14 @@ int64_t count_windows(const TokenDataset& dataset, int64_t sequence_length) {
                        sequence_length, " needs ", sequence_length + 1,
                        ": prepare more text or lower batch.sequence_length"));
   }
+  const auto& task = dataset.description().task;
+  if (task && sequence_length % task->length != 0) {
+    throw Error(ExitCode::kUsage,
+                concat("batch.sequence_length is ", sequence_length, ", but the samples of ",
+                       dataset.name(), " have ", task->length,
+                       " tokens: set it to that or to a multiple, or answers would lose what they "
+                       "ask about"));
+  }
   return windows;
 }
 
@@ -68,6 +76,8 @@ void DataLoader::fill_sequence(int64_t sample, int64_t row, MicroBatch& out) con
   dataset_.read(first, tokens.first(1));
   std::copy(targets.begin(), targets.end() - 1, tokens.begin() + 1);
 
+  if (dataset_.has_answers()) keep_answers(first, targets);
+
   out.starts.push_back(static_cast<int32_t>(at));
   if (!options_.document_boundaries) return;
   int64_t segments = 1;
@@ -82,6 +92,17 @@ void DataLoader::fill_sequence(int64_t sample, int64_t row, MicroBatch& out) con
     if (segments == options_.max_documents || position == length) continue;
     out.starts.push_back(static_cast<int32_t>(at + position));
     ++segments;
+  }
+}
+
+/// `targets` are the tokens from `first` + 1 on; those that are no answers lose their loss.
+void DataLoader::keep_answers(int64_t first, std::span<int32_t> targets) const {
+  auto answer = std::ranges::lower_bound(dataset_.answers(), first + 1, {}, &Answer::position);
+  for (int64_t position = first + 1; int32_t & target : targets) {
+    const bool asked = answer != dataset_.answers().end() && answer->position == position;
+    if (!asked) target = kNoTarget;
+    while (answer != dataset_.answers().end() && answer->position == position) ++answer;
+    ++position;
   }
 }
 

@@ -37,18 +37,21 @@ struct DataLoaderOptions {
 
 /// Cuts a data set into windows: window w is tokens [w * L, w * L + L], L = sequence_length, the
 /// last of which is only a target. There are (tokens - 1) / L, whatever the documents; the tokens
-/// left over at the end are not used.
+/// left over at the end are not used. Of a data set with answers, only these are targets.
 /// Sample i, an endless sequence, is a pure function of (data set, options, i). So a run resumes
 /// from the number of samples seen, and any ranks that together ask for a range of samples get
 /// the same global batch.
 class DataLoader {
  public:
-  /// Keeps a reference to `dataset`. Throws Error (kBadData) when it has no whole window.
+  /// Keeps a reference to `dataset`. Throws Error: kBadData when it has no whole window, kUsage
+  /// when the samples of a task do not fit windows of this length.
   DataLoader(const TokenDataset& dataset, const DataLoaderOptions& options);
 
   /// Windows in one epoch.
   int64_t windows() const { return order_.count(); }
   int64_t segments_per_sequence() const;
+  /// Whether only answers are targets.
+  bool has_answers() const { return dataset_.has_answers(); }
   /// The window that sample `sample` >= 0 shows.
   int64_t window(int64_t sample) const;
   /// Overwrites `out` with samples [first_sample, first_sample + sequences). Reuses its memory: a
@@ -60,6 +63,7 @@ class DataLoader {
 
  private:
   void fill_sequence(int64_t sample, int64_t row, MicroBatch& out) const;
+  void keep_answers(int64_t first, std::span<int32_t> targets) const;
 
   const TokenDataset& dataset_;
   DataLoaderOptions options_;

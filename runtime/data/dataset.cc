@@ -10,7 +10,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "tessera data set";
-constexpr int64_t kVersion = 1;
+// A data set with answers is version 2: a reader of version 1 would train on every token of it.
+constexpr int64_t kTextVersion = 1;
+constexpr int64_t kTaskVersion = 2;
 
 std::filesystem::path description_path(const std::filesystem::path& directory) {
   return directory / "dataset.json";
@@ -65,16 +67,20 @@ DatasetDescription parse(const Json& document, const std::filesystem::path& path
     fields.fail("/format",
                 concat("is \"", fields.text("/format"), "\", expected \"", kFormat, "\""));
   }
-  if (const int64_t version = fields.count("/version"); version != kVersion) {
-    fields.fail("/version", concat("is ", version, ", expected ", kVersion,
-                                   "; prepare the data set again with this version of tessera"));
+  const int64_t version = fields.count("/version");
+  if (version != kTextVersion && version != kTaskVersion) {
+    fields.fail("/version",
+                concat("is ", version, ", expected ", kTextVersion, " or ", kTaskVersion,
+                       "; prepare the data set again with this version of tessera"));
   }
   constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
   DatasetDescription content;
   content.tokenizer = fields.text("/tokenizer/kind");
-  if (content.tokenizer != "byte" && content.tokenizer != "sentencepiece") {
+  if (content.tokenizer != "byte" && content.tokenizer != "sentencepiece" &&
+      content.tokenizer != kNoTokenizer) {
     fields.fail("/tokenizer/kind",
-                concat("is \"", content.tokenizer, "\", expected \"byte\" or \"sentencepiece\""));
+                concat("is \"", content.tokenizer, "\", expected \"byte\", \"sentencepiece\" or \"",
+                       kNoTokenizer, "\""));
   }
   content.vocabulary = static_cast<int32_t>(fields.number("/tokenizer/vocabulary", 1, kMostTokens));
   content.end_of_document =
@@ -88,6 +94,12 @@ DatasetDescription parse(const Json& document, const std::filesystem::path& path
   content.skipped_files = fields.count_or_zero("/sources/skipped_files");
   content.skipped_lines = fields.count_or_zero("/sources/skipped_lines");
   content.fingerprint = fields.text_or_empty("/fingerprint");
+  if (version == kTaskVersion) {
+    content.task = {.kind = fields.text("/task/kind"),
+                    .length = fields.number("/task/length", 1, kMostTokens),
+                    .train_entries = fields.count("/task/entries/train"),
+                    .validation_entries = fields.count("/task/entries/validation")};
+  }
   return content;
 }
 
@@ -120,9 +132,9 @@ void write_description(const std::filesystem::path& directory, const DatasetDesc
   const auto size = [](const SplitSize& split) {
     return Json{{"documents", split.documents}, {"tokens", split.tokens}};
   };
-  const Json document{
+  Json document{
       {"format", kFormat},
-      {"version", kVersion},
+      {"version", content.task ? kTaskVersion : kTextVersion},
       {"tokenizer",
        {{"kind", content.tokenizer},
         {"vocabulary", content.vocabulary},
@@ -135,6 +147,12 @@ void write_description(const std::filesystem::path& directory, const DatasetDesc
         {"skipped_files", content.skipped_files},
         {"skipped_lines", content.skipped_lines}}},
       {"fingerprint", content.fingerprint}};
+  if (const auto& task = content.task) {
+    document["task"] = {
+        {"kind", task->kind},
+        {"length", task->length},
+        {"entries", {{"train", task->train_entries}, {"validation", task->validation_entries}}}};
+  }
   write_file(description_path(directory), document.dump(2) + "\n");
 }
 
@@ -149,6 +167,11 @@ std::filesystem::path tokenizer_path(const std::filesystem::path& directory) {
 Tokenizer load_tokenizer(const std::filesystem::path& directory) {
   const DatasetDescription content = read_description(directory);
   const std::filesystem::path path = tokenizer_path(directory);
+  if (content.tokenizer == kNoTokenizer) {
+    throw Error(ExitCode::kBadData, concat(directory.string(),
+                                           " has no tokenizer: its tokens stand for no text; use "
+                                           "a data set of tessera data prepare"));
+  }
   Tokenizer tokenizer;
   if (content.tokenizer == "sentencepiece") {
     tokenizer = Tokenizer::from_model(read_file(path, ExitCode::kBadData), path.string());
@@ -162,6 +185,11 @@ Tokenizer load_tokenizer(const std::filesystem::path& directory) {
                        " and ", content.end_of_document, "; prepare the data set again"));
   }
   return tokenizer;
+}
+
+std::string load_tokenizer_model(const std::filesystem::path& directory) {
+  if (read_description(directory).tokenizer == kNoTokenizer) return {};
+  return load_tokenizer(directory).model();
 }
 
 TokenDataset::TokenDataset(const std::filesystem::path& directory, const std::string& split,
@@ -183,6 +211,15 @@ TokenDataset::TokenDataset(const std::filesystem::path& directory, const std::st
         concat(name_, ".idx: byte 18: the index holds ", found.documents, " documents with ",
                found.tokens, " tokens, but dataset.json says ", expected.documents, " and ",
                expected.tokens, "; prepare the data set again"));
+  }
+  if (!description_.task) return;
+  answers_ = read_answers(directory / split, tokens());
+  const TaskFacts& task = *description_.task;
+  const int64_t entries = split == kTrainSplit ? task.train_entries : task.validation_entries;
+  if (std::ssize(answers_) != entries) {
+    throw Error(ExitCode::kBadData,
+                concat(answer_path(name_).string(), ": byte 16: the file holds ", answers_.size(),
+                       " entries, but dataset.json says ", entries, "; make the data set again"));
   }
 }
 

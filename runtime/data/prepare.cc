@@ -1,18 +1,9 @@
 #include "runtime/data/prepare.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <iomanip>
-#include <memory>
-#include <optional>
-#include <sstream>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -20,6 +11,7 @@
 #include "kernels/core/log.h"
 #include "kernels/core/random.h"
 #include "kernels/core/thread_pool.h"
+#include "runtime/data/preparation.h"
 #include "runtime/data/progress.h"
 
 namespace tessera {
@@ -31,85 +23,6 @@ namespace fs = std::filesystem;
 constexpr int64_t kBatchBytes = int64_t{8} << 20;
 constexpr double kTrainingBytes = 32e6;
 constexpr std::string_view kTrainPrefix = "train:";
-
-[[noreturn]] void refuse_output(const fs::path& path, const std::string& why) {
-  throw Error(ExitCode::kUsage, concat("--output ", path.string(), " ", why));
-}
-
-/// Throws when `directory` has files of our names that no run of ours can have left there.
-void check_no_foreign_files(const fs::path& directory) {
-  for (const char* name : {"train.bin", "train.idx", "validation.bin", "validation.idx"}) {
-    if (!fs::exists(directory / name)) continue;
-    refuse_output(directory, concat("has a file ", name,
-                                    " that is not part of a finished data set: choose another "
-                                    "--output, or give --overwrite to replace it"));
-  }
-}
-
-/// Locks a directory against other processes that prepare it. The lock ends with the process. The
-/// file that is locked stays behind only when the process died while it replaced files: so the
-/// next run knows that what it finds are leftovers of ours.
-class Preparation {
- public:
-  explicit Preparation(const fs::path& directory)
-      : path_(directory / "preparation.unfinished"), remove_(!fs::exists(path_)) {
-    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) {
-      refuse_output(directory,
-                    concat("cannot be written: ", std::generic_category().message(errno)));
-    }
-    if (!lock()) {
-      ::close(descriptor_);
-      throw Error(ExitCode::kTryAgain, concat(directory.string(),
-                                              ": another process is preparing this data set; wait "
-                                              "until it is done, or choose another --output"));
-    }
-  }
-  ~Preparation() {
-    if (remove_) ::unlink(path_.c_str());
-    ::close(descriptor_);
-  }
-  Preparation(const Preparation&) = delete;
-  Preparation& operator=(const Preparation&) = delete;
-
-  static bool has_leftovers(const fs::path& directory) {
-    return fs::exists(directory / "preparation.unfinished");
-  }
-  void begin_replacing() { remove_ = false; }
-  void finish() { remove_ = true; }
-
- private:
-  // The file may have been removed by its owner between open and lock: then it guards nothing.
-  bool lock() const {
-    struct stat locked {};
-    struct stat named {};
-    return ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 && ::fstat(descriptor_, &locked) == 0 &&
-           ::stat(path_.c_str(), &named) == 0 && locked.st_ino == named.st_ino;
-  }
-
-  fs::path path_;
-  bool remove_;
-  int descriptor_ = -1;
-};
-
-/// 64-bit FNV-1a over everything that determines a data set.
-class Fingerprint {
- public:
-  template <class... Parts>
-  void add(const Parts&... parts) {
-    for (const char c : concat(parts..., '\n')) {
-      hash_ = (hash_ ^ static_cast<uint8_t>(c)) * 0x100000001B3;
-    }
-  }
-  std::string text() const {
-    std::ostringstream out;
-    out << std::hex << std::setfill('0') << std::setw(16) << hash_;
-    return out.str();
-  }
-
- private:
-  uint64_t hash_ = 0xCBF29CE484222325;
-};
 
 /// 0 when the tokenizer is not to be trained.
 int32_t vocabulary_to_train(const std::string& tokenizer) {
@@ -147,23 +60,6 @@ std::string fingerprint(const PrepareOptions& options, const std::vector<TextFil
     print.add(path.native(), '\0', file.bytes, ' ', file.modified_ns, ' ', file.named);
   }
   return print.text();
-}
-
-/// True when the data set is there already. Throws when something else is.
-bool check_output(const PrepareOptions& options, const std::string& wanted) {
-  if (!has_dataset(options.output)) return false;
-  std::string found;
-  try {
-    found = read_description(options.output).fingerprint;
-  } catch (const Error&) {
-    if (!options.overwrite) throw;
-  }
-  if (found == wanted) return true;
-  if (options.overwrite) return false;
-  throw Error(ExitCode::kUsage,
-              concat(options.output.string(),
-                     " holds a data set made from other inputs or with other options: choose "
-                     "another --output, or give --overwrite to replace it"));
 }
 
 int64_t bytes_of(const std::vector<TextFile>& files) {
@@ -282,8 +178,12 @@ void encode_all(TextSource& source, const Tokenizer& tokenizer, int64_t total_by
   progress.finish(source.bytes_read());
 }
 
-/// An existing tokenizer.model is replaced or removed together with the token files.
+/// An existing tokenizer.model is replaced or removed together with the token files, and answers
+/// of a task are removed.
 void publish_tokenizer(const fs::path& directory, const Tokenizer& tokenizer) {
+  for (const char* split : {kTrainSplit, kValidationSplit}) {
+    remove_file(answer_path(directory / split));
+  }
   if (tokenizer.model().empty()) return remove_file(tokenizer_path(directory));
   write_file(tokenizer_path(directory), tokenizer.model());
 }
@@ -309,7 +209,6 @@ DatasetDescription write_dataset(const PrepareOptions& options, std::vector<Text
   splitter.seal();
   // From here on nothing can go wrong but the disk; without dataset.json there is no data set.
   preparation.begin_replacing();
-  remove_description(options.output);
   splitter.publish();
   publish_tokenizer(options.output, tokenizer);
   const DatasetDescription description{.tokenizer = tokenizer.kind(),
@@ -346,18 +245,13 @@ PrepareResult prepare_dataset(const PrepareOptions& options) {
   std::vector<TextFile> files = list_text_files(options.inputs);
   Tokenizer tokenizer = given_tokenizer(options.tokenizer);
   const std::string print = fingerprint(options, files, tokenizer.model());
-  if (check_output(options, print)) return {read_description(options.output), true};
-
-  std::error_code problem;
-  fs::create_directories(options.output, problem);
-  if (problem) refuse_output(options.output, concat("cannot be made: ", problem.message()));
-  if (!options.overwrite && !Preparation::has_leftovers(options.output) &&
-      !has_dataset(options.output)) {
-    check_no_foreign_files(options.output);
-  }
-  Preparation preparation(options.output);
+  const auto already_there = [&] {
+    return holds_dataset(options.output, print, options.overwrite);
+  };
+  if (already_there()) return {read_description(options.output), true};
+  Preparation preparation(options.output, options.overwrite);
   // Another process may have finished between the first look and the lock.
-  if (check_output(options, print)) return {read_description(options.output), true};
+  if (already_there()) return {read_description(options.output), true};
   return {write_dataset(options, std::move(files), std::move(tokenizer), print, preparation),
           false};
 }

@@ -82,7 +82,7 @@ struct TokenizerChoice {
 TokenizerChoice choose_tokenizer(const TrainConfig& config, const fs::path& source) {
   std::error_code ignored;
   const fs::path data = config.data().path();
-  if (fs::exists(data, ignored)) return {load_tokenizer(data).model(), data.string()};
+  if (fs::exists(data, ignored)) return {load_tokenizer_model(data), data.string()};
   const fs::path own = source / "tokenizer.model";
   if (fs::exists(own, ignored)) {
     try {

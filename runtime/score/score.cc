@@ -17,6 +17,7 @@
 #include "model/whole_parameters.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/generate/loaded_model.h"
+#include "runtime/score/pass_memory.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/schedule.h"
 
@@ -103,29 +104,6 @@ SparsityPlan plan_of(const LoadedModel& loaded, const Input& input, int64_t step
   return sparsity_plan(plan, static_cast<double>(rows));
 }
 
-/// The arena that one pass over `input` needs: counted, not guessed.
-int64_t arena_bytes(const LoadedModel& loaded, const Input& input, const SparsityPlan& plan,
-                    bool gradients) {
-  const Device device{DeviceKind::kPlan};
-  Stream stream(device);
-  ParameterStore store;
-  const Transformer model(loaded.config->model(), loaded.dtype, Recompute::kNothing, store);
-  store.allocate(device, gradients);
-  Arena arena(device, 0);
-  StepSumsBuffer sums(device, model);
-  SingleRank alone(model);
-  Transformer::Run run = alone.run(stream, arena, plan, sums.views());
-  const Shape tokens{input.shape.elements()};
-  const Batch batch{.tokens = {nullptr, DType::kI32, tokens, device},
-                    .targets = {nullptr, DType::kI32, tokens, device},
-                    .starts = {nullptr, DType::kI32, host_view(input.starts).shape(), device},
-                    .sequences = input.shape[0]};
-  const Shape logits{tokens[0], loaded.config->model().vocabulary()};
-  model.logits(run, batch, TensorView(nullptr, DType::kF32, logits, device));
-  if (gradients) model.forward_backward(run, batch, 1);
-  return arena.high_water();
-}
-
 // Everything that was computed, in host memory, waiting to be written.
 class Output {
  public:
@@ -192,7 +170,13 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
   const int64_t vocabulary = loaded.config->model().vocabulary();
   const Input input = read_input(options.input, vocabulary);
   const SparsityPlan plan = plan_of(loaded, input, options.step);
-  Arena arena(stream.device(), arena_bytes(loaded, input, plan, options.gradients));
+  Arena arena(stream.device(),
+              pass_memory(loaded.config->model(), {.dtype = loaded.dtype,
+                                                   .sequences = input.shape[0],
+                                                   .length = input.shape[1],
+                                                   .segments = std::ssize(input.starts) - 1,
+                                                   .sparsity = plan,
+                                                   .gradients = options.gradients}));
   StepSumsBuffer sums(stream.device(), *loaded.model);
   SingleRank alone(*loaded.model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());

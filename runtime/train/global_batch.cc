@@ -219,7 +219,8 @@ ConstTensorView GlobalBatch::expert_counts() const {
   return sums_.views().expert_counts;
 }
 
-double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan) {
+GlobalBatch::Evaluation GlobalBatch::evaluate(const DataLoader& loader, int64_t batches,
+                                              const StepPlan& plan) {
   mesh_.world().log().set_phase(Phase::kValidation);
   exchange_.finish_gathers();
   double targets = 0;  // of this rank's sequences
@@ -235,11 +236,13 @@ double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const St
   }
   // Every rank of a context group has counted the same tokens.
   mesh_.world().synchronize(stream_);
-  std::array<double, 2> totals{sums_.read(stream_).loss.as<double>()[0],
+  const StepSums& sums = sums_.read(stream_);
+  std::array<double, 3> totals{sums.loss.as<double>()[0], sums.hits.as<double>()[0],
                                targets / mesh_.group(kContext).size()};
   mesh_.world().all_reduce_values(totals);
   mesh_.world().log().set_phase(Phase::kBetweenSteps);
-  return totals[0] / std::max(1.0, totals[1]);
+  const double count = std::max(1.0, totals[2]);
+  return {.loss = totals[0] / count, .accuracy = totals[1] / count};
 }
 
 }  // namespace tessera

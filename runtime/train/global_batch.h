@@ -56,8 +56,12 @@ class GlobalBatch {
   /// in which the caller's `riders` travel too; these become their sums. Collective. This is where
   /// the host waits for the device, and reads all that it wants to know of a step at once.
   Totals reduce(std::span<double> riders);
-  /// Loss per token, nats, of global samples [0, batches * batch.sequences).
-  double evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
+  struct Evaluation {
+    double loss = 0;      ///< per target, nats
+    double accuracy = 0;  ///< share of the targets that no other token is more probable than
+  };
+  /// Of global samples [0, batches * batch.sequences).
+  Evaluation evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
 
   /// Tokens that chose each expert in the last forward_backward, over all ranks once reduce() has
   /// been called, [moe layers, experts] f32; empty without MoE.

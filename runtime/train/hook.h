@@ -31,6 +31,8 @@ struct StepReport {
   double seconds = 0;           ///< of the whole step
   double data_seconds = 0;      ///< of it, waiting for data
   double validation_loss = -1;  ///< nats per token; negative when not measured in this step
+  double accuracy = -1;         ///< share of the validation's answers that are the most probable
+                                ///< tokens; negative without a measurement or without answers
 };
 
 /// Curriculum and control: may change the plan of a step, sees its report, is saved with the run.

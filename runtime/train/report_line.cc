@@ -76,6 +76,7 @@ std::string report_line(const StepReport& report, const RateBasis& basis) {
   if (report.expert_load.dropped > 0) line += concat("  dropped ", report.expert_load.dropped);
   if (report.skipped_steps > 0) line += concat("  skipped ", report.skipped_steps);
   if (report.validation_loss >= 0) line += number("  validation %.4f", report.validation_loss);
+  if (report.accuracy >= 0) line += number("  accuracy %.4f", report.accuracy);
   return line + "  left " + duration(seconds_left(report));
 }
 
@@ -117,6 +118,7 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
   if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
   if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
   if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);
+  if (report.accuracy >= 0) json["accuracy"] = report.accuracy;
   return json.dump();
 }
 

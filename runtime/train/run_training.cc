@@ -263,7 +263,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                    .guard = {},
                    .progress = {},
                    .hooks = {},
-                   .tokenizer_model = load_tokenizer(config.data().path()).model()};
+                   .tokenizer_model = load_tokenizer_model(config.data().path())};
   if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
   resume(from, checkpoints ? &*checkpoints : nullptr,
          {.mesh = mesh, .stream = stream, .config = config, .state = state});

@@ -11,9 +11,6 @@ namespace tessera {
 
 namespace {
 
-// Just below 1, so that the logarithm of a closed gate and its derivative stay bounded.
-constexpr double kFullStrength = 1 - 0x1p-10;
-
 double geometric(double from, double to, double share) {
   return std::pow(from, 1 - share) * std::pow(to, share);
 }
@@ -25,11 +22,17 @@ void attend_to_everything(const TrainConfig& config, StepPlan& plan) {
   plan.gate_strength = 0;
 }
 
+double smooth(double x) {
+  return x * x * (3 - 2 * x);
+}
+
 void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
   const SparsityConfig& sparsity = config.sparsity();
   const int64_t n = config.batch().sequence_length();
   const double x = static_cast<double>(done) / static_cast<double>(sparsity.transition_steps());
-  const double rho = x * x * (3 - 2 * x);
+  const double first = sparsity.window_first();
+  const double rho = smooth(std::max(0.0, (x - first) / (1 - first)));
+  const double rho_of_window = first > 0 ? smooth(std::min(1.0, x / first)) : rho;
   plan.kl = geometric(sparsity.kl(), sparsity.final_kl(), rho);
   plan.entropy = rho * sparsity.entropy();
   if (sparsity.dense_refresh() > 0 && plan.step % sparsity.dense_refresh() == 0) {
@@ -40,8 +43,9 @@ void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
   const double kept = std::min(most, static_cast<double>(kept_blocks(config.model(), n)));
   const int64_t window = std::min<int64_t>(n, config.model().attention().window());
   plan.kept_blocks = static_cast<int64_t>(std::ceil(geometric(most, kept, rho) - 1e-9));
-  plan.window = std::llround(geometric(static_cast<double>(n), static_cast<double>(window), rho));
-  plan.gate_strength = rho * kFullStrength;
+  plan.window =
+      std::llround(geometric(static_cast<double>(n), static_cast<double>(window), rho_of_window));
+  plan.gate_strength = rho * sparsity.strength();
 }
 
 void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
@@ -64,7 +68,7 @@ void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
     plan.entropy = sparsity.entropy();
     plan.kept_blocks = std::min(most_blocks(config.model(), n), kept_blocks(config.model(), n));
     plan.window = std::min<int64_t>(n, config.model().attention().window());
-    plan.gate_strength = kFullStrength;
+    plan.gate_strength = sparsity.strength();
   }
 }
 
@@ -109,6 +113,7 @@ StepPlan plan_step(const TrainConfig& config, int64_t step) {
   plan.step = step;
   plan.learning_rate = learning_rate(config, step);
   plan_sparsity(config, plan);
+  if (config.model().attention().selection() == AttentionConfig::NONE) plan.gated = false;
   return plan;
 }
 

@@ -17,9 +17,12 @@ double learning_rate(const TrainConfig& config, int64_t step);
 ///   dense:       steps 1 .. dense_steps, the last gate_warmup_steps of them with the KL loss
 ///   transition:  the next transition_steps; with x in (0, 1] the share done and
 ///                rho = x^2 (3 - 2 x):  k = ceil(k_max^(1 - rho) k_final^rho),
-///                W = n^(1 - rho) W_final^rho,  lambda = rho (1 - 2^-10);
+///                W = n^(1 - rho) W_final^rho,  lambda = rho sparsity.strength;
+///                with f = sparsity.window_first > 0, W is as if x were min(1, x / f), and the rest
+///                as if x were max(0, (x - f) / (1 - f));
 ///                every dense_refresh-th step attends to everything
-///   tuning:      the rest, with k_final, W_final and lambda = 1 - 2^-10.
+///   tuning:      the rest, with k_final, W_final and lambda = sparsity.strength.
+/// With attention.selection NONE nothing is ever gated: global groups see the window W as well.
 StepPlan plan_step(const TrainConfig& config, int64_t step);
 
 }  // namespace tessera

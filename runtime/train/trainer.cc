@@ -115,8 +115,10 @@ TrainingEnd train(Training& t) {
     stop = result.stop;
     const bool last = plan.step == t.config.steps();
     if (t.validation != nullptr && (last || due(validate_every, plan.step))) {
-      report.validation_loss =
+      const GlobalBatch::Evaluation found =
           t.batch.evaluate(*t.validation, t.config.runtime().validate_batches(), plan);
+      report.validation_loss = found.loss;
+      if (t.validation->has_answers()) report.accuracy = found.accuracy;
     }
     for (const auto& hook : t.state.hooks) hook->observe(report);
     t.saver.after_step(result.saving, !last && !stop && due(save_every, plan.step));

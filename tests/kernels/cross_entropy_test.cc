@@ -135,6 +135,40 @@ TEST(CrossEntropy, ShardsMatchTheReferenceAndItsGradient) {
   }
 }
 
+// A hit is a target that no logit of any shard is above, ties included; padding does not count.
+TEST(CrossEntropy, HitsAreTargetsThatNothingIsAbove) {
+  Stream stream{support::device(), 2};
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const Tensor logits = from_doubles(DType::kF32, {7, 5}, {0,  3,    1,    2,  9,  //
+                                                           0,  3,    1,    2,  9,  //
+                                                           4,  1,    0,    4,  9,  //
+                                                           -5, -7,   -6,   -8, 9,  //
+                                                           0,  0,    0,    0,  9,  //
+                                                           0,  kNan, 0,    0,  9,  //
+                                                           -2, -3,   -2.5, -1, 9});
+  const Tensor targets = from_ints({1, 3, 3, 0, -1, 1, 3});
+  for (const auto& bounds : {std::vector<int64_t>{0, 5}, {0, 2, 5}, {0, 3, 3, 5}}) {
+    const auto shards = static_cast<int64_t>(bounds.size()) - 1;
+    const Tensor stats(DType::kF32, {shards, 7, kSoftmaxStats});
+    for (int64_t s = 0; s < shards; ++s) {
+      const auto i = static_cast<size_t>(s);
+      const Tensor part = columns_of(logits, bounds[i], bounds[i + 1] - bounds[i]);
+      softmax_stats(stream, {.stats = stats.view().rows(s, 1).reshape({7, kSoftmaxStats}),
+                             .logits = part,
+                             .targets = targets,
+                             .vocabulary = 4,
+                             .first = bounds[i]});
+    }
+    const Tensor losses(DType::kF32, {7});
+    const Tensor merged(DType::kF32, {7, kSoftmaxStats});
+    const Tensor hits = support::filled(DType::kF32, {7}, 99);
+    merge_softmax_stats(
+        stream,
+        {.losses = losses, .merged = merged, .stats = stats, .targets = targets, .hits = hits});
+    EXPECT_EQ(to_doubles(hits), (std::vector<double>{1, 0, 1, 1, 0, 0, 1}));
+  }
+}
+
 TEST(CrossEntropy, ShardsOfAnySizeAgreeAcrossBlocks) {
   Stream stream{support::device()};
   Tensor logits = random_tensor(DType::kF32, {3, 9000}, 8, 2);

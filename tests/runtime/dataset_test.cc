@@ -102,9 +102,9 @@ TEST(Dataset, DamagedDescriptionsAreNamedNeverCrash) {
     text.replace(text.find(from), from.size(), to);
     return problem_with(text);
   };
-  EXPECT_EQ(with("\"version\": 1", "\"version\": 2"),
+  EXPECT_EQ(with("\"version\": 1", "\"version\": 3"),
             prefix +
-                "/version is 2, expected 1; prepare the data set again with this version of "
+                "/version is 3, expected 1 or 2; prepare the data set again with this version of "
                 "tessera");
   EXPECT_EQ(with("tessera data set", "tar"),
             prefix + "/format is \"tar\", expected \"tessera data set\"");
@@ -119,8 +119,10 @@ TEST(Dataset, DamagedDescriptionsAreNamedNeverCrash) {
                 "1 to 2147483647");
   EXPECT_EQ(with("\"end_of_document\": 256", "\"end_of_document\": 257"),
             prefix + "/tokenizer/end_of_document is 257, expected a whole number from 0 to 256");
-  EXPECT_EQ(with("\"byte\"", "\"words\""),
-            prefix + "/tokenizer/kind is \"words\", expected \"byte\" or \"sentencepiece\"");
+  EXPECT_EQ(
+      with("\"byte\"", "\"words\""),
+      prefix + "/tokenizer/kind is \"words\", expected \"byte\", \"sentencepiece\" or \"none\"");
+  EXPECT_EQ(with("\"version\": 1", "\"version\": 2"), prefix + "/task/kind is missing");
   EXPECT_EQ(with("\"byte\"", "[]"), prefix + "/tokenizer/kind is [], expected text");
   EXPECT_EQ(with("\"kind\"", "\"sort\""), prefix + "/tokenizer/kind is missing");
   EXPECT_EQ(problem_with("[1, 2]").substr(0, 3), "65:");

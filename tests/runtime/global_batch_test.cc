@@ -6,8 +6,10 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/core/copy.h"
 #include "parallel/self_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "runtime/data/task_dataset.h"
 #include "tests/model/tiny_model.h"
 #include "tests/runtime/dataset_fixture.h"
 #include "tests/runtime/patterned_documents.h"
@@ -172,23 +174,71 @@ TEST_F(GlobalBatchTest, MicroBatchesDoNotChangeTheStep) {
   expect_same(whole, on_ranks(config, gated_plan(), 2));
 }
 
+/// Loss and accuracy of 2 batches on a mesh of ranks, which are threads.
+GlobalBatch::Evaluation evaluation(const TrainConfig& config, const DataLoader& data,
+                                   const MeshShape& shape) {
+  GlobalBatch::Evaluation found;
+  run_ranks(shape.ranks(), [&](Communicator& world) {
+    Stream stream(Device{}, 1);
+    const ProcessMesh mesh(world, shape);
+    ParameterStore store;
+    const Transformer model(config.model(), DType::kF32, Recompute::kNothing, store,
+                            place_in(mesh));
+    store.allocate(Device{}, /*gradients=*/true, places_in(mesh));
+    store.initialize(stream, config.seed());
+    Arena arena(Device{}, int64_t{32} << 20);
+    BucketExchange exchange({}, mesh);
+    GlobalBatch batch(config, model, mesh, exchange, stream, arena);
+    const GlobalBatch::Evaluation mine = batch.evaluate(data, 2, gated_plan());
+    if (world.rank() == 0) found = mine;
+  });
+  return found;
+}
+
 TEST_F(GlobalBatchTest, EvaluateIsTheLossPerTokenWhateverTheRanks) {
   const TrainConfig config = config_of("SEQUENCE");
   const DataLoader data = loader(config);
-  std::vector<double> losses;
-  for (const int ranks : {1, 2, 4}) {
-    run_ranks(ranks, [&](Communicator& world) {
-      support::TinyModel tiny(config);
-      const ProcessMesh mesh(world, {ranks, 1, 1, 1});
-      BucketExchange exchange({}, mesh);
-      GlobalBatch batch(config, tiny.model, mesh, exchange, tiny.stream, tiny.arena);
-      const double loss = batch.evaluate(data, 2, gated_plan());
-      if (world.rank() == 0) losses.push_back(loss);
-    });
+  const GlobalBatch::Evaluation one = evaluation(config, data, {});
+  EXPECT_GT(one.loss, 1);
+  for (const MeshShape& shape : {MeshShape{.data = 2}, {.data = 4}, {.sequence = 2, .tensor = 2}}) {
+    const GlobalBatch::Evaluation many = evaluation(config, data, shape);
+    expect_near_relative(many.loss, one.loss, 1e-6, "loss");
+    EXPECT_EQ(many.accuracy, one.accuracy);
   }
-  EXPECT_GT(losses[0], 1);
-  expect_near_relative(losses[1], losses[0], 1e-6, "2 ranks");
-  expect_near_relative(losses[2], losses[0], 1e-6, "4 ranks");
+}
+
+// Of a task only the answers count. The share of right ones is that of the logits.
+TEST_F(GlobalBatchTest, AccuracyIsTheShareOfRightAnswersWhateverTheMesh) {
+  TrainConfig config = config_of("SEQUENCE");
+  const TaskOptions task{.kind = TaskKind::kMqar, .length = 112, .pairs = 10, .values = 2};
+  make_task_dataset(
+      {.task = task, .samples = 8, .validation = 8, .output = directory_.path() / "task"});
+  const TokenDataset dataset(directory_.path() / "task", kValidationSplit, 257);
+  const DataLoader data(dataset, {.sequence_length = 112, .max_documents = 8, .shuffle = false});
+  const GlobalBatch::Evaluation one = evaluation(config, data, {});
+
+  support::TinyModel tiny(config);
+  MicroBatch micro;
+  data.fill(0, 8, micro);
+  std::vector<float> logits(8 * 112 * 257);
+  Transformer::Run run = tiny.run(sparsity_plan(gated_plan(), 0));
+  tiny.model.logits(run,
+                    {.tokens = host_view(micro.tokens),
+                     .targets = host_view(micro.targets),
+                     .starts = host_view(micro.starts),
+                     .sequences = 8},
+                    host_view(logits).reshape({8 * 112, 257}));
+  int hits = 0;
+  for (size_t t = 0; t < micro.targets.size(); ++t) {
+    if (micro.targets[t] < 0) continue;
+    const auto row = logits.begin() + static_cast<ptrdiff_t>(t * 257);
+    hits += std::max_element(row, row + 257) - row == micro.targets[t] ? 1 : 0;
+  }
+  EXPECT_GT(hits, 0);
+  EXPECT_DOUBLE_EQ(one.accuracy, hits / 80.0);
+  for (const MeshShape& shape : {MeshShape{.data = 2, .tensor = 2}, {.sequence = 2}}) {
+    EXPECT_EQ(evaluation(config, data, shape).accuracy, one.accuracy);
+  }
 }
 
 }  // namespace

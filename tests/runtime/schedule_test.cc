@@ -50,6 +50,42 @@ TEST(Schedule, StagesBeginAndEndWhereTheyShould) {
   }
 }
 
+TEST(Schedule, TheRampCanBeWeakerOrAbsent) {
+  for (const double strength : {0.0, 0.5}) {
+    const TrainConfig config = config_with({concat("sparsity.strength=", strength)});
+    EXPECT_EQ(plan_step(config, 10).gate_strength, 0);
+    EXPECT_EQ(plan_step(config, 20).gate_strength, 0.5 * strength);  // rho of the middle
+    EXPECT_EQ(plan_step(config, 31).gate_strength, strength);
+    EXPECT_EQ(plan_step(config, 31).kept_blocks, 2);
+  }
+}
+
+TEST(Schedule, WithoutAChoiceOfBlocksNothingIsGatedAndTheWindowShrinks) {
+  const TrainConfig config = config_with({"model.attention.selection=NONE"});
+  for (int64_t step = 1; step <= 40; ++step) EXPECT_FALSE(plan_step(config, step).gated) << step;
+  EXPECT_EQ(plan_step(config, 10).window, 256);
+  EXPECT_EQ(plan_step(config, 31).window, 24);
+}
+
+// Local groups lose sight first; what they did moves to global groups that still see everything.
+TEST(Schedule, TheWindowMayShrinkBeforeBlocksAreDropped) {
+  const TrainConfig config = config_with({"sparsity.window_first=0.5", "sparsity.dense_refresh=0"});
+  for (int64_t step = 11; step <= 30; ++step) {
+    const StepPlan plan = plan_step(config, step);
+    const double x = static_cast<double>(step - 10) / 20;
+    const double w = std::min(1.0, 2 * x);
+    const double k = std::max(0.0, 2 * x - 1);
+    const double rho = 3 * k * k - 2 * k * k * k;
+    EXPECT_EQ(plan.window, std::lround(256 * std::pow(24.0 / 256, 3 * w * w - 2 * w * w * w)));
+    EXPECT_EQ(plan.kept_blocks, std::ceil(16 * std::pow(2.0 / 16, rho) - 1e-9)) << step;
+    EXPECT_NEAR(plan.gate_strength, rho * 1023 / 1024, 1e-12) << step;
+    EXPECT_NEAR(plan.kl, std::pow(0.3, rho), 1e-12) << step;
+  }
+  EXPECT_EQ(plan_step(config, 20).window, 24);
+  EXPECT_EQ(plan_step(config, 20).kept_blocks, 16);
+  EXPECT_EQ(plan_step(config, 30).kept_blocks, 2);
+}
+
 TEST(Schedule, TransitionIsGeometric) {
   const TrainConfig config = config_with({});
   for (int64_t step = 11; step <= 30; ++step) {

@@ -130,7 +130,14 @@ TEST(Validate, ChecksTheAttention) {
       with([](A& a) { a.set_tree_beam(32), a.set_gate_keys(2); }),
       "model.attention.tree_beam is 32, expected 0 with model.attention.gate_keys = 2: a tree "
       "needs one gate key per block");
-  EXPECT_EQ(with([](A& a) { a.set_tree_beam(32); }), "");
+  EXPECT_EQ(with([](A& a) { a.set_tree_beam(32), a.set_gate_keys(1); }), "");
+  EXPECT_EQ(with([](A& a) { a.set_selection(A::RANDOM); }), "");
+  EXPECT_EQ(with([](A& a) { a.set_selection(A::RANDOM), a.set_gate_keys(1), a.set_tree_beam(32); }),
+            "model.attention.tree_beam is 32, expected 0 with model.attention.selection = RANDOM");
+  EXPECT_EQ(with([](A& a) { a.set_selection(A::RANDOM), a.set_global_groups(0); }),
+            "model.attention.selection is RANDOM, but model.attention.global_groups is 0, so "
+            "nothing is chosen");
+  EXPECT_EQ(with([](A& a) { a.set_global_groups(0); }), "");
 }
 
 TEST(Validate, ChecksTheExperts) {
