@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "model/transformer.h"
 
@@ -13,6 +14,7 @@ struct PlannedPass {
   int64_t length;     ///< tokens of each
   int64_t segments;   ///< in all
   SparsityPlan sparsity;
+  std::span<const int64_t> kept_of_layers = {};  ///< as Transformer::Run
   bool gradients = false;  ///< after the logits also forward and backward
 };
 

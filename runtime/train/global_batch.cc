@@ -7,6 +7,7 @@
 #include "kernels/block_selection.h"
 #include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/train/gate_samples.h"
 
 namespace tessera {
 
@@ -69,6 +70,7 @@ GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model,
       arena_(arena),
       sums_(stream.device(), model),
       factors_(stream.device(), kFactors * int64_t{sizeof(float)}),
+      gates_(stream.device(), model),
       planner_(mesh, model.planner_options(sequence_order(config))),
       graph_(stream, mesh.world().log(), graph_obstacle(config, mesh)) {
   const int parts = batch_ranks().size();
@@ -115,7 +117,25 @@ Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
           .planner = planner_,
           .sparsity = sparsity_plan(plan, gate_rows),
           .router = {.share = static_cast<float>(1 / parts)},
-          .sums = sums_.views()};
+          .sums = sums_.views(),
+          .kept_of_layers = plan.kept_of_layers};
+}
+
+std::vector<int32_t> GlobalBatch::samples_of(const MicroBatch& micro, int64_t step) const {
+  const auto number = static_cast<int64_t>(&micro - micro_batches_.data());
+  const int64_t parts = batch_ranks().size();
+  const int64_t sequences = micro_sequences(config_, batch_ranks().size());
+  const int64_t length = std::ssize(micro.tokens) / sequences;
+  const int64_t per_rank = std::ssize(micro_batches_) * sequences;
+  const int64_t first = batch_ranks().rank() * per_rank + number * sequences;
+  std::vector<int32_t> tokens;
+  for (const GateSample& sample :
+       gate_samples(config_.monitor().sample_rows(), parts * per_rank, length, step)) {
+    const int64_t sequence = sample.sequence - first;
+    if (sequence < 0 || sequence >= sequences) continue;
+    tokens.push_back(static_cast<int32_t>(sequence * length + sample.position));
+  }
+  return tokens;
 }
 
 void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan) {
@@ -133,7 +153,12 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
   mesh_.group(kBatch).all_reduce_values(sizes);
   totals_.valid_tokens = sizes[0];
   sums_.clear(stream_);
-  Transformer::Run run = start(plan, sizes[1]);
+  plan_ = plan;
+  Transformer::Run run = start(plan_, sizes[1]);
+  if (plan.measure_gates) {
+    gates_.clear(stream_, plan.heat_maps);
+    run.gates = gates_.views(plan.heat_maps);
+  }
   send_factors(run.sparsity, static_cast<float>(1 / std::max(1.0, sizes[0])));
   run.sparsity.coefficients = factors_.view(DType::kF32, {kFactors}).rows(1, kFactors - 1);
   if (mesh_.world().size() > 1) {
@@ -149,7 +174,11 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
   graph_.begin_step();
   for (const MicroBatch& micro : micro_batches_) {
     last_ = &micro == &micro_batches_.back();
-    run_micro_batch(run, view(micro));
+    Batch batch = view(micro);
+    std::vector<int32_t> samples;
+    if (plan.measure_gates) samples = samples_of(micro, plan.step);
+    batch.samples = samples;
+    run_micro_batch(run, batch);
   }
 }
 
@@ -164,8 +193,12 @@ void GlobalBatch::run_micro_batch(Transformer::Run& run, const Batch& batch) {
   const Arena::Scope scratch(arena_);
   const TokenPlan& tokens = planner_.plan(stream_, arena_, batch, run.sparsity);
   const LossScale scale{.from = factors_.view(DType::kF32, {1})};
-  graph_.run(StepGraph::key_of(tokens, run.sparsity),
-             [&] { model_.forward_backward(run, tokens, scale); });
+  const auto work = [&] { model_.forward_backward(run, tokens, scale); };
+  // A step that measures its gates has other kernels, for rows that are new each time.
+  if (plan_.measure_gates) return work();
+  StepGraph::Key key = StepGraph::key_of(tokens, run.sparsity);
+  key.kept_of_layers.assign(run.kept_of_layers.begin(), run.kept_of_layers.end());
+  graph_.run(key, work);
 }
 
 GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
@@ -173,6 +206,8 @@ GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
+  GateSums gates;
+  if (plan_.measure_gates) gates = start_reduce_gates();
   mesh_.world().synchronize(stream_);
   const StepSums& sums = sums_.read(stream_);
   const auto gate = sums.gate_losses.as<float>();
@@ -211,7 +246,19 @@ GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
   totals.dropped_pairs = values[11];
   if (values[13] > 0) totals.tree_recall = values[12] / values[13];
   if (model_.moe_layers() > 0) totals.expert_counts = sums.expert_counts;
+  if (plan_.measure_gates) {
+    totals.gates =
+        gate_measures(gates.figures, gates.maps, plan_.kept_of_layers, plan_.kept_blocks);
+  }
   return totals;
+}
+
+/// Sums over all ranks, on their way to the host: there once the stream is past it.
+GateSums GlobalBatch::start_reduce_gates() {
+  const GateSums sums = gates_.views(plan_.heat_maps);
+  mesh_.world().all_reduce(stream_, sums.figures, Reduction::kSum);
+  if (plan_.heat_maps) mesh_.world().all_reduce(stream_, sums.maps, Reduction::kSum);
+  return gates_.start_read(stream_, plan_.heat_maps);
 }
 
 ConstTensorView GlobalBatch::expert_counts() const {
@@ -243,6 +290,34 @@ GlobalBatch::Evaluation GlobalBatch::evaluate(const DataLoader& loader, int64_t 
   mesh_.world().log().set_phase(Phase::kBetweenSteps);
   const double count = std::max(1.0, totals[2]);
   return {.loss = totals[0] / count, .accuracy = totals[1] / count};
+}
+
+std::vector<double> GlobalBatch::losses(const DataLoader& loader, int64_t first, int64_t batches,
+                                        const StepPlan& plan) {
+  mesh_.world().log().set_phase(Phase::kValidation);
+  exchange_.finish_gathers();
+  std::vector<double> sums;  // loss and targets of each batch
+  for (int64_t batch = 0; batch < batches; ++batch) {
+    load(loader, first + batch * config_.batch().sequences());
+    sums_.clear(stream_);
+    Transformer::Run run = start(plan, 0);
+    double targets = 0;
+    for (const MicroBatch& micro : micro_batches_) {
+      model_.forward(run, view(micro));
+      targets += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
+                                                   [](int32_t t) { return t >= 0; }));
+    }
+    mesh_.world().synchronize(stream_);
+    sums.push_back(sums_.read(stream_).loss.as<double>()[0]);
+    sums.push_back(targets / mesh_.group(kContext).size());
+  }
+  mesh_.world().all_reduce_values(sums);
+  std::vector<double> losses;
+  for (size_t i = 0; i < sums.size(); i += 2) {
+    losses.push_back(sums[i] / std::max(1.0, sums[i + 1]));
+  }
+  mesh_.world().log().set_phase(Phase::kBetweenSteps);
+  return losses;
 }
 
 }  // namespace tessera

@@ -4,9 +4,11 @@
 #include <span>
 #include <vector>
 
+#include "model/gate_sums.h"
 #include "model/step_sums.h"
 #include "parallel/bucket_exchange.h"
 #include "runtime/data/data_loader.h"
+#include "runtime/train/gate_measure.h"
 #include "runtime/train/step_graph.h"
 #include "runtime/train/step_plan.h"
 
@@ -44,6 +46,7 @@ class GlobalBatch {
     /// Tokens that chose each expert, [moe layers, experts], f32, in host memory until the next
     /// reduce(); empty without MoE.
     ConstTensorView expert_counts = {};
+    std::vector<GateMeasure> gates = {};  ///< in a step that measures them
   };
 
   /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
@@ -62,6 +65,10 @@ class GlobalBatch {
   };
   /// Of global samples [0, batches * batch.sequences).
   Evaluation evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
+  /// Loss per target, nats, of each of `batches` global batches from global sample `first` on.
+  /// Collective; the same on every rank.
+  std::vector<double> losses(const DataLoader& loader, int64_t first, int64_t batches,
+                             const StepPlan& plan);
 
   /// Tokens that chose each expert in the last forward_backward, over all ranks once reduce() has
   /// been called, [moe layers, experts] f32; empty without MoE.
@@ -75,6 +82,9 @@ class GlobalBatch {
   Transformer::Run start(const StepPlan& plan, double gate_rows);
   void run_micro_batch(Transformer::Run& run, const Batch& batch);
   void send_factors(const SparsityPlan& sparsity, float loss_scale);
+  /// Tokens of a micro-batch whose rows are sampled.
+  std::vector<int32_t> samples_of(const MicroBatch& micro, int64_t step) const;
+  GateSums start_reduce_gates();
   double count_gate_rows_of(const StepPlan& plan) const;
   const Communicator& batch_ranks() const { return mesh_.group(kBatch); }
 
@@ -86,10 +96,12 @@ class GlobalBatch {
   Arena& arena_;
   StepSumsBuffer sums_;
   Buffer factors_;  ///< f32: of the losses of tokens, and of the gate's, for kernels to read
+  GateSumsBuffer gates_;
   TokenPlanner planner_;
   std::vector<MicroBatch> micro_batches_;
   StepGraph graph_;
   bool last_ = false;  ///< the micro-batch under way is the last of its step
+  StepPlan plan_;      ///< of the last forward_backward
   Totals totals_;      ///< of this rank
 };
 

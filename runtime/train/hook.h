@@ -2,8 +2,10 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/train/expert_load.h"
+#include "runtime/train/gate_measure.h"
 #include "runtime/train/step_plan.h"
 
 namespace tessera {
@@ -33,6 +35,7 @@ struct StepReport {
   double validation_loss = -1;  ///< nats per token; negative when not measured in this step
   double accuracy = -1;         ///< share of the validation's answers that are the most probable
                                 ///< tokens; negative without a measurement or without answers
+  std::vector<GateMeasure> gates = {};  ///< by layer and group; empty in steps that measure none
 };
 
 /// Curriculum and control: may change the plan of a step, sees its report, is saved with the run.

@@ -117,6 +117,7 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
                               {"seconds_left", seconds_left(report)}};
   if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
   if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
+  if (!report.plan.kept_of_layers.empty()) json["kept_of_layers"] = report.plan.kept_of_layers;
   if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);
   if (report.accuracy >= 0) json["accuracy"] = report.accuracy;
   return json.dump();

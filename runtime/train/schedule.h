@@ -23,6 +23,7 @@ double learning_rate(const TrainConfig& config, int64_t step);
 ///                every dense_refresh-th step attends to everything
 ///   tuning:      the rest, with k_final, W_final and lambda = sparsity.strength.
 /// With attention.selection NONE nothing is ever gated: global groups see the window W as well.
+/// Every monitor.gate_every-th step measures the gates, every heat_map_every-th with heat maps.
 StepPlan plan_step(const TrainConfig& config, int64_t step);
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <list>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/core/work_graph.h"
 #include "model/sparsity_plan.h"
@@ -28,6 +29,7 @@ class StepGraph {
     int64_t kept = 0;
     int64_t window = 0;
     float strength = 0;
+    std::vector<int64_t> kept_of_layers = {};  ///< empty: all keep `kept`
     int64_t sequences = 0;
     int64_t tokens = 0;
     int64_t segments = 0;         ///< places for them, not how many there are
