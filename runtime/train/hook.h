@@ -28,12 +28,12 @@ struct StepReport {
   double tree_recall = -1;   ///< share of the blocks chosen through a tree that are among the best
                              ///< of all candidates, of a sample; negative when there is none
   ExpertLoad expert_load;
-  bool skipped = false;            ///< the update was not applied
-  int64_t skipped_steps = 0;       ///< since the run began
-  double seconds = 0;              ///< of the whole step
-  double data_seconds = 0;         ///< of it, waiting for data
-  double validation_loss = -1;     ///< nats per token; negative when not measured in this step
-  std::vector<GateMeasure> gates;  ///< by layer and group; empty in steps that measure none
+  bool skipped = false;                 ///< the update was not applied
+  int64_t skipped_steps = 0;            ///< since the run began
+  double seconds = 0;                   ///< of the whole step
+  double data_seconds = 0;              ///< of it, waiting for data
+  double validation_loss = -1;          ///< nats per token; negative when not measured in this step
+  std::vector<GateMeasure> gates = {};  ///< by layer and group; empty in steps that measure none
 };
 
 /// Curriculum and control: may change the plan of a step, sees its report, is saved with the run.
