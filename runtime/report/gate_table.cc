@@ -25,8 +25,11 @@ class Fields {
     if (value != nullptr) into = value->get<double>();
   }
   void read(const char* name, std::string& into) {
-    const Json* value = whole_ && json_.contains(name) ? &json_[name] : nullptr;
-    if (value != nullptr) into = value->is_string() ? value->get<std::string>() : value->dump();
+    whole_ = whole_ && json_.contains(name);
+    if (!whole_) return;
+    const Json& value = json_[name];
+    into = value.is_string() ? value.get<std::string>()
+                             : value.dump(-1, ' ', false, Json::error_handler_t::replace);
   }
   template <class Numbers>
   void read_all(const char* name, Numbers& into) {

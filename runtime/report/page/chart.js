@@ -55,7 +55,6 @@ function drawChart(state, keys) {
   scaleX(state);
   scaleY(state);
   picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  picture.style.height = `${height}px`;
   picture.setAttribute("aria-label", `${spec.title}: ${spec.about || "a curve over the steps"}. Arrow keys read it, plus and minus zoom.`);
   const clip = `clip-${(drawChart.count = (drawChart.count || 0) + 1)}`;
   picture.replaceChildren(

@@ -34,7 +34,9 @@ function gatesSection() {
   const show = () => {
     const [name, title, format, kind] = chosen;
     const [low, high] = kind === "range" ? gateRange(name) : kind === "kept" ? [0.8, 1] : [0, 1];
-    const color = (value) => sequential((value - low) / (high - low || 1));
+    // Budgets move by factors.
+    const turn = name === "kept_blocks" && low > 0 ? Math.log : (value) => value;
+    const color = (value) => sequential((turn(value) - turn(low)) / (turn(high) - turn(low) || 1));
     const plot = matrix({
       title, format, color, hint: "Point at a cell, or use the arrow keys, to read it.",
       rows: () => data.gates.map((gate) => ({ name: groupName(gate), steps: gate.step, values: gate[name] })),

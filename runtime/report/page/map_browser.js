@@ -43,7 +43,7 @@ function mapsSection() {
   });
   const shown = data.maps.length < data.run.maps_there ? ` Of ${whole(data.run.maps_there)} maps ${whole(data.maps.length)} are shown.` : "";
   section("maps", "Heat maps",
-    make("p", { class: "soft" }, "Where queries (down) find their keys (across), both from the begin of the sequence to its end. The scale is logarithmic and the same everywhere." + shown),
+    make("p", { class: "soft" }, "Where queries (down) find their keys (across), both from the first token of the sequence to its last. The scale is logarithmic and the same everywhere." + shown),
     make("div", { class: "tools" }, group.element, make("div", { class: "slider" }, play, slider, place), other.element),
     pairButtons(show),
     make("div", { class: "maps" }, main.element, beside.element, distances.element),

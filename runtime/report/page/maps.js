@@ -81,7 +81,6 @@ function distanceChart() {
     if (!width) return;
     const height = 200;
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    picture.style.height = `${height}px`;
     const most = Math.max(1e-9, ...shown.map((value) => value ?? 0));
     const slot = (width - margin.left - margin.right) / Math.max(1, shown.length);
     const y = (value) => height - margin.bottom - (value / most) * (height - margin.bottom - margin.top);

@@ -53,7 +53,8 @@ function paintMatrix(spec, state, canvas) {
   canvas.setAttribute("aria-label", `${spec.title}: ${rows.length} rows over the steps. Arrow keys read it.`);
   const [low, high] = [toUnit(view.from), toUnit(view.to)];
   const span = state.width - names - margin.right;
-  const x = (step) => names + Math.min(1, Math.max(0, (toUnit(step) - low) / (high - low || 1))) * span;
+  // On whole pixels, so that there is no seam between cells.
+  const x = (step) => Math.round((names + Math.min(1, Math.max(0, (toUnit(step) - low) / (high - low || 1))) * span) * ratio) / ratio;
   state.stepAt = (pixel) => fromUnit(low + ((pixel - names) / span) * (high - low));
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
@@ -71,7 +72,7 @@ function paintMatrix(spec, state, canvas) {
       const right = x(step);
       if (right <= left) return;
       context.fillStyle = `rgb(${spec.color(row.values[i]).join(" ")})`;
-      context.fillRect(left, r * state.height, Math.max(0.5, right - left + 0.4), state.height - gap);
+      context.fillRect(left, r * state.height, right - left, state.height - gap);
     });
   });
   context.fillStyle = styled("--soft");
