@@ -183,6 +183,7 @@ void AttentionLayer::attend_global(StepContext& step, Saved& saved) const {
     attend_chosen(step, saved);
   } else {
     attend_dense(step, *global_, *saved.global, step.tokens.share);
+    if (!step.recompute) measure(step, saved, {});
   }
 }
 
@@ -228,6 +229,7 @@ void AttentionLayer::attend_chosen(StepContext& step, Saved& saved) const {
                            .tree = options_.gate.tree,
                            .qt = saved.selector->qt,
                            .kt = saved.selector->kt});
+  measure(step, saved, block_lse);
 }
 
 }  // namespace tessera

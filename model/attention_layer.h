@@ -87,6 +87,8 @@ class AttentionLayer {
                     const SegmentGrid& grid) const;
   void attend_global(StepContext& step, Saved& saved) const;
   void attend_chosen(StepContext& step, Saved& saved) const;
+  void measure(StepContext& step, const Saved& saved, ConstTensorView block_lse) const;
+  void measure_lists(StepContext& step, const Gate::Decision& decision, TensorView figures) const;
   void forward_local(StepContext& step, ConstTensorView x, Saved& saved) const;
 
   HeadGradients allocate_gradients(StepContext& step, const Heads& heads) const;

@@ -22,16 +22,25 @@ struct StepSums {
   TensorView expert_counts;  ///< [moe layers, experts], f32: tokens that chose each expert
 };
 
+/// What the global groups of a step that measures add to, set to 0 by the owner. Both are empty in
+/// other steps.
+struct GateSums {
+  TensorView figures;  ///< [layers, groups, GateFigures::kSize], f32: see kernels/gate_measure.h
+  TensorView maps;     ///< [layers, groups, 64, 65], f32; empty in steps without heat maps
+};
+
 /// What every layer needs to run one micro-batch.
 struct StepContext {
   Stream& stream;
   Arena& arena;
   const ProcessMesh& mesh;
   const TokenPlan& tokens;
-  const SparsityPlan& sparsity;
+  SparsityPlan sparsity;  ///< of the layer that runs
   const RouterPlan& router;
   StepSums& sums;
   bool recompute = false;  ///< second forward of a block: decisions are reused, nothing is counted
+  int64_t layer = 0;
+  GateSums gates = {};
 };
 
 }  // namespace tessera

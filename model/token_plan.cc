@@ -50,7 +50,31 @@ const TokenPlan& TokenPlanner::plan(Stream& stream, Arena& arena, const Batch& b
   } else {
     plan_shares(call);
   }
+  find_samples(call);
   return plan_;
+}
+
+/// The sampled rows that this rank has; on a plan, as many as there can be.
+void TokenPlanner::find_samples(const Call& call) {
+  samples_.clear();
+  const TokenRanges& owned = group_.owned[static_cast<size_t>(
+      mesh_.group(kContext).size() == 1 ? 0 : mesh_.group(kContext).rank())];
+  for (const int32_t token : call.batch.samples) {
+    int64_t row = call.planned ? 0 : -1;
+    int64_t before = 0;
+    for (const TokenRange& range : owned) {
+      if (token >= range.begin && token < range.end) row = before + token - range.begin;
+      before += range.end - range.begin;
+    }
+    if (row < 0) continue;
+    samples_.push_back(static_cast<int32_t>(row));
+    samples_.push_back(static_cast<int32_t>(token % plan_.sequence_length));
+  }
+  plan_.samples = {};
+  if (samples_.empty()) return;
+  const int64_t pairs = std::ssize(samples_) / 2;
+  plan_.samples =
+      to_arena(call.stream, call.arena, host_view(samples_), "tokens.samples").reshape({pairs, 2});
 }
 
 /// One rank has all tokens: queries and keys are the same rows.

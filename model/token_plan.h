@@ -33,6 +33,8 @@ struct TokenPlan {
   int64_t window_key_rows = 0;  ///< rows of these keys at most, whatever the segments
   int64_t share_key_rows = 0;
   int64_t pool_key_rows = 0;
+  ConstTensorView samples;  ///< [samples, 2], i32: rows of the share, positions in their sequences;
+                            ///< empty where this rank has none
   ConstTensorView scope_starts;  ///< [sequences + 1], i32: rows of the share by sequence
 
   /// Tokens of the micro-batch, over all ranks that work on it.
@@ -85,6 +87,7 @@ class TokenPlanner {
   void plan_alone(const Call& call);
   void plan_shares(const Call& call);
   ConstTensorView find_blocks(const Call& call);
+  void find_samples(const Call& call);
   void cut_sequences(const Call& call, const SequenceLayout& layout);
   RunTensors run_tensors(const Call& call, std::span<const TokenRun> runs, int64_t count,
                          const char* name);
@@ -104,6 +107,7 @@ class TokenPlanner {
   std::vector<int32_t> ids_;
   std::vector<int32_t> targets_;
   std::vector<int32_t> scopes_;
+  std::vector<int32_t> samples_;
   RunLists lists_;
 };
 

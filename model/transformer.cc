@@ -105,6 +105,7 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, Recompute recom
       vocabulary_(config.vocabulary()),
       block_(config.attention().block()),
       sink_tokens_(config.attention().sink_tokens()),
+      global_groups_(tessera::global_groups(config)),
       experts_(config.moe().experts()),
       balance_bias_rate_(config.moe().balance_bias_rate()) {
   const auto vocabulary_matrix = [&](const char* name) {
@@ -171,7 +172,19 @@ StepContext Transformer::start(Run& run, const Batch& batch) const {
           run.planner.plan(run.stream, run.arena, batch, run.sparsity),
           run.sparsity,
           run.router,
-          run.sums};
+          run.sums,
+          /*recompute=*/false,
+          /*layer=*/0,
+          run.gates};
+}
+
+/// What differs between layers.
+void Transformer::enter_layer(const Run& run, int64_t layer, StepContext& step) const {
+  step.layer = layer;
+  if (run.kept_of_layers.empty()) return;
+  CHECK(std::ssize(run.kept_of_layers) == layers(), "model: a plan has kept blocks for ",
+        run.kept_of_layers.size(), " layers, the model has ", layers());
+  step.sparsity.kept = run.kept_of_layers[static_cast<size_t>(layer)];
 }
 
 /// Each tensor rank looks up the entries that it has; the sum of one vector and zeros is exact.
@@ -215,6 +228,7 @@ void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scal
   for (size_t i = 0; i < blocks_.size(); ++i) {
     tell(run.need_values, first_parameters_[i + 1]);
     log.set_layer(static_cast<int>(i));
+    enter_layer(run, static_cast<int64_t>(i), step);
     Block::Output out = blocks_[i].forward(step, x);
     x = out.y;
     saved.push_back(std::move(out.saved));
@@ -226,6 +240,7 @@ void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scal
   tell(run.gradients_done, first_parameters_.back());
   for (size_t i = blocks_.size(); i-- > 0;) {
     log.set_layer(static_cast<int>(i));
+    enter_layer(run, static_cast<int64_t>(i), step);
     blocks_[i].backward(step, saved[i], d);
     run.arena.release(saved[i].mark);
     tell(run.gradients_done, first_parameters_[i]);
@@ -239,6 +254,14 @@ void Transformer::forward_backward(Run& run, const Batch& batch, float loss_scal
   add_loss_of_share(step, losses);
 }
 
+TensorView Transformer::infer_blocks(const Run& run, StepContext& step, TensorView x) const {
+  for (int64_t layer = 0; layer < layers(); ++layer) {
+    enter_layer(run, layer, step);
+    x = blocks_[static_cast<size_t>(layer)].infer(step, x);
+  }
+  return x;
+}
+
 void Transformer::forward(Run& run, const Batch& batch) const {
   const Arena::Scope scratch(run.arena);
   const int64_t tokens = batch.tokens.shape()[0] / run.planner.mesh().size(Axis::kSequence);
@@ -249,7 +272,7 @@ void Transformer::forward(Run& run, const Batch& batch, TensorView losses) const
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
   TensorView x = embed(step, step.tokens.ids);
-  for (const Block& block : blocks_) x = block.infer(step, x);
+  x = infer_blocks(run, step, x);
   head_->forward(step, x, step.tokens.targets, losses);
   add_loss_of_share(step, losses);
 }
@@ -258,7 +281,7 @@ void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const 
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
   TensorView x = embed(step, step.tokens.ids);
-  for (const Block& block : blocks_) x = block.infer(step, x);
+  x = infer_blocks(run, step, x);
   head_->logits(step, x, logits);
 }
 
@@ -291,6 +314,7 @@ void Transformer::decode(Run& run, ConstTensorView token, int64_t position,
                    run.router, run.sums};
   TensorView x = embed(step, to_arena(run.stream, run.arena, token, "decode.token"));
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    enter_layer(run, static_cast<int64_t>(layer), step);
     x = blocks_[layer].decode(step, x, position, caches[layer]);
   }
   head_->logits(step, x, logits);

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/batch.h"
@@ -28,6 +29,10 @@ class Transformer {
     SparsityPlan sparsity;
     RouterPlan router;
     StepSums& sums;
+    /// k of each layer, instead of the plan's; empty: that of the plan.
+    std::span<const int64_t> kept_of_layers = {};
+    /// In a step that measures its gates: to be added to.
+    GateSums gates = {};
     /// For exchanges that overlap with the work, both optional; parameters are numbered in the
     /// order of declaration. need_values(n): the values of parameters before n are read next;
     /// gradients_done(n): the gradients of all from n on are complete.
@@ -63,6 +68,9 @@ class Transformer {
   TokenPlanner::Options planner_options(SequenceOrder order = SequenceOrder::kContiguous) const {
     return {.order = order, .block = block_, .sink_tokens = sink_tokens_};
   }
+  int64_t layers() const { return std::ssize(blocks_); }
+  /// Of each layer.
+  int64_t global_groups() const { return global_groups_; }
   int64_t moe_layers() const { return moe_layers_; }
   int64_t experts() const { return experts_; }
   int64_t block() const { return block_; }
@@ -75,6 +83,8 @@ class Transformer {
                  const RankPlace& place, int64_t index);
   void count_active_parameters(const ModelConfig& config, const ParameterStore& store);
   StepContext start(Run& run, const Batch& batch) const;
+  void enter_layer(const Run& run, int64_t layer, StepContext& step) const;
+  TensorView infer_blocks(const Run& run, StepContext& step, TensorView x) const;
   TensorView embed(StepContext& step, ConstTensorView tokens) const;
   void add_loss_of_share(StepContext& step, ConstTensorView losses) const;
 
@@ -87,6 +97,7 @@ class Transformer {
   int64_t vocabulary_;
   int64_t block_;  ///< tokens per key block
   int64_t sink_tokens_;
+  int64_t global_groups_;
   int64_t moe_layers_ = 0;
   int64_t experts_ = 0;
   float balance_bias_rate_ = 0;

@@ -50,6 +50,13 @@ void resolve_sparsity(SparsityConfig& sparsity, int64_t steps) {
   }
 }
 
+void resolve_gate_control(GateControlConfig& control, MonitorConfig& monitor) {
+  if (!monitor.has_heat_map_every()) monitor.set_heat_map_every(10 * monitor.gate_every());
+  const bool search = control.method() == GateControlConfig::SEARCH;
+  if (!control.has_every()) control.set_every(search ? 1000 : 100);
+  if (!control.has_rate()) control.set_rate(search ? 0.5 : 2);
+}
+
 }  // namespace
 
 void resolve(TrainConfig& config) {
@@ -62,6 +69,7 @@ void resolve(TrainConfig& config) {
   const int64_t steps = std::max<int64_t>(0, config.steps());
   resolve_schedule(*config.mutable_schedule(), steps);
   resolve_sparsity(*config.mutable_sparsity(), steps);
+  resolve_gate_control(*config.mutable_gate_control(), *config.mutable_monitor());
 }
 
 }  // namespace tessera

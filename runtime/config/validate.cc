@@ -160,6 +160,48 @@ void validate_steps(const TrainConfig& config, Problems& problems) {
           ", expected a multiple of checkpoint.every = ", checkpoint.every());
 }
 
+void validate_monitor(const TrainConfig& config, Problems& problems) {
+  const MonitorConfig& monitor = config.monitor();
+  const GateControlConfig& control = config.gate_control();
+  if (monitor.gate_every() > 0) {
+    require_multiple(problems, "monitor.heat_map_every", monitor.heat_map_every(),
+                     "monitor.gate_every", monitor.gate_every());
+  } else {
+    require(monitor.heat_map_every() == 0, problems, "monitor.heat_map_every", "is ",
+            monitor.heat_map_every(),
+            ", expected 0 as nothing is measured: monitor.gate_every is 0");
+  }
+  const bool measures = control.method() == GateControlConfig::KEPT_MASS ||
+                        control.method() == GateControlConfig::LAGRANGIAN;
+  if (measures && monitor.gate_every() == 0) {
+    problems.push_back(
+        {"monitor.gate_every",
+         concat("is 0, but gate_control.method ", GateControlConfig::Method_Name(control.method()),
+                " needs measures, expected a divisor of gate_control.every = ", control.every())});
+  } else if (measures) {
+    require_multiple(problems, "gate_control.every", control.every(), "monitor.gate_every",
+                     monitor.gate_every());
+  }
+}
+
+void validate_gate_control(const TrainConfig& config, Problems& problems) {
+  const GateControlConfig& control = config.gate_control();
+  const int budgets = control.budgets_size();
+  require(budgets == 0 || budgets == config.model().layers(), problems, "gate_control.budgets",
+          "has ", budgets,
+          " numbers, expected one for each of model.layers = ", config.model().layers());
+  for (const double budget : control.budgets()) {
+    require(budget >= control.least() && budget <= control.most(), problems, "gate_control.budgets",
+            "has ", budget, ", expected gate_control.least = ", control.least(),
+            " to gate_control.most = ", control.most());
+  }
+  const bool priced = control.method() == GateControlConfig::LAGRANGIAN;
+  require(!priced || (control.cost() >= control.least() && control.cost() <= control.most()),
+          problems, "gate_control.cost", "is ", control.cost(),
+          ", expected gate_control.least = ", control.least(),
+          " to gate_control.most = ", control.most());
+}
+
 /// The end of a message about `value`, which does not divide `whole`: `; nearest: 2 or 4`.
 std::string nearest_divisors(int64_t whole, int64_t value) {
   if (whole < 1) return "";
@@ -231,6 +273,8 @@ Problems validate(const TrainConfig& config) {
   validate_attention(config.model(), problems);
   validate_moe(config.model(), problems);
   validate_steps(config, problems);
+  validate_monitor(config, problems);
+  validate_gate_control(config, problems);
   return problems;
 }
 

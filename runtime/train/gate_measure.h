@@ -2,7 +2,10 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
+
+#include "kernels/core/tensor_view.h"
 
 namespace tessera {
 
@@ -52,5 +55,10 @@ struct GateMeasure {
   /// steps that measure no map.
   std::vector<float> heat_map;
 };
+
+/// What figures [layers, groups, GateFigures::kSize] and maps [layers, groups, 64, 65] (or empty)
+/// mean, both f32, summed over all ranks and in host memory. By layer, and by group within it.
+std::vector<GateMeasure> gate_measures(ConstTensorView figures, ConstTensorView maps,
+                                       std::span<const int64_t> kept_of_layers, int64_t kept);
 
 }  // namespace tessera

@@ -7,6 +7,7 @@
 #include "kernels/block_selection.h"
 #include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/train/gate_samples.h"
 
 namespace tessera {
 
@@ -65,6 +66,7 @@ GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model,
       stream_(stream),
       arena_(arena),
       sums_(stream.device(), model),
+      gates_(stream.device(), model),
       planner_(mesh, model.planner_options(sequence_order(config))) {
   const int parts = batch_ranks().size();
   const int64_t per_rank = config.batch().sequences() / parts;
@@ -110,7 +112,25 @@ Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
           .planner = planner_,
           .sparsity = sparsity_plan(plan, gate_rows),
           .router = {.share = static_cast<float>(1 / parts)},
-          .sums = sums_.views()};
+          .sums = sums_.views(),
+          .kept_of_layers = plan.kept_of_layers};
+}
+
+std::vector<int32_t> GlobalBatch::samples_of(const MicroBatch& micro, int64_t step) const {
+  const auto number = static_cast<int64_t>(&micro - micro_batches_.data());
+  const int64_t parts = batch_ranks().size();
+  const int64_t sequences = micro_sequences(config_, batch_ranks().size());
+  const int64_t length = std::ssize(micro.tokens) / sequences;
+  const int64_t per_rank = std::ssize(micro_batches_) * sequences;
+  const int64_t first = batch_ranks().rank() * per_rank + number * sequences;
+  std::vector<int32_t> tokens;
+  for (const GateSample& sample :
+       gate_samples(config_.monitor().sample_rows(), parts * per_rank, length, step)) {
+    const int64_t sequence = sample.sequence - first;
+    if (sequence < 0 || sequence >= sequences) continue;
+    tokens.push_back(static_cast<int32_t>(sequence * length + sample.position));
+  }
+  return tokens;
 }
 
 void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan) {
@@ -128,14 +148,23 @@ void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, cons
   mesh_.group(kBatch).all_reduce_values(sizes);
   totals_.valid_tokens = sizes[0];
   sums_.clear(stream_);
-  Transformer::Run run = start(plan, sizes[1]);
+  plan_ = plan;
+  Transformer::Run run = start(plan_, sizes[1]);
+  if (plan.measure_gates) {
+    gates_.clear(stream_, plan.heat_maps);
+    run.gates = gates_.views(plan.heat_maps);
+  }
   const auto scale = static_cast<float>(1 / std::max(1.0, sizes[0]));
   run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
   for (const MicroBatch& micro : micro_batches_) {
     if (&micro == &micro_batches_.back()) {
       run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
     }
-    model_.forward_backward(run, view(micro), scale);
+    Batch batch = view(micro);
+    std::vector<int32_t> samples;
+    if (plan.measure_gates) samples = samples_of(micro, plan.step);
+    batch.samples = samples;
+    model_.forward_backward(run, batch, scale);
   }
 }
 
@@ -144,6 +173,8 @@ GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
   if (model_.moe_layers() > 0) {
     mesh_.world().all_reduce(stream_, sums_.views().expert_counts, Reduction::kSum);
   }
+  GateSums gates;
+  if (plan_.measure_gates) gates = start_reduce_gates();
   mesh_.world().synchronize(stream_);
   const StepSums& sums = sums_.read(stream_);
   const auto gate = sums.gate_losses.as<float>();
@@ -182,7 +213,19 @@ GlobalBatch::Totals GlobalBatch::reduce(std::span<double> riders) {
   totals.dropped_pairs = values[11];
   if (values[13] > 0) totals.tree_recall = values[12] / values[13];
   if (model_.moe_layers() > 0) totals.expert_counts = sums.expert_counts;
+  if (plan_.measure_gates) {
+    totals.gates =
+        gate_measures(gates.figures, gates.maps, plan_.kept_of_layers, plan_.kept_blocks);
+  }
   return totals;
+}
+
+/// Sums over all ranks, on their way to the host: there once the stream is past it.
+GateSums GlobalBatch::start_reduce_gates() {
+  const GateSums sums = gates_.views(plan_.heat_maps);
+  mesh_.world().all_reduce(stream_, sums.figures, Reduction::kSum);
+  if (plan_.heat_maps) mesh_.world().all_reduce(stream_, sums.maps, Reduction::kSum);
+  return gates_.start_read(stream_, plan_.heat_maps);
 }
 
 ConstTensorView GlobalBatch::expert_counts() const {

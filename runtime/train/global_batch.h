@@ -4,9 +4,11 @@
 #include <span>
 #include <vector>
 
+#include "model/gate_sums.h"
 #include "model/step_sums.h"
 #include "parallel/bucket_exchange.h"
 #include "runtime/data/data_loader.h"
+#include "runtime/train/gate_measure.h"
 #include "runtime/train/step_plan.h"
 
 namespace tessera {
@@ -43,6 +45,7 @@ class GlobalBatch {
     /// Tokens that chose each expert, [moe layers, experts], f32, in host memory until the next
     /// reduce(); empty without MoE.
     ConstTensorView expert_counts = {};
+    std::vector<GateMeasure> gates = {};  ///< in a step that measures them
   };
 
   /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
@@ -65,6 +68,9 @@ class GlobalBatch {
   void load(const DataLoader& loader, int64_t first);
   Batch view(const MicroBatch& micro) const;
   Transformer::Run start(const StepPlan& plan, double gate_rows);
+  /// Tokens of a micro-batch whose rows are sampled.
+  std::vector<int32_t> samples_of(const MicroBatch& micro, int64_t step) const;
+  GateSums start_reduce_gates();
   double count_gate_rows_of(const StepPlan& plan) const;
   const Communicator& batch_ranks() const { return mesh_.group(kBatch); }
 
@@ -75,8 +81,10 @@ class GlobalBatch {
   Stream& stream_;
   Arena& arena_;
   StepSumsBuffer sums_;
+  GateSumsBuffer gates_;
   TokenPlanner planner_;
   std::vector<MicroBatch> micro_batches_;
+  StepPlan plan_;  ///< of the last forward_backward
   Totals totals_;  ///< of this rank
 };
 

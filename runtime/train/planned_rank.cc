@@ -1,9 +1,12 @@
 #include "runtime/train/planned_rank.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <string>
 
+#include "model/gate_sums.h"
+#include "model/sparsity_budget.h"
 #include "model/step_sums.h"
 #include "parallel/self_communicator.h"
 #include "runtime/config/train.pb.h"
@@ -73,6 +76,7 @@ class PlannedRank {
         optimizer_(config.optimizer(), allocated(store_, mesh_), kPlan),
         exchange_(store_.buckets(), mesh_),
         sums_(kPlan, model_),
+        gates_(kPlan, model_),
         batch_(planned_batch(config, mesh_.group(kBatch).size())),
         micro_batches_(config.batch().sequences() / mesh_.group(kBatch).size() / batch_.sequences) {
   }
@@ -104,6 +108,7 @@ class PlannedRank {
   AdamwOptimizer optimizer_;
   BucketExchange exchange_;
   StepSumsBuffer sums_;
+  GateSumsBuffer gates_;
   Batch batch_;
   int64_t micro_batches_;
 };
@@ -114,15 +119,27 @@ StepTraffic PlannedRank::run_step(const StepPlan& plan) {
                        .planner = planner_,
                        .sparsity = sparsity_plan(plan, 1),
                        .router = {},
-                       .sums = sums_.views()};
+                       .sums = sums_.views(),
+                       .kept_of_layers = plan.kept_of_layers};
+  const std::vector<int32_t> samples(static_cast<size_t>(
+      std::min<int64_t>(config_.monitor().sample_rows(), batch_.tokens.shape()[0])));
+  Batch batch = batch_;
+  if (plan.measure_gates) {
+    run.gates = gates_.views(plan.heat_maps);
+    batch.samples = samples;
+  }
   const std::vector<GroupTraffic> begin = traffic_of(mesh_);
   mesh_.group(kBatch).plan_values(GlobalBatch::kSizes);
   run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
   run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
   const std::vector<GroupTraffic> first = traffic_of(mesh_);
-  model_.forward_backward(run, batch_, 1);
+  model_.forward_backward(run, batch, 1);
   exchange_.finish_sums(stream_);
   const std::vector<GroupTraffic> last = traffic_of(mesh_);
+  if (plan.measure_gates) {
+    mesh_.world().all_reduce(stream_, gates_.views(true).figures, Reduction::kSum);
+    mesh_.world().all_reduce(stream_, gates_.views(true).maps, Reduction::kSum);
+  }
   finish_step();
   const std::vector<GroupTraffic> end = traffic_of(mesh_);
   StepTraffic traffic{.step = plan.step, .stage = plan.stage, .groups = end};
@@ -181,17 +198,37 @@ MemoryPlan PlannedRank::memory() {
 
 }  // namespace
 
+namespace {
+
+/// The step of the same stage that needs most memory: it measures, and every layer keeps as many
+/// blocks as the control of the gates may give it.
+StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
+  plan.measure_gates = config.monitor().gate_every() > 0;
+  plan.heat_maps = plan.measure_gates;
+  const GateControlConfig& control = config.gate_control();
+  if (control.method() == GateControlConfig::NONE && control.budgets_size() == 0) return plan;
+  const double most = control.most() * static_cast<double>(plan.kept_blocks);
+  plan.kept_of_layers.assign(static_cast<size_t>(config.model().layers()),
+                             std::min(most_blocks(config.model(), config.batch().sequence_length()),
+                                      static_cast<int64_t>(std::ceil(most))));
+  return plan;
+}
+
+}  // namespace
+
 RankPlan plan_rank(const TrainConfig& config, int rank) {
   PlannedRank planned(config, rank);
   RankPlan plan;
   for (const int64_t step : stage_begins(config)) {
-    const StepPlan step_plan = plan_step(config, step);
+    StepPlan step_plan = plan_step(config, step);
+    (void)planned.run_step(largest_of(config, step_plan));
+    step_plan.measure_gates = false;
     StepTraffic traffic = planned.run_step(step_plan);
     const bool is_new = plan.steps.empty() || plan.steps.back().stage != traffic.stage;
     if (is_new) plan.steps.push_back(std::move(traffic));
   }
   // Once more for the memory, with values still on their way from the step before.
-  (void)planned.run_step(plan_step(config, plan.steps.back().step));
+  (void)planned.run_step(largest_of(config, plan_step(config, plan.steps.back().step)));
   planned.finish();
   plan.memory = planned.memory();
   return plan;

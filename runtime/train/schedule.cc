@@ -68,6 +68,12 @@ void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
   }
 }
 
+void plan_measures(const MonitorConfig& monitor, StepPlan& plan) {
+  const auto due = [&](int64_t every) { return every > 0 && plan.step % every == 0; };
+  plan.measure_gates = due(monitor.gate_every());
+  plan.heat_maps = plan.measure_gates && due(monitor.heat_map_every());
+}
+
 }  // namespace
 
 const char* name_of(Stage stage) {
@@ -109,6 +115,7 @@ StepPlan plan_step(const TrainConfig& config, int64_t step) {
   plan.step = step;
   plan.learning_rate = learning_rate(config, step);
   plan_sparsity(config, plan);
+  plan_measures(config.monitor(), plan);
   return plan;
 }
 

@@ -20,6 +20,7 @@ double learning_rate(const TrainConfig& config, int64_t step);
 ///                W = n^(1 - rho) W_final^rho,  lambda = rho (1 - 2^-10);
 ///                every dense_refresh-th step attends to everything
 ///   tuning:      the rest, with k_final, W_final and lambda = 1 - 2^-10.
+/// Every monitor.gate_every-th step measures the gates, every heat_map_every-th with heat maps.
 StepPlan plan_step(const TrainConfig& config, int64_t step);
 
 }  // namespace tessera

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace tessera {
 
@@ -26,6 +27,10 @@ struct StepPlan {
   double kl = 0;             ///< gamma of the gate's KL loss
   double entropy = 0;        ///< eta of its entropy penalty
   double z_loss = 0;         ///< zeta
+  /// k of each layer, where they differ; empty: kept_blocks everywhere.
+  std::vector<int64_t> kept_of_layers = {};
+  bool measure_gates = false;  ///< the report has GateMeasures
+  bool heat_maps = false;      ///< these have heat maps
 };
 
 }  // namespace tessera

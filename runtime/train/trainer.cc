@@ -79,7 +79,8 @@ StepResult run_step(Training& t, const StepPlan& plan) {
                     .gate_openness = totals.gate_openness,
                     .tree_recall = totals.tree_recall,
                     .expert_load = expert_load(totals.expert_counts, t.mesh.size(Axis::kExpert)),
-                    .data_seconds = totals.data_seconds};
+                    .data_seconds = totals.data_seconds,
+                    .gates = totals.gates};
   report.expert_load.dropped = std::llround(totals.dropped_pairs);
   log.set_phase(Phase::kUpdate);
   update(t, plan, report);
