@@ -112,14 +112,19 @@ void GateLog::add(const Step& step, EventFile* events) {
   for (const GateMeasure& gate : step.gates) {
     lines += to_json(gate, step.step) + "\n";
     if (events != nullptr) add_events(step.step, gate, *events);
-    const bool of_a_pair =
-        step.changed_layers.contains(gate.layer) || changed_before_.contains(gate.layer);
-    if (!gate.heat_map.empty() && (step.maps_due || of_a_pair)) {
-      write_map(step.step, gate, events);
-    }
+    if (!gate.heat_map.empty()) add_map(step, gate, events);
   }
   lines_.append(lines);
-  changed_before_ = step.changed_layers;
+}
+
+void GateLog::add_map(const Step& step, const GateMeasure& gate, EventFile* events) {
+  Before& before = before_[{gate.layer, gate.group}];
+  const bool changed =
+      step.settled && before.step > 0 && before.gate.kept_blocks != gate.kept_blocks;
+  if (changed && !before.written) write_map(before.step, before.gate, events);
+  const bool written = step.maps_due || changed;
+  if (written) write_map(step.step, gate, events);
+  before = {.step = step.step, .gate = gate, .written = written};
 }
 
 void GateLog::add_events(int64_t step, const GateMeasure& gate, EventFile& events) {

@@ -1,8 +1,9 @@
 #pragma once
 
 #include <filesystem>
-#include <set>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/monitor/event_file.h"
@@ -18,8 +19,8 @@ std::filesystem::path heat_map_path(const std::filesystem::path& run_directory, 
                                     const GateMeasure& gate);
 
 /// Writes what was measured of the gates: every measure to RUN/gates.jsonl and TensorBoard, heat
-/// maps as pictures and as numbers when they are due, and in pairs around each change: of the step
-/// after whose measures something was changed, and of the next step that measures. For rank 0.
+/// maps as pictures and as numbers when they are due, and in pairs around each change of a layer's
+/// budget: of the last step that measured before it, and of the first after it. For rank 0.
 class GateLog {
  public:
   /// Trouble with its files is told once, here and later.
@@ -30,18 +31,25 @@ class GateLog {
     int64_t step = 0;
     const std::vector<GateMeasure>& gates;
     bool maps_due = true;
-    std::set<int64_t> changed_layers = {};  ///< after this step, for the next
+    bool settled = true;  ///< budgets change only when somebody changes them
   };
   /// Does nothing in a step that measures no gate. `events` may be nullptr.
   void add(const Step& step, EventFile* events);
 
  private:
   void add_events(int64_t step, const GateMeasure& gate, EventFile& events);
+  /// Of the step that measured last, by layer and group.
+  struct Before {
+    int64_t step = 0;
+    GateMeasure gate = {};
+    bool written = false;  ///< its map
+  };
+  void add_map(const Step& step, const GateMeasure& gate, EventFile* events);
   void write_map(int64_t step, const GateMeasure& gate, EventFile* events);
 
   std::filesystem::path run_directory_;
   AppendFile lines_;
-  std::set<int64_t> changed_before_;  ///< layers changed after the last step that measured
+  std::map<std::pair<int64_t, int64_t>, Before> before_;
   bool told_ = false;
 };
 

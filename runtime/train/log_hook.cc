@@ -81,7 +81,12 @@ void LogHook::observe(const StepReport& report) {
   metrics_.append(report_json(report, basis) + "\n");
   if (options_.tensorboard) write_events(report, basis);
   write_experts(report);
-  gates_.add({.step = report.plan.step, .gates = report.gates}, events_ ? &*events_ : nullptr);
+  gates_.add(
+      {.step = report.plan.step,
+       .gates = report.gates,
+       .maps_due = options_.heat_map_every > 0 && report.plan.step % options_.heat_map_every == 0,
+       .settled = report.plan.stage == Stage::kTuning},
+      events_ ? &*events_ : nullptr);
   print(report, report_line(report, basis));
 }
 

@@ -26,6 +26,7 @@ class LogHook final : public Hook {
     std::function<double(const StepPlan&)> flops_per_token;
     bool tensorboard = true;
     int64_t experts_every = 100;  ///< steps between lines of experts.jsonl; 0: none
+    int64_t heat_map_every = 1;   ///< steps; in between only those around a change of a budget
   };
   /// Opens RUN/metrics.jsonl for appending. Throws when it cannot; trouble with files is told once
   /// when it comes later, or is with other files.

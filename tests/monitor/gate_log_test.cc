@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "runtime/monitor/heat_map.h"
 #include "tests/monitor/event_records.h"
@@ -93,22 +94,21 @@ TEST(GateLog, MapsHideTheFutureAndWhatWasNotSampled) {
 TEST(GateLog, AChangeHasAMapBeforeAndAfter) {
   const TemporaryDirectory run;
   GateLog log(run / ".");
-  const auto add = [&](int64_t step, std::set<int64_t> changed) {
-    log.add({.step = step,
-             .gates = {measure(0), measure(1)},
-             .maps_due = false,
-             .changed_layers = std::move(changed)},
-            nullptr);
+  const auto add = [&](int64_t step, int64_t kept_blocks, bool settled = true) {
+    std::vector<GateMeasure> gates{measure(0), measure(1)};
+    gates[1].kept_blocks = kept_blocks;
+    log.add({.step = step, .gates = gates, .maps_due = false, .settled = settled}, nullptr);
   };
-  add(100, {});
+  add(100, 9, /*settled=*/false);
+  add(200, 8, /*settled=*/false);
+  add(300, 8);
   EXPECT_FALSE(fs::exists(run / "heatmaps"));
-  add(200, {1});
-  add(300, {});
-  add(400, {});
+  add(400, 5);
+  add(500, 5);
   EXPECT_EQ(maps_in(run / "."),
             (std::vector<std::string>{
-                "step-00000200-layer-01-group-02.csv", "step-00000200-layer-01-group-02.png",
-                "step-00000300-layer-01-group-02.csv", "step-00000300-layer-01-group-02.png"}));
+                "step-00000300-layer-01-group-02.csv", "step-00000300-layer-01-group-02.png",
+                "step-00000400-layer-01-group-02.csv", "step-00000400-layer-01-group-02.png"}));
 }
 
 TEST(GateLog, TellsTensorBoard) {

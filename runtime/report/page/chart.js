@@ -61,7 +61,7 @@ function drawChart(state, keys) {
     draw("clipPath", { id: clip }, draw("rect", {
       x: margin.left, y: margin.top - 4, width: Math.max(0, width - margin.left - margin.right), height: height - margin.top - margin.bottom + 8,
     })),
-    ...drawStages(state), ...drawAxes(state),
+    ...drawStages(state), ...drawAxes(state), ...(spec.labels ? nameStages(state) : []),
     draw("g", { "clip-path": `url(#${clip})` }, ...state.curves.flatMap((curve) => drawCurve(state, curve))),
     ...(spec.marks ? drawMarks(state) : []),
     (state.pick = draw("rect", { class: "pick", y: margin.top, height: height - margin.top - margin.bottom, width: 0 })),
@@ -119,21 +119,26 @@ function drawAxes(state) {
   return parts;
 }
 
-function drawStages(state) {
-  const parts = [];
+function stageSpans(state) {
   const names = [...new Set(data.stages.map((stage) => stage.name))];
-  data.stages.forEach((stage, i) => {
-    const left = Math.max(margin.left, state.x(i === 0 ? stage.from : data.stages[i - 1].to));
-    const right = Math.min(state.width - margin.right, state.x(stage.to));
-    if (right <= left) return;
-    const band = `var(--band${names.indexOf(stage.name) % 4})`;
-    const bottom = state.height - margin.bottom;
-    parts.push(draw("rect", { x: left, y: margin.top - 4, width: right - left, height: bottom - margin.top + 4, fill: band }));
-    if (state.spec.labels && right - left > 7 * stage.name.length + 8) {
-      parts.push(draw("text", { class: "stage", x: left + 6, y: margin.top + 10 }, stage.name));
-    }
-  });
-  return parts;
+  return data.stages.map((stage, i) => ({
+    name: stage.name,
+    left: Math.max(margin.left, state.x(i === 0 ? stage.from : data.stages[i - 1].to)),
+    right: Math.min(state.width - margin.right, state.x(stage.to)),
+    band: `var(--band${names.indexOf(stage.name) % 4})`,
+  })).filter((span) => span.right > span.left);
+}
+
+function drawStages(state) {
+  const bottom = state.height - margin.bottom;
+  return stageSpans(state).map(({ left, right, band }) =>
+    draw("rect", { x: left, y: margin.top - 4, width: right - left, height: bottom - margin.top + 4, fill: band }));
+}
+
+// Where there is room. Before lines of the grid, which they would be read through.
+function nameStages(state) {
+  return stageSpans(state).filter(({ name, left, right }) => right - left > 7 * name.length + 8)
+    .map(({ name, left, band }) => draw("text", { class: "stage", x: left + 6, y: margin.top + 10, stroke: band }, name));
 }
 
 // Where something happened to the run, at the foot of the chart.

@@ -41,5 +41,5 @@ function gradient(colorAt, low, high) {
 }
 
 function legend(colorAt, low, high, lowText, highText, about) {
-  return make("div", { class: "legend" }, lowText, gradient(colorAt, low, high), highText, make("span", {}, about));
+  return make("div", { class: "legend" }, make("span", {}, lowText), gradient(colorAt, low, high), make("span", {}, highText), make("span", {}, about));
 }

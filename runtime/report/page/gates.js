@@ -30,19 +30,21 @@ function gatesSection() {
   if (!data.gates.length && !data.changes.length) return;
   const present = measures.filter(([name]) => data.gates.some((gate) => gate[name].some((value) => value !== null)));
   let [chosen] = present;
-  const place = make("div", {});
+  const spec = {};
+  const plot = matrix(spec);
+  const scaleOf = make("div", {});
   const show = () => {
     const [name, title, format, kind] = chosen;
     const [low, high] = kind === "range" ? gateRange(name) : kind === "kept" ? [0.8, 1] : [0, 1];
     // Budgets move by factors.
     const turn = name === "kept_blocks" && low > 0 ? Math.log : (value) => value;
-    const color = (value) => sequential((turn(value) - turn(low)) / (turn(high) - turn(low) || 1));
-    const plot = matrix({
-      title, format, color, hint: "Point at a cell, or use the arrow keys, to read it.",
+    Object.assign(spec, {
+      title, format,
+      color: (value) => sequential((turn(value) - turn(low)) / (turn(high) - turn(low) || 1)),
       rows: () => data.gates.map((gate) => ({ name: groupName(gate), steps: gate.step, values: gate[name] })),
     });
-    place.replaceChildren(plot.element,
-      legend(sequential, 0, 1, (kind === "kept" ? "\u2264 " : "") + format(low), format(high), "g0: KV group 0 of the layer"));
+    plot.redraw();
+    scaleOf.replaceChildren(legend(sequential, 0, 1, (kind === "kept" ? "\u2264 " : "") + format(low), format(high), "g0: KV group 0 of the layer"));
   };
   const parts = [];
   if (chosen) {
@@ -50,7 +52,7 @@ function gatesSection() {
       chosen = present.find((one) => one[0] === name);
       show();
     });
-    parts.push(make("div", { class: "tools" }, pick.element), place);
+    parts.push(make("div", { class: "tools" }, pick.element), plot.element, scaleOf);
     show();
   }
   section("gates", "Gates", ...parts, changesTable());

@@ -55,10 +55,11 @@ function mapsSection() {
 // A change of a budget with maps before and after it.
 function pairButtons(show) {
   const pairs = [];
-  for (const change of data.changes) {
+  for (const change of data.changes.filter((one) => one.layer >= 0)) {
     const key = [...framesOf.keys()].find((one) => one.startsWith(`${change.layer}/`));
-    const after = mapSteps.findIndex((step) => step > change.step);
-    if (key && after > 0) pairs.push({ change, key, after, before: mapSteps[after - 1] });
+    const frames = framesOf.get(key) || [];
+    const after = frames.findIndex((frame) => frame.step > change.step);
+    if (after > 0) pairs.push({ change, key, after: mapSteps.indexOf(frames[after].step), before: frames[after - 1].step });
   }
   if (!pairs.length) return null;
   const options = pairs.slice(-200).map(({ change }, i) => [i, `step ${whole(change.step)}, layer ${change.layer}: ${spoken(change.what)} ${change.old} \u2192 ${change.new}`]);

@@ -1,18 +1,24 @@
 // A matrix of values over the steps: rows with names, columns that are as wide as the steps between
 // two measures, one colour for each value.
 
-// spec: title, rows() of {name, steps, values}, color(value), format, about.
+// spec: title, rows() of {name, steps, values}, color(value), format. All may change before a redraw.
 function matrix(spec) {
+  const hint = "Point at a cell, or use the arrow keys, to read it.";
+  const title = make("h3", {});
   const canvas = make("canvas", { tabindex: "0", role: "img" });
-  const readout = make("p", { class: "readout" }, spec.hint);
-  const figure = make("figure", { class: "matrix" }, make("figcaption", {}, make("h3", {}, spec.title)), canvas, readout);
-  const state = { width: 0, row: 0 };
-  const paint = () => state.width && paintMatrix(spec, state, canvas);
+  const readout = make("p", { class: "readout" }, hint);
+  const figure = make("figure", { class: "matrix" }, make("figcaption", {}, title), canvas, readout);
+  const state = { width: 0, row: 0, rows: [], height: 1, stepAt: () => view.to };
+  const paint = () => {
+    title.textContent = spec.title;
+    readout.textContent = hint;
+    if (state.width) paintMatrix(spec, state, canvas);
+  };
   onWidth(figure, (width) => { state.width = width; paint(); });
   view.onDraw(paint);
   view.onTheme(paint);
   const read = (step) => {
-    const row = state.rows?.[state.row];
+    const row = state.rows[Math.max(0, Math.min(state.row, state.rows.length - 1))];
     if (!row || !row.steps.length) return;
     const at = nearest(row.steps, step);
     readout.textContent = `${row.name}, step ${whole(row.steps[at])}: ${spec.format(row.values[at])}`;
@@ -24,7 +30,7 @@ function matrix(spec) {
     view.moveCursor(Math.round(Math.min(view.to, Math.max(view.from, step))));
     read(step);
   });
-  canvas.addEventListener("pointerleave", () => { readout.textContent = spec.hint; view.moveCursor(null); });
+  canvas.addEventListener("pointerleave", () => { readout.textContent = hint; view.moveCursor(null); });
   canvas.addEventListener("keydown", (event) => {
     const step = view.cursor ?? view.to;
     const stride = Math.max(1, (view.to - view.from) / 50);
