@@ -100,7 +100,7 @@ constexpr FieldRule kRules[] = {
     {"watch.report", 1, kSeconds, 30},
     {"gate_control.every", 1, kSteps},
     {"gate_control.target", 0, 1, 0.98, kAbove},
-    {"gate_control.rate", 0, 100, {}, kAbove},
+    {"gate_control.rate", 0, 100, 2, kAbove},
     {"gate_control.least", 0, 1, 0.25, kAbove},
     {"gate_control.most", 1, 1024, 4},
     {"gate_control.tolerance", 0, 1, 0.005},

@@ -54,7 +54,6 @@ void resolve_gate_control(GateControlConfig& control, MonitorConfig& monitor) {
   if (!monitor.has_heat_map_every()) monitor.set_heat_map_every(10 * monitor.gate_every());
   const bool search = control.method() == GateControlConfig::SEARCH;
   if (!control.has_every()) control.set_every(search ? 1000 : 100);
-  if (!control.has_rate()) control.set_rate(search ? 0.5 : 2);
 }
 
 }  // namespace

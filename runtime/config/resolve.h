@@ -14,7 +14,7 @@ class TrainConfig;
 ///   sparsity.dense_steps             10^12: never sparse, however long the run is made
 ///   sparsity.gate_warmup_steps       5% of dense_steps (0 when never sparse)
 ///   sparsity.transition_steps        25% of dense_steps, at most what is left of steps
-///   gate_control.every, .rate        100 and 2, for SEARCH 1000 and 0.5
+///   gate_control.every               100, for SEARCH 1000
 ///   monitor.heat_map_every           10 monitor.gate_every
 /// Left to the start of the run: mesh.data, batch.micro_sequences and runtime.threads may be 0
 /// (resolve_mesh), runtime.peak_tflops unset is unknown. Resolving twice changes nothing.

@@ -4,6 +4,7 @@
 
 #include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/control/gate_control.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/schedule.h"
 
@@ -24,8 +25,16 @@ SparsityPlan decoding_plan(const LoadedModel& loaded, int64_t max_tokens, int64_
   return decoding;
 }
 
+// Kept blocks of each layer, as the run's control of the gates has left them.
+std::vector<int64_t> decoding_budgets(const LoadedModel& loaded, int64_t step) {
+  StepPlan plan = plan_step(*loaded.config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
+  apply_saved_budgets(*loaded.config, loaded.gate_control, plan);
+  return plan.kept_of_layers;
+}
+
 // Decoding uses little, and the same at every position: one planned step counts it.
-int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan, int64_t max_tokens) {
+int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan,
+                    std::span<const int64_t> kept_of_layers, int64_t max_tokens) {
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
@@ -36,6 +45,7 @@ int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan, int64_t
   std::vector<AttentionCache> caches = model.make_caches(stream, plan, max_tokens);
   SingleRank alone(model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
+  run.kept_of_layers = kept_of_layers;
   const Shape logits{1, loaded.config->model().vocabulary()};
   // Late enough that every kind of span is there.
   model.decode(run, {nullptr, DType::kI32, {1}, device}, max_tokens - 1, caches,
@@ -50,14 +60,16 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_toke
       stream_(stream),
       max_tokens_(max_tokens),
       plan_(decoding_plan(loaded, max_tokens, step)),
+      kept_of_layers_(decoding_budgets(loaded, step)),
       caches_(loaded.model->make_caches(stream, plan_, max_tokens)),
       sums_(stream.device(), *loaded.model),
       alone_(*loaded.model),
-      arena_(stream.device(), arena_bytes(loaded, plan_, max_tokens)),
+      arena_(stream.device(), arena_bytes(loaded, plan_, kept_of_layers_, max_tokens)),
       logits_(stream.device(), loaded.config->model().vocabulary() * 4) {}
 
 ConstTensorView Generator::next(int32_t token) {
   Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
+  run.kept_of_layers = kept_of_layers_;
   const TensorView logits = logits_.view(DType::kF32, {1, loaded_.config->model().vocabulary()});
   loaded_.model->decode(run, {&token, DType::kI32, {1}, Device{}}, position_, caches_, logits);
   ++position_;

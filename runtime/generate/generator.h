@@ -30,6 +30,7 @@ class Generator {
   Stream& stream_;
   int64_t max_tokens_;
   SparsityPlan plan_;
+  std::vector<int64_t> kept_of_layers_;
   std::vector<AttentionCache> caches_;
   StepSumsBuffer sums_;
   SingleRank alone_;

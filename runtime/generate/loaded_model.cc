@@ -6,6 +6,7 @@
 #include "kernels/elementwise.h"
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/control/gate_control.h"
 #include "runtime/train/model_options.h"
 
 namespace tessera {
@@ -68,6 +69,9 @@ LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
   LoadedModel loaded;
   loaded.config = std::make_unique<TrainConfig>(stored_config(reader));
   loaded.step = reader.facts().id.step;
+  if (reader.contains_blob(kGateControlBlob)) {
+    loaded.gate_control = reader.read_blob(kGateControlBlob);
+  }
   loaded.dtype = chosen_dtype(options.precision, *loaded.config);
   loaded.store = std::make_unique<ParameterStore>();
   loaded.model = std::make_unique<Transformer>(loaded.config->model(), loaded.dtype,

@@ -20,6 +20,7 @@ struct LoadedModel {
 
   std::unique_ptr<TrainConfig> config;  ///< of the run that made it
   int64_t step = 0;                     ///< finished steps of that run
+  std::string gate_control;             ///< state of its GateControl; empty without one
   DType dtype = DType::kBF16;
   std::unique_ptr<ParameterStore> store;
   std::unique_ptr<Transformer> model;

@@ -91,7 +91,11 @@ std::vector<RunEvent> read_log(const std::filesystem::path& path) {
   std::vector<RunEvent> events;
   RunEvent event;
   read_lines(path, [&](std::string_view line) {
-    if (read_event(line, event)) events.push_back(event);
+    if (!read_event(line, event)) return true;
+    // A start does not know yet where it goes on.
+    const bool after_start = !events.empty() && events.back().kind == RunEvent::Kind::kStart;
+    if (after_start && event.kind == RunEvent::Kind::kResume) events.back().step = event.step;
+    events.push_back(event);
     return true;
   });
   return events;

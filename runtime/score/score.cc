@@ -16,6 +16,7 @@
 #include "model/step_sums.h"
 #include "model/whole_parameters.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/control/gate_control.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/schedule.h"
@@ -103,9 +104,18 @@ SparsityPlan plan_of(const LoadedModel& loaded, const Input& input, int64_t step
   return sparsity_plan(plan, static_cast<double>(rows));
 }
 
+/// Kept blocks of each layer, as the run's control of the gates has left them.
+std::vector<int64_t> budgets_of(const LoadedModel& loaded, const Input& input, int64_t step) {
+  TrainConfig config = *loaded.config;
+  config.mutable_batch()->set_sequence_length(input.shape[1]);
+  StepPlan plan = plan_step(config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
+  apply_saved_budgets(config, loaded.gate_control, plan);
+  return plan.kept_of_layers;
+}
+
 /// The arena that one pass over `input` needs: counted, not guessed.
 int64_t arena_bytes(const LoadedModel& loaded, const Input& input, const SparsityPlan& plan,
-                    bool gradients) {
+                    std::span<const int64_t> kept_of_layers, bool gradients) {
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
@@ -115,6 +125,7 @@ int64_t arena_bytes(const LoadedModel& loaded, const Input& input, const Sparsit
   StepSumsBuffer sums(device, model);
   SingleRank alone(model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
+  run.kept_of_layers = kept_of_layers;
   const Shape tokens{input.shape.elements()};
   const Batch batch{.tokens = {nullptr, DType::kI32, tokens, device},
                     .targets = {nullptr, DType::kI32, tokens, device},
@@ -192,10 +203,12 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
   const int64_t vocabulary = loaded.config->model().vocabulary();
   const Input input = read_input(options.input, vocabulary);
   const SparsityPlan plan = plan_of(loaded, input, options.step);
-  Arena arena(stream.device(), arena_bytes(loaded, input, plan, options.gradients));
+  const std::vector<int64_t> kept_of_layers = budgets_of(loaded, input, options.step);
+  Arena arena(stream.device(), arena_bytes(loaded, input, plan, kept_of_layers, options.gradients));
   StepSumsBuffer sums(stream.device(), *loaded.model);
   SingleRank alone(*loaded.model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
+  run.kept_of_layers = kept_of_layers;
   const Batch batch{.tokens = host_view(input.tokens),
                     .targets = host_view(input.targets),
                     .starts = host_view(input.starts),

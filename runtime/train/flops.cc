@@ -15,6 +15,14 @@ double mean_keys(double n, double visible) {
   return visible * (1 - (visible - 1) / (2 * n));
 }
 
+// Over the layers.
+double mean_kept(const StepPlan& plan) {
+  if (plan.kept_of_layers.empty()) return static_cast<double>(plan.kept_blocks);
+  double sum = 0;
+  for (const int64_t kept : plan.kept_of_layers) sum += static_cast<double>(kept);
+  return sum / static_cast<double>(plan.kept_of_layers.size());
+}
+
 }  // namespace
 
 double flops_per_token(const TrainConfig& config, const StepPlan& plan, int64_t active_parameters) {
@@ -23,8 +31,8 @@ double flops_per_token(const TrainConfig& config, const StepPlan& plan, int64_t 
   const auto n = static_cast<double>(config.batch().sequence_length());
   const double global =
       static_cast<double>(global_groups(model)) / static_cast<double>(model.kv_heads());
-  const auto chosen = static_cast<double>(
-      (plan.kept_blocks + attention.sink_blocks() + attention.window_blocks()) * attention.block());
+  const double chosen =
+      (mean_kept(plan) + attention.sink_blocks() + attention.window_blocks()) * attention.block();
   const double global_keys = mean_keys(n, plan.gated ? chosen : n);
   const double local_keys =
       mean_keys(n, std::min(n, static_cast<double>(plan.window + attention.sink_tokens())));

@@ -256,4 +256,32 @@ double GlobalBatch::evaluate(const DataLoader& loader, int64_t batches, const St
   return totals[0] / std::max(1.0, totals[1]);
 }
 
+std::vector<double> GlobalBatch::losses(const DataLoader& loader, int64_t first, int64_t batches,
+                                        const StepPlan& plan) {
+  mesh_.world().log().set_phase(Phase::kValidation);
+  exchange_.finish_gathers();
+  std::vector<double> sums;  // loss and targets of each batch
+  for (int64_t batch = 0; batch < batches; ++batch) {
+    load(loader, first + batch * config_.batch().sequences());
+    sums_.clear(stream_);
+    Transformer::Run run = start(plan, 0);
+    double targets = 0;
+    for (const MicroBatch& micro : micro_batches_) {
+      model_.forward(run, view(micro));
+      targets += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
+                                                   [](int32_t t) { return t >= 0; }));
+    }
+    mesh_.world().synchronize(stream_);
+    sums.push_back(sums_.read(stream_).loss.as<double>()[0]);
+    sums.push_back(targets / mesh_.group(kContext).size());
+  }
+  mesh_.world().all_reduce_values(sums);
+  std::vector<double> losses;
+  for (size_t i = 0; i < sums.size(); i += 2) {
+    losses.push_back(sums[i] / std::max(1.0, sums[i + 1]));
+  }
+  mesh_.world().log().set_phase(Phase::kBetweenSteps);
+  return losses;
+}
+
 }  // namespace tessera

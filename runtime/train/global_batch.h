@@ -59,6 +59,10 @@ class GlobalBatch {
   Totals reduce(std::span<double> riders);
   /// Loss per token, nats, of global samples [0, batches * batch.sequences).
   double evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
+  /// Loss per token, nats, of each of `batches` global batches from global sample `first` on.
+  /// Collective; the same on every rank.
+  std::vector<double> losses(const DataLoader& loader, int64_t first, int64_t batches,
+                             const StepPlan& plan);
 
   /// Tokens that chose each expert in the last forward_backward, over all ranks once reduce() has
   /// been called, [moe layers, experts] f32; empty without MoE.

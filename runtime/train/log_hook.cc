@@ -78,8 +78,9 @@ void LogHook::observe(const StepReport& report) {
                         .memory_gib = gib,
                         .memory_share = gib / host_gib(),
                         .time = seconds_since_1970()};
-  metrics_.append(report_json(report, basis) + "\n");
-  if (options_.tensorboard) write_events(report, basis);
+  const std::string line = report_json(report, basis);
+  metrics_.append(line + "\n");
+  if (options_.tensorboard) write_events(report.plan.step, line);
   write_experts(report);
   gates_.add(
       {.step = report.plan.step,
@@ -90,10 +91,9 @@ void LogHook::observe(const StepReport& report) {
   print(report, report_line(report, basis));
 }
 
-void LogHook::write_events(const StepReport& report, const RateBasis& basis) {
-  const int64_t step = report.plan.step;
+void LogHook::write_events(int64_t step, const std::string& line) {
   if (!events_) events_.emplace(options_.run_directory / "tensorboard", step);
-  events_->add_scalars(step, report_scalars(report, basis));
+  events_->add_scalars(step, scalars_of(line));
 }
 
 void LogHook::write_experts(const StepReport& report) {

@@ -39,7 +39,7 @@ class LogHook final : public Hook {
   void observe(const StepReport& report) override;
 
  private:
-  void write_events(const StepReport& report, const RateBasis& basis);
+  void write_events(int64_t step, const std::string& line);
   void write_experts(const StepReport& report);
   void print(const StepReport& report, const std::string& line);
 

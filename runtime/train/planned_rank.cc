@@ -200,10 +200,11 @@ MemoryPlan PlannedRank::memory() {
 
 namespace {
 
-/// The step of the same stage that needs most memory: it measures, and every layer keeps as many
-/// blocks as the control of the gates may give it.
+/// The step of the same stage that needs most memory: it measures, if some step does, and every
+/// layer keeps as many blocks as the control of the gates may give it.
 StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
-  plan.measure_gates = config.monitor().gate_every() > 0;
+  const int64_t every = config.monitor().gate_every();
+  plan.measure_gates = every > 0 && every <= config.steps();
   plan.heat_maps = plan.measure_gates;
   const GateControlConfig& control = config.gate_control();
   if (control.method() == GateControlConfig::NONE && control.budgets_size() == 0) return plan;

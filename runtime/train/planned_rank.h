@@ -15,7 +15,8 @@ struct RankPlan {
 
 /// Rank `rank` of the mesh of `config`, which is resolved, on a planning device: the first step of
 /// every stage, without starting any rank. Exact in every byte but for the rows that go to experts,
-/// which are counted as if the load were even, and for documents: each sequence counts as one.
+/// which are counted as if the load were even, for documents: each sequence counts as one, and for
+/// sampled rows of attention, of which each rank counts as many as there may be.
 RankPlan plan_rank(const TrainConfig& config, int rank);
 
 }  // namespace tessera

@@ -35,48 +35,6 @@ nlohmann::ordered_json finite(double value) {
   return value;
 }
 
-nlohmann::ordered_json json_of(const StepReport& report, const RateBasis& basis) {
-  const double rate = tflops(report, basis);
-  nlohmann::ordered_json json{{"step", report.plan.step},
-                              {"steps", report.steps},
-                              {"time", basis.time},
-                              {"tokens", report.consumed_tokens},
-                              {"loss", finite(report.loss)},
-                              {"gradient_norm", finite(report.gradient_norm)},
-                              {"learning_rate", report.plan.learning_rate},
-                              {"ms", 1000 * report.seconds},
-                              {"tokens_per_second", tokens_per_second(report)},
-                              {"tflops_per_device", rate},
-                              {"mfu", nullptr},
-                              {"memory_gib", basis.memory_gib},
-                              {"memory_share", basis.memory_share},
-                              {"data_wait", report.data_seconds / std::max(1e-9, report.seconds)},
-                              {"stage", name_of(report.plan.stage)},
-                              {"kept_blocks", report.plan.kept_blocks},
-                              {"window", report.plan.window},
-                              {"gate_strength", report.plan.gate_strength},
-                              {"sparsity", report.sparsity},
-                              {"gate_openness", report.gate_openness},
-                              {"gate_kl", finite(report.gate_kl)},
-                              {"gate_entropy", finite(report.gate_entropy)},
-                              {"gate_z", finite(report.gate_z)},
-                              {"balance_loss", finite(report.balance_loss)},
-                              {"router_z", finite(report.router_z)},
-                              {"expert_load", report.expert_load.experts},
-                              {"expert_load_layer", report.expert_load.layer},
-                              {"expert_tokens", report.expert_load.expert_tokens},
-                              {"rank_load", report.expert_load.ranks},
-                              {"rank_tokens", report.expert_load.rank_tokens},
-                              {"dropped_pairs", report.expert_load.dropped},
-                              {"skipped", report.skipped},
-                              {"skipped_steps", report.skipped_steps},
-                              {"seconds_left", seconds_left(report)}};
-  if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
-  if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
-  if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);
-  return json;
-}
-
 }  // namespace
 
 std::string duration(double seconds) {
@@ -122,12 +80,51 @@ std::string report_line(const StepReport& report, const RateBasis& basis) {
 }
 
 std::string report_json(const StepReport& report, const RateBasis& basis) {
-  return json_of(report, basis).dump();
+  const double rate = tflops(report, basis);
+  nlohmann::ordered_json json{{"step", report.plan.step},
+                              {"steps", report.steps},
+                              {"time", basis.time},
+                              {"tokens", report.consumed_tokens},
+                              {"loss", finite(report.loss)},
+                              {"gradient_norm", finite(report.gradient_norm)},
+                              {"learning_rate", report.plan.learning_rate},
+                              {"ms", 1000 * report.seconds},
+                              {"tokens_per_second", tokens_per_second(report)},
+                              {"tflops_per_device", rate},
+                              {"mfu", nullptr},
+                              {"memory_gib", basis.memory_gib},
+                              {"memory_share", basis.memory_share},
+                              {"data_wait", report.data_seconds / std::max(1e-9, report.seconds)},
+                              {"stage", name_of(report.plan.stage)},
+                              {"kept_blocks", report.plan.kept_blocks},
+                              {"window", report.plan.window},
+                              {"gate_strength", report.plan.gate_strength},
+                              {"sparsity", report.sparsity},
+                              {"gate_openness", report.gate_openness},
+                              {"gate_kl", finite(report.gate_kl)},
+                              {"gate_entropy", finite(report.gate_entropy)},
+                              {"gate_z", finite(report.gate_z)},
+                              {"balance_loss", finite(report.balance_loss)},
+                              {"router_z", finite(report.router_z)},
+                              {"expert_load", report.expert_load.experts},
+                              {"expert_load_layer", report.expert_load.layer},
+                              {"expert_tokens", report.expert_load.expert_tokens},
+                              {"rank_load", report.expert_load.ranks},
+                              {"rank_tokens", report.expert_load.rank_tokens},
+                              {"dropped_pairs", report.expert_load.dropped},
+                              {"skipped", report.skipped},
+                              {"skipped_steps", report.skipped_steps},
+                              {"seconds_left", seconds_left(report)}};
+  if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
+  if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
+  if (!report.plan.kept_of_layers.empty()) json["kept_of_layers"] = report.plan.kept_of_layers;
+  if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);
+  return json.dump();
 }
 
-std::vector<Scalar> report_scalars(const StepReport& report, const RateBasis& basis) {
+std::vector<Scalar> scalars_of(const std::string& line) {
   std::vector<Scalar> scalars;
-  const nlohmann::ordered_json json = json_of(report, basis);
+  const auto json = nlohmann::ordered_json::parse(line);
   for (const auto& [name, value] : json.items()) {
     const bool number = value.is_number() || value.is_boolean();
     if (!number || name == "step" || name == "steps" || name == "time") continue;

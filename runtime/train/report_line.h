@@ -22,8 +22,8 @@ struct RateBasis {
 std::string report_line(const StepReport& report, const RateBasis& basis);
 /// The same step as one JSON object on one line, for metrics.jsonl.
 std::string report_json(const StepReport& report, const RateBasis& basis);
-/// Its numbers that are finite, under the same names, for TensorBoard; all but the step itself.
-std::vector<Scalar> report_scalars(const StepReport& report, const RateBasis& basis);
+/// The numbers in such a line, under its names, for TensorBoard; all but the step itself.
+std::vector<Scalar> scalars_of(const std::string& line);
 
 /// "1h02m", "3m20s", "12s".
 std::string duration(double seconds);

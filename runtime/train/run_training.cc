@@ -14,6 +14,7 @@
 #include "parallel/gpu_world.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/control/gate_control.h"
 #include "runtime/data/dataset.h"
 #include "runtime/train/flops.h"
 #include "runtime/train/log_hook.h"
@@ -212,6 +213,20 @@ std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Trans
   return std::make_unique<LogHook>(std::move(options));
 }
 
+/// Where layers may keep other numbers of blocks than the plan. A search tries out what it thinks
+/// of on the batches that come next.
+void add_gate_control(const TrainConfig& config, const Communicator& world, GlobalBatch& batch,
+                      const DataLoader& data, TrainState& state) {
+  const GateControlConfig& control = config.gate_control();
+  if (control.method() == GateControlConfig::NONE && control.budgets().empty()) return;
+  const auto probe = [&](const StepPlan& plan) {
+    return batch.losses(data, state.progress.consumed_samples,
+                        config.gate_control().probe_batches(), plan);
+  };
+  GateChangeLog log = world.rank() == 0 ? GateChangeLog(config.run_dir()) : GateChangeLog();
+  state.hooks.push_back(std::make_unique<GateControl>(config, std::move(log), probe));
+}
+
 }  // namespace
 
 std::string dry_run(const TrainConfig& config) {
@@ -268,6 +283,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                    .hooks = {},
                    .tokenizer_model = load_tokenizer(config.data().path()).model()};
   if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
+  add_gate_control(config, world, batch, data.loader, state);
   resume(from, checkpoints ? &*checkpoints : nullptr,
          {.mesh = mesh, .stream = stream, .config = config, .state = state});
   RunSaver saver({.config = config,

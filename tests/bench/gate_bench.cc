@@ -16,6 +16,7 @@
 #include "kernels/block_selection.h"
 #include "kernels/gate_backward.h"
 #include "kernels/gate_loss.h"
+#include "kernels/gate_measure.h"
 #include "kernels/gate_pool.h"
 #include "kernels/sparse_attention.h"
 #include "tests/support/random_tensor.h"
@@ -98,7 +99,33 @@ struct Line {
   double ms;
 };
 
-/// Attention forward and backward, for comparison.
+/// 64 rows, evenly, with their positions.
+std::vector<int32_t> sampled_rows(int64_t tokens) {
+  std::vector<int32_t> rows;
+  for (int64_t i = 0; i < 64; ++i) {
+    rows.push_back(static_cast<int32_t>((2 * i + 1) * tokens / 128));
+    rows.push_back(rows.back());
+  }
+  return rows;
+}
+
+/// What is measured of an attention in some steps.
+std::vector<Line> look(Stream& stream, Group& g, MeasureGateRows rows) {
+  const std::vector<int32_t> sampled = sampled_rows(g.tokens);
+  const Tensor samples = support::from_ints(sampled);
+  const TensorView figures = g.f32({1, GateFigures::kSize});
+  const TensorView counts = g.f32({1, g.grid().max_blocks(), 2});
+  rows.figures = figures;
+  rows.map = g.f32({1, kMapBins, kMapBins + 1});
+  rows.samples = samples.view().reshape({64, 2});
+  return {{"measure 64 rows", milliseconds([&] { measure_gate_rows(stream, rows); })},
+          {"measure lists", milliseconds([&] {
+             measure_gate_lists(stream, {figures, counts, g.lists, g.grid(), g.rule});
+             measure_gate_blocks(stream, {figures, counts});
+           })}};
+}
+
+/// Attention forward and backward, for comparison, and what is measured of them.
 std::vector<Line> attend(Stream& stream, Group& g, TensorView block_lse, TensorView dlog_gate) {
   const Shape queries{g.tokens, kHeads, kDim};
   const Shape keys{g.tokens, 1, kDim};
@@ -150,7 +177,23 @@ std::vector<Line> attend(Stream& stream, Group& g, TensorView block_lse, TensorV
                                        .ramp = ramp,
                                        .scale = scale});
   });
-  return {{"attention", forward}, {"attention backward", backward}};
+  std::vector<Line> lines{{"attention", forward}, {"attention backward", backward}};
+  const MeasureGateRows rows{.figures = {},
+                             .map = {},
+                             .samples = {},
+                             .sequence_length = g.tokens,
+                             .q = q,
+                             .k = k,
+                             .lse = lse,
+                             .grid = g.grid(),
+                             .groups = groups,
+                             .rule = g.rule,
+                             .scale = scale,
+                             .selection = g.selection,
+                             .block_lse = block_lse,
+                             .ramp = ramp};
+  for (const Line& line : look(stream, g, rows)) lines.push_back(line);
+  return lines;
 }
 
 std::vector<Line> forward(Stream& stream, Group& g, TensorView qt, TensorView kt) {

@@ -276,5 +276,52 @@ TEST(ValidateMesh, HeadsAreSplitAtAnyHeadWhereThereAreLocalOnes) {
   EXPECT_EQ(with(8, 2), "");  // global groups are split by tokens
 }
 
+TEST(Validate, MeasuresAndControlOfTheGatesFitTogether) {
+  EXPECT_EQ(after([](TrainConfig& c) {
+              c.mutable_monitor()->set_gate_every(4);
+              c.mutable_monitor()->set_heat_map_every(6);
+            }),
+            "monitor.heat_map_every is 6, expected a multiple of monitor.gate_every = 4");
+  EXPECT_EQ(after([](TrainConfig& c) { c.mutable_monitor()->set_gate_every(0); }),
+            "monitor.heat_map_every is 1000, expected 0 as nothing is measured: "
+            "monitor.gate_every is 0");
+  EXPECT_EQ(after([](TrainConfig& c) {
+              c.mutable_monitor()->set_gate_every(0);
+              c.mutable_monitor()->set_heat_map_every(0);
+              c.mutable_gate_control()->set_method(GateControlConfig::LAGRANGIAN);
+            }),
+            "monitor.gate_every is 0, but gate_control.method LAGRANGIAN needs measures, expected "
+            "a divisor of gate_control.every = 100");
+  EXPECT_EQ(after([](TrainConfig& c) {
+              c.mutable_gate_control()->set_method(GateControlConfig::KEPT_MASS);
+              c.mutable_gate_control()->set_every(150);
+            }),
+            "gate_control.every is 150, expected a multiple of monitor.gate_every = 100");
+  EXPECT_EQ(after([](TrainConfig& c) {
+              c.mutable_gate_control()->set_method(GateControlConfig::SEARCH);
+              c.mutable_gate_control()->set_every(150);
+            }),
+            "");
+}
+
+TEST(Validate, BudgetsOfLayersAreWithinTheirLimits) {
+  const auto with = [](std::vector<double> budgets) {
+    return after([&](TrainConfig& c) {
+      for (const double budget : budgets) c.mutable_gate_control()->add_budgets(budget);
+    });
+  };
+  EXPECT_EQ(with({0.25, 4}), "");
+  EXPECT_EQ(with({1, 1, 1}),
+            "gate_control.budgets has 3 numbers, expected one for each of model.layers = 2");
+  EXPECT_EQ(with({1, 0.2}),
+            "gate_control.budgets has 0.2, expected gate_control.least = 0.25 to "
+            "gate_control.most = 4");
+  EXPECT_EQ(after([](TrainConfig& c) {
+              c.mutable_gate_control()->set_method(GateControlConfig::LAGRANGIAN);
+              c.mutable_gate_control()->set_cost(5);
+            }),
+            "gate_control.cost is 5, expected gate_control.least = 0.25 to gate_control.most = 4");
+}
+
 }  // namespace
 }  // namespace tessera

@@ -22,7 +22,7 @@ function scaleX(state) {
   const width = state.width - margin.left - margin.right;
   state.x = (step) => margin.left + ((toUnit(step) - low) / (high - low || 1)) * width;
   state.stepAt = (pixel) => fromUnit(low + ((pixel - margin.left) / width) * (high - low));
-  state.ticksX = ticks(low, high, Math.max(2, Math.floor(width / 110)))
+  state.ticksX = ticks(low, high, Math.max(3, Math.floor(width / 110)))
     .filter((value) => view.mode !== "step" || Number.isInteger(value));
   state.pixelOf = (value) => margin.left + ((value - low) / (high - low || 1)) * width;
 }

@@ -59,7 +59,7 @@ function gatesSection() {
 }
 
 function changesTable() {
-  if (!data.changes.length) return make("p", { class: "soft" }, "No budget was changed.");
+  if (!data.changes.length) return make("p", { class: "soft apart" }, "No budget was changed.");
   const rows = data.changes.slice(-500).reverse().map((change) => make("tr", {},
     make("td", { class: "number" }, whole(change.step)), make("td", { class: "number" }, change.layer < 0 ? "all" : String(change.layer)),
     make("td", {}, spoken(change.what)), make("td", { class: "number" }, `${change.old} \u2192 ${change.new}`),
