@@ -61,6 +61,11 @@ void add(std::vector<Row>& rows, Row row, const Place& place_of) {
   rows.push_back(std::move(row));
 }
 
+// A model has fewer of anything.
+bool plausible(int64_t number) {
+  return number >= 0 && number < 1'000'000;
+}
+
 bool take_gate(std::string_view line, std::vector<GateRow>& rows) {
   Fields fields(line);
   GateRow row;
@@ -86,7 +91,7 @@ bool take_gate(std::string_view line, std::vector<GateRow>& rows) {
   fields.read("never_selected", gate.never_selected);
   fields.read("hot", gate.hot);
   fields.read_all("frequency", gate.frequency);
-  if (!fields.whole()) return false;
+  if (!fields.whole() || !plausible(gate.layer) || !plausible(gate.group)) return false;
   add(rows, std::move(row),
       [](const GateRow& r) { return std::tuple(r.step, r.gate.layer, r.gate.group); });
   return true;
@@ -118,7 +123,7 @@ bool take_expert(std::string_view line, std::vector<ExpertRow>& rows) {
   fields.read("step", row.step);
   fields.read("moe_layer", row.moe_layer);
   fields.read_all("tokens", row.tokens);
-  if (!fields.whole()) return false;
+  if (!fields.whole() || !plausible(row.moe_layer)) return false;
   add(rows, std::move(row), [](const ExpertRow& r) { return std::pair(r.step, r.moe_layer); });
   return true;
 }

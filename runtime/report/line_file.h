@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <string_view>
 
 namespace tessera {
@@ -19,5 +20,8 @@ struct LineCount {
 /// nothing of its own; a file that cannot be read does not exist.
 LineCount read_lines(const std::filesystem::path& path,
                      const std::function<bool(std::string_view)>& take);
+
+/// All of a regular file of at most `limit` bytes; empty when it is none or larger.
+std::string read_text(const std::filesystem::path& path, int64_t limit);
 
 }  // namespace tessera

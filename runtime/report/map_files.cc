@@ -4,8 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -13,6 +11,7 @@
 
 #include "runtime/monitor/color_scale.h"
 #include "runtime/monitor/heat_map.h"
+#include "runtime/report/line_file.h"
 
 namespace tessera {
 
@@ -80,9 +79,7 @@ HeatMap halved(const HeatMap& map) {
 }
 
 std::optional<HeatMap> read_map(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::string text(std::istreambuf_iterator<char>(in), {});
-  std::optional<HeatMap> map = heat_map_from_csv(text);
+  std::optional<HeatMap> map = heat_map_from_csv(read_text(path, 1 << 20));
   if (!map || map->rows != map->columns || map->rows > kMostBins) return std::nullopt;
   return map;
 }

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <fstream>
-#include <iterator>
 
 #include "kernels/core/error.h"
 #include "runtime/config/config.h"
@@ -19,14 +17,9 @@ constexpr int64_t kMapBytes = 4 << 20;  // of heat maps in a page, before they b
 constexpr size_t kMostEvents = 1500;    // in a page
 constexpr size_t kMostSaves = 200;      // of these
 
-std::string content(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 void read_config(RunRecord& run) {
   const fs::path path = run.directory / "config.resolved.textproto";
-  run.config = content(path);
+  run.config = read_text(path, 1 << 20);
   if (run.config.empty()) {
     run.gaps.emplace_back("config.resolved.textproto is missing or empty");
     return;
@@ -134,8 +127,9 @@ void look_for_flight_records(RunRecord& run) {
 RunRecord read_run(const fs::path& directory) {
   RunRecord run;
   run.directory = directory;
-  if (!fs::exists(directory / "metrics.jsonl") &&
-      !fs::exists(directory / "config.resolved.textproto")) {
+  std::error_code none;
+  if (!fs::is_regular_file(directory / "metrics.jsonl", none) &&
+      !fs::is_regular_file(directory / "config.resolved.textproto", none)) {
     throw Error(ExitCode::kUsage, concat(directory.string(),
                                          " is no run directory: it has no metrics.jsonl; name that "
                                          "of a run, as run_dir in its configuration"));

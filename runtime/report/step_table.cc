@@ -33,7 +33,7 @@ bool take(StepTable& table, std::string_view line) {
   for (const auto& [name, value] : json.items()) {
     if (name == "step") continue;
     if (name == "stage" && value.is_string()) table.stages.back() = value.get<std::string>();
-    if (name == "steps" && value.is_number()) table.planned_steps = value.get<int64_t>();
+    if (name == "steps" && value.is_number_integer()) table.planned_steps = value.get<int64_t>();
     if (!value.is_number() && !value.is_boolean()) continue;
     std::vector<double>& column = table.columns[name];
     column.resize(row, kNone);

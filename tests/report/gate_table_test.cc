@@ -65,13 +65,14 @@ TEST(GateTable, DamagedLinesAreLeftOut) {
   run.write("experts.jsonl",
             "{\"step\":1,\"moe_layer\":0,\"tokens\":[1,2]}\n"
             "{\"step\":2,\"moe_layer\":0,\"tokens\":[1,\"x\"]}\n"
-            "{\"step\":3,\"moe_layer\":0,\"tokens\":7}\n");
+            "{\"step\":3,\"moe_layer\":0,\"tokens\":7}\n"
+            "{\"step\":4,\"moe_layer\":9223372036854775807,\"tokens\":[1]}\n");
   const GateTable table = read_gates(run.path());
   EXPECT_EQ(table.gates.size(), 1u);
   EXPECT_EQ(table.gate_lines.damaged, 2);
   ASSERT_EQ(table.experts.size(), 1u);
   EXPECT_EQ(table.experts[0].tokens, (std::vector<double>{1, 2}));
-  EXPECT_EQ(table.expert_lines.damaged, 2);
+  EXPECT_EQ(table.expert_lines.damaged, 3);
 }
 
 }  // namespace

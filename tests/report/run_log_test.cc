@@ -26,8 +26,8 @@ TEST(RunLog, FindsWhatHappened) {
       "06:12:15 [rank 0/8] 8 of 8 ranks were asked to stop: saving after step 207\n"
       "half a li"));
   const std::vector<std::pair<Kind, int64_t>> expected{
-      {Kind::kStart, 0},  {Kind::kResume, 100}, {Kind::kResume, 101}, {Kind::kWarning, 110},
-      {Kind::kSkip, 115}, {Kind::kSave, 200},   {Kind::kStop, 207}};
+      {Kind::kStart, 100}, {Kind::kResume, 100}, {Kind::kResume, 101}, {Kind::kWarning, 110},
+      {Kind::kSkip, 115},  {Kind::kSave, 200},   {Kind::kStop, 207}};
   ASSERT_EQ(events.size(), expected.size());
   for (size_t i = 0; i < events.size(); ++i) {
     EXPECT_EQ(events[i].kind, expected[i].first) << events[i].text;

@@ -34,21 +34,25 @@ function shown(curve) {
   return [from, to];
 }
 
-function rangeOf(curve, robust) {
+function sortedShown(curve, part) {
   const [from, to] = shown(curve);
   const values = [];
-  for (let i = from; i < to; ++i) {
-    if (curve.steps[i] < view.from || curve.steps[i] > view.to) continue;
-    for (const part of [curve.mean, robust ? null : curve.min, robust ? null : curve.max]) {
-      if (part && part[i] !== null) values.push(part[i]);
-    }
+  for (let i = from; i < to && part; ++i) {
+    if (curve.steps[i] >= view.from && curve.steps[i] <= view.to && part[i] !== null) values.push(part[i]);
   }
-  if (!values.length) return null;
-  values.sort((a, b) => a - b);
-  const last = values[values.length - 1];
-  // A few outliers must not press the rest into a line: they leave through the top.
-  const usual = values[Math.floor(0.98 * (values.length - 1))];
-  return [values[0], robust && last > 2.5 * usual ? 1.5 * usual : last];
+  return values.sort((a, b) => a - b);
+}
+
+// A robust range lets a few outliers leave through the top, which would press the rest into a line.
+function rangeOf(curve, robust) {
+  const at = (values, share) => values[Math.floor(share * (values.length - 1))];
+  const mean = sortedShown(curve, curve.mean);
+  if (!mean.length) return null;
+  const most = curve.max ? sortedShown(curve, curve.max) : mean;
+  const least = curve.min ? sortedShown(curve, curve.min) : mean;
+  if (!robust) return [least[0], at(most, 1)];
+  const usual = Math.max(at(mean, 0.98), at(most, 0.9));
+  return [Math.min(mean[0], at(least, 0.1)), at(mean, 1) > 2.5 * at(mean, 0.98) ? 1.5 * usual : Math.max(at(mean, 1), usual)];
 }
 
 function linePath(curve, x, y) {
