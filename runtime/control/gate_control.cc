@@ -104,21 +104,15 @@ void GateControl::plan(StepPlan& plan) {
 }
 
 void GateControl::observe(const StepReport& report) {
-  if (report.plan.stage != Stage::kTuning) return;
-  remember(report);
   const GateControlConfig& control = config_.gate_control();
-  if (report.plan.step % control.every() != 0) return;
-  switch (control.method()) {
-    case GateControlConfig::KEPT_MASS:
-    case GateControlConfig::LAGRANGIAN:
-      change_by_kept_mass(report);
-      break;
-    case GateControlConfig::SEARCH:
-      search(report);
-      break;
-    default:
-      break;
+  if (report.plan.stage != Stage::kTuning || control.method() == GateControlConfig::NONE) return;
+  const bool due = report.plan.step % control.every() == 0;
+  if (control.method() == GateControlConfig::SEARCH) {
+    if (due) search(report);
+    return;
   }
+  remember(report);
+  if (due) change_by_kept_mass(report);
 }
 
 /// Layers have the mean of their groups.

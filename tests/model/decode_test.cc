@@ -15,7 +15,8 @@ using support::TinyBatch;
 using support::TinyModel;
 
 void expect_decoding_equals_training(const TrainConfig& config, const SparsityPlan& plan,
-                                     double tolerance) {
+                                     double tolerance,
+                                     std::span<const int64_t> kept_of_layers = {}) {
   TinyModel tiny(config);
   TinyBatch batch(config, 5);
   const int64_t length = config.batch().sequence_length();
@@ -28,6 +29,7 @@ void expect_decoding_equals_training(const TrainConfig& config, const SparsityPl
   const TensorView expected = buffer.view(DType::kF32, {length, vocabulary});
   const TensorView found = buffer.view(DType::kF32, {length, vocabulary}, length * vocabulary * 4);
   Transformer::Run run = tiny.run(plan);
+  run.kept_of_layers = kept_of_layers;
   tiny.model.logits(run, batch.view(), expected);
   std::vector<AttentionCache> caches = tiny.model.make_caches(tiny.stream, plan, length);
   for (int64_t position = 0; position < length; ++position) {
@@ -52,6 +54,13 @@ TEST(Decode, EqualsTrainingAtEveryPositionOfASparseModel) {
     plan.strength = 1 - 0x1p-10f;
     expect_decoding_equals_training(config, plan, 1e-10);
   }
+}
+
+TEST(Decode, EqualsTrainingWhereLayersKeepOtherNumbersOfBlocks) {
+  if (support::takes_less()) GTEST_SKIP() << "the same kernels as above";
+  const std::vector<int64_t> kept{3, 1};
+  expect_decoding_equals_training(tiny_config({"model.attention.gate_keys=1"}), tiny_plan(), 1e-10,
+                                  kept);
 }
 
 // 512 tokens are 32 pages: with 4 nodes kept per level, tokens from page 22 on go through the tree.
