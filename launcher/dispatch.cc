@@ -23,6 +23,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"train", "train a model, alone or as one rank of a job", run_train},
     {"launch", "run a job of several ranks, and start it again when it dies", run_launch},
     {"flight", "explain why a run hung or crashed", run_flight},
+    {"report", "write a page about a run: curves, heat maps, what deserves a look", run_report},
     {"submit", "give a job to Slurm that goes on until the run is finished", run_submit},
     {"trace", "join the timelines of ranks to one for a browser", run_trace},
     {"plan", "find the best mesh for a configuration and a number of ranks", run_plan},

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh checkout to text that a small DGSA + MoE model wrote: installs what is missing,
 # builds, makes a data set of this machine's C++ headers, trains through all stages of sparsity on
-# a mesh of eight ranks, stops half-way, goes on on another mesh, and samples. Run it again: what is
-# done is not done twice.
+# a mesh of eight ranks, stops half-way, goes on on another mesh, writes a page about the run, and
+# samples. Run it again: what is done is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,6 +43,9 @@ fi
 
 say "going on from its checkpoint on another mesh: data 2 x sequence 2 (metrics: $run/metrics.jsonl)"
 "${ranks[@]}" -np 4 "$tessera" train configs/quickstart.textproto --set mesh.sequence=2
+
+say "a page about the run"
+"$tessera" report "$run"
 
 say "what it writes"
 "$tessera" generate --checkpoint runs/quickstart --prompt $'  template<typename _Tp>\n    inline ' \

@@ -22,6 +22,8 @@ int run_host_check(const std::vector<std::string>& arguments);
 int run_trace(const std::vector<std::string>& arguments);
 /// tessera plan: which meshes suit a configuration.
 int run_plan(const std::vector<std::string>& arguments);
+/// tessera report: a page about a run.
+int run_report(const std::vector<std::string>& arguments);
 /// tessera generate: continues a text.
 int run_generate(const std::vector<std::string>& arguments);
 /// tessera score: logits, losses and gradients of given tokens.

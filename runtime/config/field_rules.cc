@@ -117,6 +117,8 @@ constexpr FieldRule kRules[] = {
     {"monitor.gate_every", 0, kSteps, 100},
     {"monitor.heat_map_every", 0, kSteps},
     {"monitor.sample_rows", 1, 512, 64},
+    {"monitor.tensorboard", 0, 1, 1},
+    {"monitor.experts_every", 0, kSteps, 100},
     {"steps", 1, kSteps},
 };
 

@@ -7,6 +7,7 @@
 #include "model/single_rank.h"
 #include "model/step_sums.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/control/gate_control.h"
 #include "runtime/data/data_loader.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/score/pass_memory.h"
@@ -102,6 +103,7 @@ TaskPass::TaskPass(Stream& stream, const TaskScoreOptions& options)
   config.mutable_batch()->set_sequence_length(length_);
   const int64_t step = options.step > 0 ? options.step : std::max<int64_t>(1, loaded_.step);
   plan_ = plan_step(config, step);
+  apply_saved_budgets(config, loaded_.gate_control, plan_);
   scores_ = {.kind = data_.description().task->kind,
              .length = length_,
              .samples = samples_,
@@ -116,10 +118,12 @@ TaskScores TaskPass::run() {
                                                     .sequences = per_pass_,
                                                     .length = length_,
                                                     .segments = per_pass_,
-                                                    .sparsity = sparsity}));
+                                                    .sparsity = sparsity,
+                                                    .kept_of_layers = plan_.kept_of_layers}));
   StepSumsBuffer sums(stream_.device(), *loaded_.model);
   SingleRank alone(*loaded_.model);
   Transformer::Run pass = alone.run(stream_, arena, sparsity, sums.views());
+  pass.kept_of_layers = plan_.kept_of_layers;
   pass.on_selection = [this](const BlockSelection& chosen) {
     layers_.push_back({to_vector<int32_t>(stream_, chosen.blocks), chosen.blocks.shape()});
   };

@@ -36,10 +36,11 @@ ExpertLoad expert_load(ConstTensorView counts, int expert_ranks) {
     for (size_t r = 0; r < ranks; ++r) load.rank_tokens[r] += of_rank[r];
     load.ranks = std::max(load.ranks, most_by_mean(of_rank));
     const double worst = most_by_mean(tokens);
+    load.layer_tokens.push_back(std::move(tokens));
     if (worst <= load.experts) continue;
     load.experts = worst;
     load.layer = layer;
-    load.expert_tokens = std::move(tokens);
+    load.expert_tokens = load.layer_tokens.back();
   }
   return load;
 }

@@ -84,6 +84,7 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
   const double rate = tflops(report, basis);
   nlohmann::ordered_json json{{"step", report.plan.step},
                               {"steps", report.steps},
+                              {"time", basis.time},
                               {"tokens", report.consumed_tokens},
                               {"loss", finite(report.loss)},
                               {"gradient_norm", finite(report.gradient_norm)},
@@ -121,6 +122,18 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
   if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);
   if (report.accuracy >= 0) json["accuracy"] = report.accuracy;
   return json.dump();
+}
+
+std::vector<Scalar> scalars_of(const std::string& line) {
+  std::vector<Scalar> scalars;
+  const auto json = nlohmann::ordered_json::parse(line);
+  for (const auto& [name, value] : json.items()) {
+    const bool number = value.is_number() || value.is_boolean();
+    if (!number || name == "step" || name == "steps" || name == "time") continue;
+    const double plain = value.is_boolean() ? (value.get<bool>() ? 1 : 0) : value.get<double>();
+    scalars.push_back({name, plain});
+  }
+  return scalars;
 }
 
 }  // namespace tessera

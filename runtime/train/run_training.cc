@@ -203,7 +203,10 @@ std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Trans
                            .terminal = isatty(STDERR_FILENO) == 1,
                            .ranks = ranks,
                            .peak_tflops = config.runtime().peak_tflops(),
-                           .flops_per_token = {}};
+                           .flops_per_token = {},
+                           .tensorboard = config.monitor().tensorboard(),
+                           .experts_every = config.monitor().experts_every(),
+                           .heat_map_every = config.monitor().heat_map_every()};
   options.flops_per_token = [&](const StepPlan& plan) {
     return flops_per_token(config, plan, model.active_parameters());
   };

@@ -72,10 +72,14 @@ void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
   }
 }
 
-void plan_measures(const MonitorConfig& monitor, StepPlan& plan) {
+void plan_measures(const TrainConfig& config, StepPlan& plan) {
+  const MonitorConfig& monitor = config.monitor();
   const auto due = [&](int64_t every) { return every > 0 && plan.step % every == 0; };
   plan.measure_gates = due(monitor.gate_every());
-  plan.heat_maps = plan.measure_gates && due(monitor.heat_map_every());
+  // Where budgets change, any measure may be the one before or after a change.
+  const bool changes = config.gate_control().method() != GateControlConfig::NONE;
+  const bool wanted = changes ? monitor.heat_map_every() > 0 : due(monitor.heat_map_every());
+  plan.heat_maps = plan.measure_gates && wanted;
 }
 
 }  // namespace
@@ -120,7 +124,7 @@ StepPlan plan_step(const TrainConfig& config, int64_t step) {
   plan.learning_rate = learning_rate(config, step);
   plan_sparsity(config, plan);
   if (config.model().attention().selection() == AttentionConfig::NONE) plan.gated = false;
-  plan_measures(config.monitor(), plan);
+  plan_measures(config, plan);
   return plan;
 }
 

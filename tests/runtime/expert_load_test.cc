@@ -14,6 +14,8 @@ TEST(ExpertLoad, NamesTheWorstLayerAndCountsTheRanks) {
   EXPECT_DOUBLE_EQ(load.experts, 3);
   EXPECT_EQ(load.layer, 1);
   EXPECT_EQ(load.expert_tokens, (std::vector<int64_t>{0, 6, 1, 1}));
+  EXPECT_EQ(load.layer_tokens,
+            (std::vector<std::vector<int64_t>>{{2, 2, 2, 2}, {0, 6, 1, 1}, {3, 3, 1, 1}}));
   EXPECT_DOUBLE_EQ(load.ranks, 1.5);
   EXPECT_EQ(load.rank_tokens, (std::vector<int64_t>{4 + 6 + 6, 4 + 2 + 2}));
 }

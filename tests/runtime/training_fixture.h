@@ -91,7 +91,7 @@ class TrainingFixture : public testing::Test {
     std::vector<std::string> steps;
     for (std::string line; std::getline(in, line);) {
       auto json = nlohmann::json::parse(line);
-      for (const char* name : {"ms", "tokens_per_second", "tflops_per_device", "memory_gib",
+      for (const char* name : {"time", "ms", "tokens_per_second", "tflops_per_device", "memory_gib",
                                "memory_share", "data_wait", "seconds_left"}) {
         json.erase(name);
       }
