@@ -5,7 +5,6 @@
 #include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/global_batch.h"
-#include "runtime/train/schedule.h"
 
 namespace tessera {
 
@@ -13,8 +12,7 @@ namespace {
 
 // A text longer than the sequences of the run keeps the run's window and number of blocks.
 SparsityPlan decoding_plan(const LoadedModel& loaded, int64_t max_tokens, int64_t step) {
-  const StepPlan plan =
-      plan_step(*loaded.config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
+  const StepPlan plan = plan_of(loaded, step);
   SparsityPlan decoding = sparsity_plan(plan, 0);
   const bool dense = plan.stage == Stage::kDense || plan.stage == Stage::kGateWarmup;
   if (dense) {

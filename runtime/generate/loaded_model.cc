@@ -1,5 +1,7 @@
 #include "runtime/generate/loaded_model.h"
 
+#include <algorithm>
+
 #include "checkpoint/candidates.h"
 #include "checkpoint/reader.h"
 #include "kernels/core/copy.h"
@@ -7,6 +9,8 @@
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/model_options.h"
+#include "runtime/train/schedule.h"
+#include "runtime/train/train_state.h"
 
 namespace tessera {
 
@@ -68,6 +72,7 @@ LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
   LoadedModel loaded;
   loaded.config = std::make_unique<TrainConfig>(stored_config(reader));
   loaded.step = reader.facts().id.step;
+  if (const auto progress = saved_progress(reader)) loaded.held_steps = progress->held_steps;
   loaded.dtype = chosen_dtype(options.precision, *loaded.config);
   loaded.store = std::make_unique<ParameterStore>();
   loaded.model = std::make_unique<Transformer>(loaded.config->model(), loaded.dtype,
@@ -77,6 +82,16 @@ LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
     load_parameter(stream, reader, parameter);
   }
   return loaded;
+}
+
+StepPlan plan_of(const LoadedModel& loaded, int64_t step, int64_t sequence_length) {
+  TrainConfig config = *loaded.config;
+  if (sequence_length > 0) {
+    config.mutable_batch()->set_sequence_length(sequence_length);
+    config.mutable_curriculum()->clear_sequence_length();
+  }
+  if (step > 0) return plan_step(config, step);
+  return plan_step(config, std::max<int64_t>(1, loaded.step), loaded.held_steps);
 }
 
 }  // namespace tessera

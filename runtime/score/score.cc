@@ -18,7 +18,6 @@
 #include "runtime/config/train.pb.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/train/global_batch.h"
-#include "runtime/train/schedule.h"
 
 namespace tessera {
 
@@ -91,11 +90,9 @@ Input read_input(const std::filesystem::path& path, int64_t vocabulary) {
   return input;
 }
 
-SparsityPlan plan_of(const LoadedModel& loaded, const Input& input, int64_t step) {
-  TrainConfig config = *loaded.config;
-  config.mutable_batch()->set_sequence_length(input.shape[1]);
-  const StepPlan plan = plan_step(config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
-  const AttentionConfig& attention = config.model().attention();
+SparsityPlan sparsity_of(const LoadedModel& loaded, const Input& input, int64_t step) {
+  const StepPlan plan = plan_of(loaded, step, input.shape[1]);
+  const AttentionConfig& attention = loaded.config->model().attention();
   const BlockRule rule{.sink_blocks = attention.sink_blocks(),
                        .window_blocks = attention.window_blocks(),
                        .kept = std::max<int64_t>(1, plan.kept_blocks)};
@@ -191,7 +188,7 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
       stream, options.checkpoint, {.precision = options.precision, .gradients = options.gradients});
   const int64_t vocabulary = loaded.config->model().vocabulary();
   const Input input = read_input(options.input, vocabulary);
-  const SparsityPlan plan = plan_of(loaded, input, options.step);
+  const SparsityPlan plan = sparsity_of(loaded, input, options.step);
   Arena arena(stream.device(), arena_bytes(loaded, input, plan, options.gradients));
   StepSumsBuffer sums(stream.device(), *loaded.model);
   SingleRank alone(*loaded.model);

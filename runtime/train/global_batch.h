@@ -1,12 +1,15 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "model/step_sums.h"
 #include "parallel/bucket_exchange.h"
+#include "runtime/config/batch_schedule.h"
 #include "runtime/data/data_loader.h"
+#include "runtime/train/plan_digest.h"
 #include "runtime/train/step_plan.h"
 
 namespace tessera {
@@ -22,7 +25,7 @@ class GlobalBatch {
               BucketExchange& exchange, Stream& stream, Arena& arena);
 
   /// Numbers in the two short messages of a step: sizes before it, totals after it.
-  static constexpr size_t kSizes = 2;
+  static constexpr size_t kSizes = 2 + kPlanRiders;
   static constexpr size_t kTotals = 14;
 
   /// Sums over all ranks of the world.
@@ -45,16 +48,26 @@ class GlobalBatch {
     ConstTensorView expert_counts = {};
   };
 
-  /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
-  /// gradients, whose sums over the ranks begin while the last micro-batch is still computed; the
-  /// caller finishes them, and then asks for the totals. Values that are still on their way from
-  /// the last update are waited for where they are needed. The host does not wait for the device.
+  /// Fills `out` with rows [first, first + rows) of a global batch.
+  using FillRows = std::function<void(int64_t first, int64_t rows, MicroBatch& out)>;
+
+  /// Loads this rank's part of the global batch that `fill` and `plan` describe, and lets the ranks
+  /// tell each other in one short message how much they have, and `riders`, which become their
+  /// sums.
+  void load(const FillRows& fill, const StepPlan& plan, PlanRiders& riders);
+  /// The step that was loaded. Adds this rank's part of the gradients, whose sums over the ranks
+  /// begin while the last micro-batch is still computed; the caller finishes them, and then asks
+  /// for the totals. Values that are still on their way from the last update are waited for where
+  /// they are needed. The host does not wait for the device.
+  void forward_backward(const StepPlan& plan);
+  /// Both, for samples of `loader` from `first` on.
   void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
   /// Totals of the last forward_backward, whose gradients the exchange has summed, in one message
   /// in which the caller's `riders` travel too; these become their sums. Collective. This is where
   /// the host waits for the device, and reads all that it wants to know of a step at once.
   Totals reduce(std::span<double> riders);
-  /// Loss per token, nats, of global samples [0, batches * batch.sequences).
+  /// Loss per token, nats, of global samples [0, batches * batch.sequences), cut as in the step of
+  /// `plan`, and of a few more when its batches are of another size.
   double evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
 
   /// Tokens that chose each expert in the last forward_backward, over all ranks once reduce() has
@@ -62,9 +75,10 @@ class GlobalBatch {
   ConstTensorView expert_counts() const;
 
  private:
-  void load(const DataLoader& loader, int64_t first);
+  void fill_micro_batches(const FillRows& fill, const BatchSize& size);
   Batch view(const MicroBatch& micro) const;
   Transformer::Run start(const StepPlan& plan, double gate_rows);
+  double count_targets() const;
   double count_gate_rows_of(const StepPlan& plan) const;
   const Communicator& batch_ranks() const { return mesh_.group(kBatch); }
 
@@ -77,15 +91,17 @@ class GlobalBatch {
   StepSumsBuffer sums_;
   TokenPlanner planner_;
   std::vector<MicroBatch> micro_batches_;
-  Totals totals_;  ///< of this rank
+  int64_t micro_sequences_ = 0;  ///< in each of them
+  double gate_rows_ = 0;         ///< of all ranks
+  Totals totals_;                ///< of this rank
 };
 
 /// How a configuration orders the tokens of a sequence over ranks.
 SequenceOrder sequence_order(const TrainConfig& config);
-/// One micro-batch that has only shapes, for plans.
-Batch planned_batch(const TrainConfig& config, int batch_ranks);
-/// Sequences of one micro-batch, when the batch is split over `batch_ranks` groups of ranks.
-int64_t micro_sequences(const TrainConfig& config, int batch_ranks);
+/// The global batch of a plan: where it says nothing, that of the configuration.
+BatchSize size_of(const TrainConfig& config, const StepPlan& plan);
+/// One micro-batch of such a batch that has only shapes, for plans.
+Batch planned_batch(const TrainConfig& config, const BatchSize& size, int batch_ranks);
 /// What a plan means to the layers, with the losses of the gate shared among `gate_rows` rows.
 SparsityPlan sparsity_plan(const StepPlan& plan, double gate_rows);
 

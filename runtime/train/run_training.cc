@@ -20,6 +20,7 @@
 #include "runtime/train/memory_plan.h"
 #include "runtime/train/mesh_plan.h"
 #include "runtime/train/model_options.h"
+#include "runtime/train/training_data.h"
 
 namespace tessera {
 
@@ -85,14 +86,6 @@ void write_resolved_config(const TrainConfig& config) {
   std::filesystem::rename(temporary, path);
 }
 
-DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
-  return {.sequence_length = config.batch().sequence_length(),
-          .document_boundaries = config.data().document_boundaries(),
-          .max_documents = config.data().max_documents(),
-          .shuffle = shuffle,
-          .seed = config.seed()};
-}
-
 WatchLimits watch_limits(const WatchConfig& config) {
   return {.setup = config.setup(),
           .step = config.step(),
@@ -105,19 +98,9 @@ WatchLimits watch_limits(const WatchConfig& config) {
           .report = config.report()};
 }
 
-/// A split of the data set and what cuts it into samples.
-struct Split {
-  Split(const TrainConfig& config, const char* name, bool shuffle)
-      : tokens(config.data().path(), name, config.model().vocabulary()),
-        loader(tokens, loader_options(config, shuffle)) {}
-
-  TokenDataset tokens;
-  DataLoader loader;
-};
-
-std::optional<Split> validation_split(const TrainConfig& config) {
+std::optional<DataSplit> validation_split(const TrainConfig& config) {
   if (config.runtime().validate_every() == 0) return std::nullopt;
-  return std::optional<Split>(std::in_place, config, kValidationSplit, /*shuffle=*/false);
+  return std::optional<DataSplit>(std::in_place, config, config.data().path(), kValidationSplit);
 }
 
 /// Where the parts of a run that resumes are.
@@ -231,8 +214,8 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   const StageObserver stages = trace.watch(extras.on_stage);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
-  const Split data(config, kTrainSplit, /*shuffle=*/true);
-  const std::optional<Split> validation = validation_split(config);
+  const TrainingData data(config);
+  const std::optional<DataSplit> validation = validation_split(config);
   const MemoryPlan memory = plan_that_fits(config, device, world);
 
   std::filesystem::create_directories(run_directory);
@@ -263,7 +246,8 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                    .guard = {},
                    .progress = {},
                    .hooks = {},
-                   .tokenizer_model = load_tokenizer(config.data().path()).model()};
+                   .tokenizer_model = load_tokenizer(config.data().path()).model(),
+                   .quality = QualityGuard(QualityGuard::options_of(config.sparsity()))};
   if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
   resume(from, checkpoints ? &*checkpoints : nullptr,
          {.mesh = mesh, .stream = stream, .config = config, .state = state});
@@ -281,7 +265,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                     .batch = batch,
                     .state = state,
                     .exchange = exchange,
-                    .data = data.loader,
+                    .data = data.mixture(),
                     .validation = validation ? &validation->loader : nullptr,
                     .saver = saver,
                     .trace = trace,

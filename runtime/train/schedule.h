@@ -12,14 +12,18 @@ class TrainConfig;
 /// * constant: the peak.
 double learning_rate(const TrainConfig& config, int64_t step);
 
-/// The plan of step `step` (counts from 1) of a resolved configuration: learning rate and the three
-/// stages of sparsity, a pure function of both.
+/// The plan of step `step` (counts from 1) of a resolved configuration: learning rate, batch, data
+/// and the three stages of sparsity, a pure function of both and of `held`, the steps for which the
+/// transition has stood still until then (QualityGuard). n is the sequence length of the step.
 ///   dense:       steps 1 .. dense_steps, the last gate_warmup_steps of them with the KL loss
-///   transition:  the next transition_steps; with x in (0, 1] the share done and
+///   transition:  the next transition_steps + held; with x in (0, 1] the share done and
 ///                rho = x^2 (3 - 2 x):  k = ceil(k_max^(1 - rho) k_final^rho),
 ///                W = n^(1 - rho) W_final^rho,  lambda = rho (1 - 2^-10);
 ///                every dense_refresh-th step attends to everything
 ///   tuning:      the rest, with k_final, W_final and lambda = 1 - 2^-10.
-StepPlan plan_step(const TrainConfig& config, int64_t step);
+StepPlan plan_step(const TrainConfig& config, int64_t step, int64_t held = 0);
+
+/// `plan`, which is gated, with everything visible to every token: what a dense refresh does.
+void attend_to_everything(const TrainConfig& config, StepPlan& plan);
 
 }  // namespace tessera
