@@ -4,6 +4,7 @@
 
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/data_score.h"
 #include "runtime/data/prepare.h"
 
 namespace tessera {
@@ -86,7 +87,8 @@ void print(const PrepareOptions& prepare, const PrepareResult& result) {
 }  // namespace
 
 int run_data(const std::vector<std::string>& arguments) {
-  if (arguments.empty()) misuse("data prepare", "expected tessera data prepare");
+  if (arguments.empty()) misuse("data prepare", "expected tessera data prepare or data score");
+  if (arguments[0] == "score") return run_data_score({arguments.begin() + 1, arguments.end()});
   if (arguments[0] != "prepare" && arguments[0] != "--help") {
     misuse("data prepare", concat("got tessera data ", arguments[0]));
   }

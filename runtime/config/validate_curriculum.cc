@@ -24,6 +24,25 @@ void require(bool condition, Problems& problems, const std::string& field, const
   if (!condition) problems.push_back({field, concat(what...)});
 }
 
+// Fit for keys, file names and lines of a log.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  });
+}
+
+/// A name that is plain and not in `taken`, where it then is.
+void validate_name(const std::string& name, const std::string& field, std::set<std::string>& taken,
+                   Problems& problems) {
+  require(!name.empty(), problems, field, "is missing, expected a name");
+  if (name.empty()) return;
+  require(is_plain_name(name), problems, field, "is ", in_quotes(name),
+          ", expected at most 64 letters, digits and any of _ - .");
+  require(taken.insert(name).second, problems, field, "is ", in_quotes(name),
+          ", which is taken; expected another name");
+}
+
 std::string element(const std::string& list, int index) {
   return concat(list, "[", index, "]");
 }
@@ -111,10 +130,7 @@ void validate_sources(const CurriculumConfig& curriculum, Problems& problems) {
   for (int i = 0; i < curriculum.sources_size(); ++i) {
     const SourceConfig& source = curriculum.sources(i);
     const std::string field = element("curriculum.sources", i);
-    require(!source.name().empty(), problems, field + ".name", "is missing, expected a name");
-    require(source.name().empty() || names.insert(source.name()).second, problems, field + ".name",
-            "is ", in_quotes(source.name()), ", which is taken",
-            source.name() == "data" ? " by data.path" : "", "; expected another name");
+    validate_name(source.name(), field + ".name", names, problems);
     require(!source.path().empty(), problems, field + ".path",
             "is missing, expected a directory made by tessera data prepare");
     require(source.weight_size() > 0, problems, field + ".weight",
@@ -190,13 +206,11 @@ Problems validate_curriculum(const TrainConfig& config) {
 
 Problems validate_hooks(const TrainConfig& config) {
   Problems problems;
-  std::set<std::string> names;
+  std::set<std::string> names{"log"};
   for (int i = 0; i < config.hooks_size(); ++i) {
     const HookConfig& hook = config.hooks(i);
     const std::string field = element("hooks", i);
-    require(!hook.name().empty(), problems, field + ".name", "is missing, expected a name");
-    require(hook.name().empty() || names.insert(hook.name()).second, problems, field + ".name",
-            "is ", in_quotes(hook.name()), ", which is taken; expected another name");
+    validate_name(hook.name(), field + ".name", names, problems);
     require(!hook.library().empty(), problems, field + ".library",
             "is missing, expected the path of a shared library (docs/curriculum.md)");
   }

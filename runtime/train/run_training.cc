@@ -15,6 +15,7 @@
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/data/dataset.h"
+#include "runtime/hooks/library_hook.h"
 #include "runtime/train/flops.h"
 #include "runtime/train/log_hook.h"
 #include "runtime/train/memory_plan.h"
@@ -179,6 +180,17 @@ void resume(const ResumeFrom& from, CheckpointStore* checkpoints, const Resuming
   }
 }
 
+// Every rank loads its own; when one of them cannot, none starts.
+std::vector<std::unique_ptr<Hook>> configured_hooks(const TrainConfig& config,
+                                                    Communicator& world) {
+  std::vector<std::unique_ptr<Hook>> hooks;
+  std::optional<Failure> failure =
+      failure_of([&] { hooks = make_hooks(config, world.rank(), world.size()); });
+  failure = first_failure(world, failure);
+  if (failure) throw Error(failure->code, to_text(*failure, world));
+  return hooks;
+}
+
 std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Transformer& model) {
   LogHook::Options options{.run_directory = config.run_dir(),
                            .log_every = config.runtime().log_every(),
@@ -210,6 +222,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   const Device device = place.device;
   Communicator& world = place.world;
   const ProcessMesh mesh(world, shape);
+  std::vector<std::unique_ptr<Hook>> hooks = configured_hooks(config, world);
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
   Stream stream(device, threads_of(config, world.size()));
@@ -245,7 +258,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                    .optimizer = optimizer,
                    .guard = {},
                    .progress = {},
-                   .hooks = {},
+                   .hooks = std::move(hooks),
                    .tokenizer_model = load_tokenizer(config.data().path()).model(),
                    .quality = QualityGuard(QualityGuard::options_of(config.sparsity()))};
   if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
