@@ -191,6 +191,17 @@ std::vector<std::unique_ptr<Hook>> configured_hooks(const TrainConfig& config,
   return hooks;
 }
 
+TrainState first_state(const TrainConfig& config, ParameterStore& store,
+                       AdamwOptimizer& optimizer) {
+  return {.store = store,
+          .optimizer = optimizer,
+          .guard = {},
+          .progress = {},
+          .hooks = {},
+          .tokenizer_model = load_tokenizer(config.data().path()).model(),
+          .quality = QualityGuard(QualityGuard::options_of(config.sparsity()))};
+}
+
 std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Transformer& model) {
   LogHook::Options options{.run_directory = config.run_dir(),
                            .log_every = config.runtime().log_every(),
@@ -254,13 +265,8 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   BucketExchange exchange(store.buckets(), mesh);
   Arena arena(device, memory.activations);
   GlobalBatch batch(config, model, mesh, exchange, stream, arena);
-  TrainState state{.store = store,
-                   .optimizer = optimizer,
-                   .guard = {},
-                   .progress = {},
-                   .hooks = std::move(hooks),
-                   .tokenizer_model = load_tokenizer(config.data().path()).model(),
-                   .quality = QualityGuard(QualityGuard::options_of(config.sparsity()))};
+  TrainState state = first_state(config, store, optimizer);
+  state.hooks = std::move(hooks);
   if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
   resume(from, checkpoints ? &*checkpoints : nullptr,
          {.mesh = mesh, .stream = stream, .config = config, .state = state});
