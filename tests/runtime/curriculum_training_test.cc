@@ -62,6 +62,10 @@ TEST_F(CurriculumTrainingTest, StoppedInEveryStageItHasTheSameBits) {
     expect_same_state(saved("whole", "00000012"), saved(resumed, "00000012"));
     EXPECT_EQ(metrics(resumed), std::vector<std::string>(whole.begin() + step, whole.end()));
   }
+  EXPECT_EQ(metric("whole", "sequence_length"),
+            (std::vector<double>{56, 56, 56, 56, 56, 56, 112, 112, 112, 112, 112, 112}));
+  EXPECT_EQ(metric("whole", "sequences"),
+            (std::vector<double>{8, 16, 16, 16, 16, 16, 8, 8, 8, 4, 4, 4}));
   const RunProgress end = progress("whole", "00000012");
   // 4 x 112 tokens in steps 1 and 10 to 12, 8 x 112 in the others.
   EXPECT_EQ(end.consumed_tokens, 112 * (4 * 4 + 8 * 8));
