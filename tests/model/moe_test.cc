@@ -53,8 +53,10 @@ class Layer {
         router_losses_(DType::kF32, {2}),
         dropped_(DType::kF32, {1}),
         loss_(DType::kF64, {1}),
+        hits_(DType::kF64, {1}),
         squares_(DType::kF64, {1}),
         sums_{.loss = loss_,
+              .hits = hits_,
               .squares = squares_,
               .gate_losses = gate_losses_,
               .gate_stats = gate_stats_,
@@ -67,8 +69,14 @@ class Layer {
   }
 
   StepContext step(bool recompute = false) {
-    return {stream_, arena_,  mesh_, planner_.plan(stream_, arena_, batch_.view(), plan_),
-            plan_,   router_, sums_, recompute};
+    return {.stream = stream_,
+            .arena = arena_,
+            .mesh = mesh_,
+            .tokens = planner_.plan(stream_, arena_, batch_.view(), plan_),
+            .sparsity = plan_,
+            .router = router_,
+            .sums = sums_,
+            .recompute = recompute};
   }
   Parameter& parameter(const std::string& name) { return store_.find("moe." + name); }
   const Moe& moe() const { return moe_; }
@@ -93,6 +101,7 @@ class Layer {
   Tensor router_losses_;
   Tensor dropped_;
   Tensor loss_;
+  Tensor hits_;
   Tensor squares_;
   StepSums sums_;
   Tensor x_;
