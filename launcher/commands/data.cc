@@ -4,6 +4,7 @@
 
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/data_score.h"
 #include "launcher/commands/data_task.h"
 #include "runtime/data/prepare.h"
 
@@ -88,9 +89,10 @@ void print(const PrepareOptions& prepare, const PrepareResult& result) {
 
 int run_data(const std::vector<std::string>& arguments) {
   if (arguments.empty()) {
-    misuse("data prepare", "expected tessera data prepare or tessera data task");
+    misuse("data prepare", "expected tessera data prepare, data task or data score");
   }
   if (arguments[0] == "task") return run_data_task({arguments.begin() + 1, arguments.end()});
+  if (arguments[0] == "score") return run_data_score({arguments.begin() + 1, arguments.end()});
   if (arguments[0] != "prepare" && arguments[0] != "--help") {
     misuse("data prepare", concat("got tessera data ", arguments[0]));
   }

@@ -8,6 +8,7 @@ constexpr double kTokens = 16777216;      // 2^24: a vocabulary, a sequence
 constexpr double kWidth = 1048576;        // 2^20
 constexpr double kRanks = 65536;          // along one axis of the mesh
 constexpr double kSteps = 1000000000000;  // 10^12
+constexpr double kManyTokens = 1e18;      // of a stage
 constexpr double kSeconds = 1e7;          // four months
 constexpr double kCoefficient = 1000;     // of a loss
 // Just below 1, so that the logarithm of a closed gate and its derivative stay bounded.
@@ -80,6 +81,12 @@ constexpr FieldRule kRules[] = {
     {"sparsity.final_kl", 0, kCoefficient, 0.3},
     {"sparsity.entropy", 0, kCoefficient, 0.01},
     {"sparsity.z_loss", 0, kCoefficient, 1e-4},
+    {"sparsity.dense_tokens", 0, kManyTokens},
+    {"sparsity.gate_warmup_tokens", 0, kManyTokens},
+    {"sparsity.transition_tokens", 0, kManyTokens},
+    {"sparsity.guard_tolerance", 0, kCoefficient, 0.02},
+    {"sparsity.guard_window", 2, kWidth, 32},
+    {"sparsity.guard_limit", 0, kSteps},
     {"sparsity.strength", 0, kFullStrength, kFullStrength},
     {"sparsity.window_first", 0, 1, 0, kBelow},
     {"checkpoint.every", 0, kSteps, 1000},

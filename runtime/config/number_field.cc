@@ -32,6 +32,7 @@ NumberField::NumberField(pb::Message& root, std::string_view path) {
       field_ = field;
       return;
     }
+    CHECK(!field->is_repeated(), "configuration: ", field->full_name(), " is a list");
     const pb::Reflection& access = *owner->GetReflection();
     if (may_be_absent(*field) && !access.HasField(*owner, field)) return;
     owner = access.MutableMessage(owner, field);

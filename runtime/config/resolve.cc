@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/config/batch_schedule.h"
 #include "runtime/config/field_rules.h"
 #include "runtime/config/number_field.h"
 #include "runtime/config/train.pb.h"
@@ -38,7 +39,73 @@ void resolve_schedule(ScheduleConfig& schedule, int64_t steps) {
   if (!schedule.has_decay_steps()) schedule.set_decay_steps(decays ? share(steps, 0.2) : 0);
 }
 
-void resolve_sparsity(SparsityConfig& sparsity, int64_t steps) {
+template <class Points>
+void resolve_points(Points& points, int64_t steps) {
+  for (auto& point : points) {
+    // Both set is a contradiction that validate() tells.
+    if (point.has_step()) continue;
+    if (!(point.share() >= 0 && point.share() <= 1)) continue;
+    point.set_step(1 + share(steps, point.share()));
+    point.clear_share();
+  }
+}
+
+void resolve_curriculum(CurriculumConfig& curriculum, int64_t steps) {
+  resolve_points(*curriculum.mutable_sequence_length(), steps);
+  resolve_points(*curriculum.mutable_sequences(), steps);
+  resolve_points(*curriculum.mutable_difficulty(), steps);
+  for (SourceConfig& source : *curriculum.mutable_sources()) {
+    resolve_points(*source.mutable_weight(), steps);
+  }
+}
+
+/// Stages that come before the one in which the run begins have no steps, unless somebody wants
+/// some, which validate() tells.
+void resolve_start(SparsityConfig& sparsity) {
+  const auto start = sparsity.start();
+  const bool warmup = sparsity.has_gate_warmup_steps();
+  if (start == SparsityConfig::GATE_WARMUP && warmup && !sparsity.has_dense_steps()) {
+    sparsity.set_dense_steps(sparsity.gate_warmup_steps());
+  } else if (start == SparsityConfig::GATE_WARMUP && !warmup && sparsity.has_dense_steps()) {
+    sparsity.set_gate_warmup_steps(sparsity.dense_steps());
+  }
+  if (start >= SparsityConfig::TRANSITION) {
+    if (!sparsity.has_dense_steps()) sparsity.set_dense_steps(0);
+    if (!warmup) sparsity.set_gate_warmup_steps(0);
+  }
+  if (start == SparsityConfig::TUNING && !sparsity.has_transition_steps()) {
+    sparsity.set_transition_steps(0);
+  }
+}
+
+/// Tokens that a stage was given become the steps that have as many.
+void resolve_tokens(TrainConfig& config) {
+  SparsityConfig& sparsity = *config.mutable_sparsity();
+  // Steps and tokens both set is a contradiction that validate() tells.
+  if (sparsity.has_dense_tokens() && !sparsity.has_dense_steps()) {
+    sparsity.set_dense_steps(steps_of_tokens(config, 1, sparsity.dense_tokens()));
+    sparsity.clear_dense_tokens();
+  }
+  if (sparsity.has_gate_warmup_tokens() && !sparsity.has_gate_warmup_steps()) {
+    // The last steps of stage 1: the tokens before them are those of a shorter one.
+    const int64_t wanted = sparsity.gate_warmup_tokens();
+    const bool first = sparsity.start() == SparsityConfig::GATE_WARMUP;
+    int64_t steps = first ? steps_of_tokens(config, 1, wanted) : 0;
+    if (!first) steps = last_steps_of_tokens(config, sparsity.dense_steps(), wanted);
+    sparsity.set_gate_warmup_steps(steps);
+    sparsity.clear_gate_warmup_tokens();
+  }
+  resolve_start(sparsity);
+  if (sparsity.has_transition_tokens() && !sparsity.has_transition_steps()) {
+    const int64_t dense = std::clamp<int64_t>(sparsity.dense_steps(), 0, kNever);
+    sparsity.set_transition_steps(steps_of_tokens(config, dense + 1, sparsity.transition_tokens()));
+    sparsity.clear_transition_tokens();
+  }
+}
+
+void resolve_sparsity(TrainConfig& config, int64_t steps) {
+  SparsityConfig& sparsity = *config.mutable_sparsity();
+  resolve_tokens(config);
   if (!sparsity.has_dense_steps()) sparsity.set_dense_steps(kNever);
   const int64_t dense = std::max<int64_t>(0, sparsity.dense_steps());  // or validation says so
   const int64_t left = steps > dense ? steps - dense : 0;              // 0: never sparse
@@ -48,6 +115,7 @@ void resolve_sparsity(SparsityConfig& sparsity, int64_t steps) {
   if (!sparsity.has_transition_steps()) {
     sparsity.set_transition_steps(std::min(left, share(dense, 0.25)));
   }
+  if (!sparsity.has_guard_limit()) sparsity.set_guard_limit(sparsity.transition_steps());
 }
 
 void resolve_gate_control(GateControlConfig& control, MonitorConfig& monitor) {
@@ -67,7 +135,8 @@ void resolve(TrainConfig& config) {
   resolve_model(*config.mutable_model());
   const int64_t steps = std::max<int64_t>(0, config.steps());
   resolve_schedule(*config.mutable_schedule(), steps);
-  resolve_sparsity(*config.mutable_sparsity(), steps);
+  if (config.has_curriculum()) resolve_curriculum(*config.mutable_curriculum(), steps);
+  resolve_sparsity(config, steps);
   resolve_gate_control(*config.mutable_gate_control(), *config.mutable_monitor());
 }
 

@@ -14,6 +14,11 @@ class TrainConfig;
 ///   sparsity.dense_steps             10^12: never sparse, however long the run is made
 ///   sparsity.gate_warmup_steps       5% of dense_steps (0 when never sparse)
 ///   sparsity.transition_steps        25% of dense_steps, at most what is left of steps
+///   sparsity.*_tokens                become the steps that have as many, and are taken away
+///   sparsity.start                   stages before it get 0 steps; stage 1 of GATE_WARMUP is its
+///                                    gate_warmup_steps
+///   sparsity.guard_limit             transition_steps
+///   curriculum: points               `share` becomes step 1 + share x steps
 ///   gate_control.every               100, for SEARCH 1000
 ///   monitor.heat_map_every           10 monitor.gate_every
 /// Left to the start of the run: mesh.data, batch.micro_sequences and runtime.threads may be 0

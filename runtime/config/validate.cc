@@ -4,9 +4,11 @@
 #include <cmath>
 
 #include "kernels/core/error.h"
+#include "runtime/config/batch_schedule.h"
 #include "runtime/config/field_rules.h"
 #include "runtime/config/number_field.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/config/validate_curriculum.h"
 
 namespace tessera {
 
@@ -53,7 +55,9 @@ bool holds(const FieldRule& rule, double value) {
 // A field that was left out and has no default: required, or not there.
 bool may_be_unset(const std::string& path) {
   return path == "runtime.peak_tflops" || path == "model.attention.sparse_ratio" ||
-         path == "model.attention.global_groups" || path == "model.head_dim";
+         path == "model.attention.global_groups" || path == "model.head_dim" ||
+         path == "sparsity.dense_tokens" || path == "sparsity.gate_warmup_tokens" ||
+         path == "sparsity.transition_tokens";
 }
 
 void validate_ranges(const TrainConfig& config, Problems& problems) {
@@ -271,24 +275,7 @@ void validate_tensor_axis(const TrainConfig& config, int64_t sequences, Problems
                   tokens);
 }
 
-}  // namespace
-
-Problems validate(const TrainConfig& config) {
-  Problems problems;
-  validate_ranges(config, problems);
-  // What fields say together is only worth saying when each of them is possible.
-  if (!problems.empty()) return problems;
-  validate_model(config.model(), problems);
-  validate_attention(config.model(), problems);
-  validate_selection(config.model().attention(), problems);
-  validate_moe(config.model(), problems);
-  validate_steps(config, problems);
-  validate_monitor(config, problems);
-  validate_gate_control(config, problems);
-  return problems;
-}
-
-Problems validate_mesh(const TrainConfig& config) {
+Problems validate_mesh_of_batch(const TrainConfig& config) {
   Problems problems;
   const MeshConfig& mesh = config.mesh();
   const BatchConfig& batch = config.batch();
@@ -306,6 +293,51 @@ Problems validate_mesh(const TrainConfig& config) {
           nearest_divisors(of_rank, micro));
   validate_sequence_axis(config, problems);
   validate_tensor_axis(config, micro == 0 ? of_rank : micro, problems);
+  return problems;
+}
+
+}  // namespace
+
+Problems validate(const TrainConfig& config) {
+  Problems problems;
+  validate_ranges(config, problems);
+  // What fields say together is only worth saying when each of them is possible.
+  if (!problems.empty()) return problems;
+  validate_model(config.model(), problems);
+  validate_attention(config.model(), problems);
+  validate_selection(config.model().attention(), problems);
+  validate_moe(config.model(), problems);
+  validate_steps(config, problems);
+  validate_monitor(config, problems);
+  validate_gate_control(config, problems);
+  for (const auto& check : {validate_stages, validate_curriculum, validate_hooks}) {
+    const Problems more = check(config);
+    problems.insert(problems.end(), more.begin(), more.end());
+  }
+  return problems;
+}
+
+Problems validate_mesh(const TrainConfig& config) {
+  Problems problems = validate_mesh_of_batch(config);
+  // The other batches of the curriculum, each as if it were the only one.
+  const MeshConfig& mesh = config.mesh();
+  const int64_t batch_ranks = std::max<int64_t>(1, int64_t{mesh.data()} * mesh.expert());
+  const BatchSize full{config.batch().sequences(), config.batch().sequence_length()};
+  for (const int64_t step : batch_changes(config)) {
+    const BatchSize size = batch_size_at(config, step);
+    if (!problems.empty() || size == full) continue;
+    TrainConfig at = config;
+    at.clear_curriculum();
+    at.mutable_batch()->set_sequences(static_cast<int32_t>(size.sequences));
+    at.mutable_batch()->set_sequence_length(size.sequence_length);
+    const int64_t micro = micro_sequences_of(config, size, batch_ranks);
+    const bool all = config.batch().micro_sequences() == 0;
+    at.mutable_batch()->set_micro_sequences(all ? 0 : static_cast<int32_t>(micro));
+    for (FieldProblem& problem : validate_mesh_of_batch(at)) {
+      problem.what += concat("; so it is from step ", step, " on (curriculum)");
+      problems.push_back(std::move(problem));
+    }
+  }
   return problems;
 }
 

@@ -38,19 +38,23 @@ std::string digits(double value) {
   return text.data();
 }
 
-int64_t most_of(const TrainConfig& config) {
-  return most_blocks(config.model(), config.batch().sequence_length());
+int64_t length_of(const TrainConfig& config, const StepPlan& plan) {
+  return plan.sequence_length > 0 ? plan.sequence_length : config.batch().sequence_length();
 }
 
-int64_t final_kept_of(const TrainConfig& config) {
-  return std::min(most_of(config), kept_blocks(config.model(), config.batch().sequence_length()));
+int64_t most_of(const TrainConfig& config, const StepPlan& plan) {
+  return most_blocks(config.model(), length_of(config, plan));
+}
+
+int64_t final_kept_of(const TrainConfig& config, const StepPlan& plan) {
+  return std::min(most_of(config, plan), kept_blocks(config.model(), length_of(config, plan)));
 }
 
 void apply(const TrainConfig& config, const LayerBudgets& budgets, StepPlan& plan) {
   const bool sparse = plan.stage == Stage::kTransition || plan.stage == Stage::kTuning;
   if (!plan.gated || !sparse) return;
   plan.kept_of_layers =
-      budgets.kept_blocks(plan.kept_blocks, final_kept_of(config), most_of(config));
+      budgets.kept_blocks(plan.kept_blocks, final_kept_of(config, plan), most_of(config, plan));
 }
 
 /// What is saved.
@@ -172,7 +176,8 @@ void GateControl::change_by_kept_mass(const StepReport& report) {
 
 void GateControl::put_in_force(const StepReport& report, std::span<const double> kept_mass,
                                const std::function<std::string(const BudgetChange&)>& reason) {
-  for (const BudgetChange& change : budgets_.follow(report.plan.kept_blocks, most_of(config_))) {
+  for (const BudgetChange& change :
+       budgets_.follow(report.plan.kept_blocks, most_of(config_, report.plan))) {
     const auto layer = static_cast<size_t>(change.layer);
     log_.add({.step = report.plan.step,
               .layer = change.layer,
@@ -202,7 +207,7 @@ void GateControl::search(const StepReport& report) {
   StepPlan dense = report.plan;
   dense.stage = Stage::kDense;
   dense.gated = false;
-  dense.window = config_.batch().sequence_length();
+  dense.window = length_of(config_, dense);
   const std::vector<double> of_dense = probe_losses(now, dense);
   const std::vector<double> of_now = probe_losses(now, report.plan);
   const std::vector<double> of_plus = probe_losses(pair.plus, report.plan);
@@ -211,8 +216,9 @@ void GateControl::search(const StepReport& report) {
   const Budgets& better = plus ? pair.plus : pair.minus;
   const PairedGain gain = paired_gain(of_now, plus ? of_plus : of_minus);
   const auto blocks_of = [&](const Budgets& budgets) {
-    return LayerBudgets(budgets).kept_blocks(report.plan.kept_blocks, final_kept_of(config_),
-                                             most_of(config_));
+    return LayerBudgets(budgets).kept_blocks(report.plan.kept_blocks,
+                                             final_kept_of(config_, report.plan),
+                                             most_of(config_, report.plan));
   };
   const bool taken = gain.certain() && blocks_of(better) != blocks_of(now);
   const PairedGain gap = paired_gain(of_now, of_dense);

@@ -28,6 +28,13 @@ int64_t count_windows(const TokenDataset& dataset, int64_t sequence_length) {
   return windows;
 }
 
+void expect_rows(int64_t sequences, int64_t length, int64_t segments) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  CHECK(sequences >= 1 && sequences <= kMost / length && sequences <= kMost / segments,
+        "data_loader: ", sequences, " sequences of ", length, " tokens and ", segments,
+        " segments, expected at least 1 and at most ", kMost, " in all");
+}
+
 }  // namespace
 
 DataLoader::DataLoader(const TokenDataset& dataset, const DataLoaderOptions& options)
@@ -48,24 +55,41 @@ int64_t DataLoader::window(int64_t sample) const {
 }
 
 void DataLoader::fill(int64_t first_sample, int64_t sequences, MicroBatch& out) const {
-  const int64_t length = options_.sequence_length;
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  CHECK(
-      sequences >= 1 && sequences <= kMost / length && sequences <= kMost / segments_per_sequence(),
-      "data_loader: ", sequences, " sequences of ", length, " tokens and ", segments_per_sequence(),
-      " segments, expected at least 1 and at most ", kMost, " in all");
+  fill_pieces(first_sample, sequences, options_.sequence_length, out);
+}
+
+void DataLoader::fill_pieces(int64_t first_sample, int64_t sequences, int64_t length,
+                             MicroBatch& out) const {
+  CHECK(length >= 1 && options_.sequence_length % length == 0, "data_loader: pieces of ", length,
+        " tokens, expected a divisor of ", options_.sequence_length);
+  expect_rows(sequences, length, segments_per_sequence());
+  const int64_t pieces = options_.sequence_length / length;
+  std::vector<DataWindow> windows;
+  for (int64_t sample = first_sample; sample < first_sample + sequences; ++sample) {
+    const int64_t first =
+        window(sample / pieces) * options_.sequence_length + sample % pieces * length;
+    windows.push_back({.loader = this, .first = first});
+  }
+  fill_windows(windows, length, out);
+}
+
+void fill_windows(std::span<const DataWindow> windows, int64_t length, MicroBatch& out) {
+  const auto sequences = static_cast<int64_t>(windows.size());
+  const int64_t segments = windows.empty() ? 1 : windows[0].loader->segments_per_sequence();
+  expect_rows(sequences, length, segments);
   out.tokens.resize(static_cast<size_t>(sequences * length));
   out.targets.resize(out.tokens.size());
-  out.starts.reserve(static_cast<size_t>(sequences * segments_per_sequence() + 1));
+  out.starts.reserve(static_cast<size_t>(sequences * segments + 1));
   out.starts.clear();
-  for (int64_t row = 0; row < sequences; ++row) fill_sequence(first_sample + row, row, out);
-  out.starts.resize(static_cast<size_t>(sequences * segments_per_sequence() + 1),
+  for (int64_t row = 0; row < sequences; ++row) {
+    const DataWindow& window = windows[static_cast<size_t>(row)];
+    window.loader->fill_sequence(window.first, length, row, out);
+  }
+  out.starts.resize(static_cast<size_t>(sequences * segments + 1),
                     static_cast<int32_t>(sequences * length));
 }
 
-void DataLoader::fill_sequence(int64_t sample, int64_t row, MicroBatch& out) const {
-  const int64_t length = options_.sequence_length;
-  const int64_t first = window(sample) * length;
+void DataLoader::fill_sequence(int64_t first, int64_t length, int64_t row, MicroBatch& out) const {
   const int64_t at = row * length;
   // One read for both: targets are the tokens one further on.
   const auto targets =

@@ -35,6 +35,20 @@ struct DataLoaderOptions {
   uint64_t seed = 0;
 };
 
+class DataLoader;
+
+/// A row of a micro-batch: `loader`'s tokens from `first` on.
+struct DataWindow {
+  const DataLoader* loader = nullptr;
+  int64_t first = 0;
+
+  friend bool operator==(const DataWindow&, const DataWindow&) = default;
+};
+
+/// Overwrites `out` with rows of `length` tokens, one per window, as DataLoader::fill does. The
+/// loaders have the same options but for the seed.
+void fill_windows(std::span<const DataWindow> windows, int64_t length, MicroBatch& out);
+
 /// Cuts a data set into windows: window w is tokens [w * L, w * L + L], L = sequence_length, the
 /// last of which is only a target. There are (tokens - 1) / L, whatever the documents; the tokens
 /// left over at the end are not used. Of a data set with answers, only these are targets.
@@ -52,17 +66,23 @@ class DataLoader {
   int64_t segments_per_sequence() const;
   /// Whether only answers are targets.
   bool has_answers() const { return dataset_.has_answers(); }
+  int64_t sequence_length() const { return options_.sequence_length; }
+  uint64_t seed() const { return options_.seed; }
   /// The window that sample `sample` >= 0 shows.
   int64_t window(int64_t sample) const;
   /// Overwrites `out` with samples [first_sample, first_sample + sequences). Reuses its memory: a
   /// second call of the same size allocates nothing. May be called by several threads at once.
   /// Throws Error (kBadData) when a file is damaged.
   void fill(int64_t first_sample, int64_t sequences, MicroBatch& out) const;
+  /// As fill, with sequences of `length` tokens, a divisor of sequence_length: sample i is piece
+  /// i mod r of the window of sample i / r, with r = sequence_length / length.
+  void fill_pieces(int64_t first_sample, int64_t sequences, int64_t length, MicroBatch& out) const;
   /// Asks the system to read those samples into its cache. Never waits, never fails.
   void will_need(int64_t first_sample, int64_t sequences) const;
 
  private:
-  void fill_sequence(int64_t sample, int64_t row, MicroBatch& out) const;
+  friend void fill_windows(std::span<const DataWindow> windows, int64_t length, MicroBatch& out);
+  void fill_sequence(int64_t first, int64_t length, int64_t row, MicroBatch& out) const;
   void keep_answers(int64_t first, std::span<int32_t> targets) const;
 
   const TokenDataset& dataset_;

@@ -4,18 +4,14 @@
 
 #include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
-#include "runtime/control/gate_control.h"
 #include "runtime/train/global_batch.h"
-#include "runtime/train/schedule.h"
 
 namespace tessera {
 
 namespace {
 
 // A text longer than the sequences of the run keeps the run's window and number of blocks.
-SparsityPlan decoding_plan(const LoadedModel& loaded, int64_t max_tokens, int64_t step) {
-  const StepPlan plan =
-      plan_step(*loaded.config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
+SparsityPlan decoding_plan(const StepPlan& plan, int64_t max_tokens) {
   SparsityPlan decoding = sparsity_plan(plan, 0);
   const bool dense = plan.stage == Stage::kDense || plan.stage == Stage::kGateWarmup;
   if (dense) {
@@ -23,13 +19,6 @@ SparsityPlan decoding_plan(const LoadedModel& loaded, int64_t max_tokens, int64_
     decoding.window = max_tokens;
   }
   return decoding;
-}
-
-// Kept blocks of each layer, as the run's control of the gates has left them.
-std::vector<int64_t> decoding_budgets(const LoadedModel& loaded, int64_t step) {
-  StepPlan plan = plan_step(*loaded.config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
-  apply_saved_budgets(*loaded.config, loaded.gate_control, plan);
-  return plan.kept_of_layers;
 }
 
 // Decoding uses little, and the same at every position: one planned step counts it.
@@ -59,8 +48,8 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_toke
     : loaded_(loaded),
       stream_(stream),
       max_tokens_(max_tokens),
-      plan_(decoding_plan(loaded, max_tokens, step)),
-      kept_of_layers_(decoding_budgets(loaded, step)),
+      plan_(decoding_plan(plan_of(loaded, step), max_tokens)),
+      kept_of_layers_(plan_of(loaded, step).kept_of_layers),
       caches_(loaded.model->make_caches(stream, plan_, max_tokens)),
       sums_(stream.device(), *loaded.model),
       alone_(*loaded.model),

@@ -1,5 +1,7 @@
 #include "runtime/generate/loaded_model.h"
 
+#include <algorithm>
+
 #include "checkpoint/candidates.h"
 #include "checkpoint/reader.h"
 #include "kernels/core/copy.h"
@@ -8,6 +10,8 @@
 #include "runtime/config/train.pb.h"
 #include "runtime/control/gate_control.h"
 #include "runtime/train/model_options.h"
+#include "runtime/train/schedule.h"
+#include "runtime/train/train_state.h"
 
 namespace tessera {
 
@@ -69,6 +73,7 @@ LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
   LoadedModel loaded;
   loaded.config = std::make_unique<TrainConfig>(stored_config(reader));
   loaded.step = reader.facts().id.step;
+  if (const auto progress = saved_progress(reader)) loaded.held_steps = progress->held_steps;
   if (reader.contains_blob(kGateControlBlob)) {
     loaded.gate_control = reader.read_blob(kGateControlBlob);
   }
@@ -81,6 +86,19 @@ LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
     load_parameter(stream, reader, parameter);
   }
   return loaded;
+}
+
+StepPlan plan_of(const LoadedModel& loaded, int64_t step, int64_t sequence_length) {
+  TrainConfig config = *loaded.config;
+  if (sequence_length > 0) {
+    config.mutable_batch()->set_sequence_length(sequence_length);
+    config.mutable_curriculum()->clear_sequence_length();
+  }
+  StepPlan plan = step > 0
+                      ? plan_step(config, step)
+                      : plan_step(config, std::max<int64_t>(1, loaded.step), loaded.held_steps);
+  apply_saved_budgets(config, loaded.gate_control, plan);
+  return plan;
 }
 
 }  // namespace tessera

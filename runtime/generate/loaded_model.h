@@ -5,6 +5,7 @@
 #include <string>
 
 #include "model/transformer.h"
+#include "runtime/train/step_plan.h"
 
 namespace tessera {
 
@@ -20,6 +21,7 @@ struct LoadedModel {
 
   std::unique_ptr<TrainConfig> config;  ///< of the run that made it
   int64_t step = 0;                     ///< finished steps of that run
+  int64_t held_steps = 0;               ///< of them, those in which the transition waited
   std::string gate_control;             ///< state of its GateControl; empty without one
   DType dtype = DType::kBF16;
   std::unique_ptr<ParameterStore> store;
@@ -36,6 +38,11 @@ struct LoadOptions {
 /// Throws Error: kNoCheckpoint, kBadData, kUsage for an unknown precision.
 LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
                        const LoadOptions& options);
+
+/// How the model attended in step `step` of its run, 0: in its last one, the transition having
+/// waited as it did; in sequences of `sequence_length` tokens, 0: of those of that step. Layers
+/// keep as many blocks as the run's control of the gates gave them at the end.
+StepPlan plan_of(const LoadedModel& loaded, int64_t step, int64_t sequence_length = 0);
 
 /// The configuration of the run that saved a checkpoint. Throws Error(kUsage).
 TrainConfig stored_config(const CheckpointReader& reader);

@@ -16,11 +16,9 @@
 #include "model/step_sums.h"
 #include "model/whole_parameters.h"
 #include "runtime/config/train.pb.h"
-#include "runtime/control/gate_control.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/score/pass_memory.h"
 #include "runtime/train/global_batch.h"
-#include "runtime/train/schedule.h"
 
 namespace tessera {
 
@@ -93,25 +91,13 @@ Input read_input(const std::filesystem::path& path, int64_t vocabulary) {
   return input;
 }
 
-SparsityPlan plan_of(const LoadedModel& loaded, const Input& input, int64_t step) {
-  TrainConfig config = *loaded.config;
-  config.mutable_batch()->set_sequence_length(input.shape[1]);
-  const StepPlan plan = plan_step(config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
-  const AttentionConfig& attention = config.model().attention();
+SparsityPlan sparsity_of(const LoadedModel& loaded, const Input& input, const StepPlan& plan) {
+  const AttentionConfig& attention = loaded.config->model().attention();
   const BlockRule rule{.sink_blocks = attention.sink_blocks(),
                        .window_blocks = attention.window_blocks(),
                        .kept = std::max<int64_t>(1, plan.kept_blocks)};
   const int64_t rows = count_gate_rows(input.starts, attention.block(), rule);
   return sparsity_plan(plan, static_cast<double>(rows));
-}
-
-/// Kept blocks of each layer, as the run's control of the gates has left them.
-std::vector<int64_t> budgets_of(const LoadedModel& loaded, const Input& input, int64_t step) {
-  TrainConfig config = *loaded.config;
-  config.mutable_batch()->set_sequence_length(input.shape[1]);
-  StepPlan plan = plan_step(config, step > 0 ? step : std::max<int64_t>(1, loaded.step));
-  apply_saved_budgets(config, loaded.gate_control, plan);
-  return plan.kept_of_layers;
 }
 
 // Everything that was computed, in host memory, waiting to be written.
@@ -179,20 +165,20 @@ ScoreResult score(Stream& stream, const ScoreOptions& options) {
       stream, options.checkpoint, {.precision = options.precision, .gradients = options.gradients});
   const int64_t vocabulary = loaded.config->model().vocabulary();
   const Input input = read_input(options.input, vocabulary);
-  const SparsityPlan plan = plan_of(loaded, input, options.step);
-  const std::vector<int64_t> kept_of_layers = budgets_of(loaded, input, options.step);
+  const StepPlan step_plan = plan_of(loaded, options.step, input.shape[1]);
+  const SparsityPlan plan = sparsity_of(loaded, input, step_plan);
   Arena arena(stream.device(),
               pass_memory(loaded.config->model(), {.dtype = loaded.dtype,
                                                    .sequences = input.shape[0],
                                                    .length = input.shape[1],
                                                    .segments = std::ssize(input.starts) - 1,
                                                    .sparsity = plan,
-                                                   .kept_of_layers = kept_of_layers,
+                                                   .kept_of_layers = step_plan.kept_of_layers,
                                                    .gradients = options.gradients}));
   StepSumsBuffer sums(stream.device(), *loaded.model);
   SingleRank alone(*loaded.model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
-  run.kept_of_layers = kept_of_layers;
+  run.kept_of_layers = step_plan.kept_of_layers;
   const Batch batch{.tokens = host_view(input.tokens),
                     .targets = host_view(input.targets),
                     .starts = host_view(input.starts),

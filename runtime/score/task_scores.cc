@@ -7,12 +7,10 @@
 #include "model/single_rank.h"
 #include "model/step_sums.h"
 #include "runtime/config/train.pb.h"
-#include "runtime/control/gate_control.h"
 #include "runtime/data/data_loader.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/score/pass_memory.h"
 #include "runtime/train/global_batch.h"
-#include "runtime/train/schedule.h"
 
 namespace tessera {
 
@@ -99,11 +97,7 @@ TaskPass::TaskPass(Stream& stream, const TaskScoreOptions& options)
     throw Error(ExitCode::kUsage, concat("--samples is ", samples_, ", but ", data_.name(), " has ",
                                          loader_.windows()));
   }
-  TrainConfig config = *loaded_.config;
-  config.mutable_batch()->set_sequence_length(length_);
-  const int64_t step = options.step > 0 ? options.step : std::max<int64_t>(1, loaded_.step);
-  plan_ = plan_step(config, step);
-  apply_saved_budgets(config, loaded_.gate_control, plan_);
+  plan_ = plan_of(loaded_, options.step, length_);
   scores_ = {.kind = data_.description().task->kind,
              .length = length_,
              .samples = samples_,

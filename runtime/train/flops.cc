@@ -28,7 +28,8 @@ double mean_kept(const StepPlan& plan) {
 double flops_per_token(const TrainConfig& config, const StepPlan& plan, int64_t active_parameters) {
   const ModelConfig& model = config.model();
   const AttentionConfig& attention = model.attention();
-  const auto n = static_cast<double>(config.batch().sequence_length());
+  const int64_t length = plan.sequence_length;
+  const auto n = static_cast<double>(length > 0 ? length : config.batch().sequence_length());
   const double global =
       static_cast<double>(global_groups(model)) / static_cast<double>(model.kv_heads());
   const double chosen =

@@ -26,16 +26,17 @@ int64_t segments_per_sequence(const TrainConfig& config) {
 
 }  // namespace
 
-int64_t micro_sequences(const TrainConfig& config, int batch_ranks) {
-  const int64_t per_rank = config.batch().sequences() / batch_ranks;
-  const int64_t micro = config.batch().micro_sequences();
-  return micro > 0 ? std::min(micro, per_rank) : per_rank;
+BatchSize size_of(const TrainConfig& config, const StepPlan& plan) {
+  const BatchConfig& batch = config.batch();
+  return {
+      .sequences = plan.sequences > 0 ? plan.sequences : batch.sequences(),
+      .sequence_length = plan.sequence_length > 0 ? plan.sequence_length : batch.sequence_length()};
 }
 
-Batch planned_batch(const TrainConfig& config, int batch_ranks) {
+Batch planned_batch(const TrainConfig& config, const BatchSize& size, int batch_ranks) {
   const Device plan{DeviceKind::kPlan};
-  const int64_t sequences = micro_sequences(config, batch_ranks);
-  const int64_t tokens = sequences * config.batch().sequence_length();
+  const int64_t sequences = micro_sequences_of(config, size, batch_ranks);
+  const int64_t tokens = sequences * size.sequence_length;
   const Shape starts{sequences * segments_per_sequence(config) + 1};
   return {.tokens = {nullptr, DType::kI32, {tokens}, plan},
           .targets = {nullptr, DType::kI32, {tokens}, plan},
@@ -72,29 +73,36 @@ GlobalBatch::GlobalBatch(const TrainConfig& config, const Transformer& model,
       factors_(stream.device(), kFactors * int64_t{sizeof(float)}),
       gates_(stream.device(), model),
       planner_(mesh, model.planner_options(sequence_order(config))),
-      graph_(stream, mesh.world().log(), graph_obstacle(config, mesh)) {
-  const int parts = batch_ranks().size();
-  const int64_t per_rank = config.batch().sequences() / parts;
-  micro_batches_.resize(static_cast<size_t>(per_rank / micro_sequences(config, parts)));
-}
+      graph_(stream, mesh.world().log(), graph_obstacle(config, mesh)) {}
 
-void GlobalBatch::load(const DataLoader& loader, int64_t first) {
+void GlobalBatch::fill_micro_batches(const FillRows& fill, const BatchSize& size) {
   // Ranks that work on the same sequences load all of them: reading is cheap, and every rank then
   // knows who needs what.
-  const int parts = batch_ranks().size();
-  const int64_t sequences = micro_sequences(config_, parts);
-  int64_t sample = first + batch_ranks().rank() * (config_.batch().sequences() / parts);
+  const int64_t parts = batch_ranks().size();
+  const int64_t of_rank = size.sequences / parts;
+  micro_sequences_ = micro_sequences_of(config_, size, parts);
+  micro_batches_.resize(static_cast<size_t>(of_rank / micro_sequences_));
+  int64_t row = batch_ranks().rank() * of_rank;
   for (MicroBatch& micro : micro_batches_) {
-    loader.fill(sample, sequences, micro);
-    sample += sequences;
+    fill(row, micro_sequences_, micro);
+    row += micro_sequences_;
   }
+}
+
+double GlobalBatch::count_targets() const {
+  double count = 0;
+  for (const MicroBatch& micro : micro_batches_) {
+    count += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
+                                               [](int32_t t) { return t >= 0; }));
+  }
+  return count;
 }
 
 Batch GlobalBatch::view(const MicroBatch& micro) const {
   return {.tokens = host_view(micro.tokens),
           .targets = host_view(micro.targets),
           .starts = host_view(micro.starts),
-          .sequences = micro_sequences(config_, batch_ranks().size())};
+          .sequences = micro_sequences_};
 }
 
 double GlobalBatch::count_gate_rows_of(const StepPlan& plan) const {
@@ -124,7 +132,7 @@ Transformer::Run GlobalBatch::start(const StepPlan& plan, double gate_rows) {
 std::vector<int32_t> GlobalBatch::samples_of(const MicroBatch& micro, int64_t step) const {
   const auto number = static_cast<int64_t>(&micro - micro_batches_.data());
   const int64_t parts = batch_ranks().size();
-  const int64_t sequences = micro_sequences(config_, batch_ranks().size());
+  const int64_t sequences = micro_sequences_;
   const int64_t length = std::ssize(micro.tokens) / sequences;
   const int64_t per_rank = std::ssize(micro_batches_) * sequences;
   const int64_t first = batch_ranks().rank() * per_rank + number * sequences;
@@ -138,28 +146,39 @@ std::vector<int32_t> GlobalBatch::samples_of(const MicroBatch& micro, int64_t st
   return tokens;
 }
 
-void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan) {
+void GlobalBatch::load(const FillRows& fill, const StepPlan& plan, PlanRiders& riders) {
   const auto begin = std::chrono::steady_clock::now();
   mesh_.world().log().set_phase(Phase::kData);
-  load(loader, first);
+  fill_micro_batches(fill, size_of(config_, plan));
   totals_ = {.data_seconds = seconds_since(begin)};
-  double valid = 0;
-  for (const MicroBatch& micro : micro_batches_) {
-    valid += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
-                                               [](int32_t t) { return t >= 0; }));
-  }
-  // Ranks of one context group count the same sequences: only the batch group adds up.
-  std::array<double, kSizes> sizes{valid, count_gate_rows_of(plan)};
-  mesh_.group(kBatch).all_reduce_values(sizes);
-  totals_.valid_tokens = sizes[0];
+  // Ranks of one context group count the same sequences.
+  const double copies = mesh_.group(kContext).size();
+  std::array<double, kSizes> sizes{count_targets(), count_gate_rows_of(plan)};
+  std::copy(riders.begin(), riders.end(), sizes.begin() + 2);
+  mesh_.world().all_reduce_values(sizes);
+  totals_.valid_tokens = sizes[0] / copies;
+  gate_rows_ = sizes[1] / copies;
+  std::copy(sizes.begin() + 2, sizes.end(), riders.begin());
+}
+
+void GlobalBatch::forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan) {
+  const BatchSize size = size_of(config_, plan);
+  PlanRiders riders{};
+  load([&](int64_t row, int64_t rows,
+           MicroBatch& out) { loader.fill_pieces(first + row, rows, size.sequence_length, out); },
+       plan, riders);
+  forward_backward(plan);
+}
+
+void GlobalBatch::forward_backward(const StepPlan& plan) {
   sums_.clear(stream_);
   plan_ = plan;
-  Transformer::Run run = start(plan_, sizes[1]);
+  Transformer::Run run = start(plan_, gate_rows_);
   if (plan.measure_gates) {
     gates_.clear(stream_, plan.heat_maps);
     run.gates = gates_.views(plan.heat_maps);
   }
-  send_factors(run.sparsity, static_cast<float>(1 / std::max(1.0, sizes[0])));
+  send_factors(run.sparsity, static_cast<float>(1 / std::max(1.0, totals_.valid_tokens)));
   run.sparsity.coefficients = factors_.view(DType::kF32, {kFactors}).rows(1, kFactors - 1);
   if (mesh_.world().size() > 1) {
     run.need_values = [this](int64_t parameter) {
@@ -198,6 +217,7 @@ void GlobalBatch::run_micro_batch(Transformer::Run& run, const Batch& batch) {
   if (plan_.measure_gates) return work();
   StepGraph::Key key = StepGraph::key_of(tokens, run.sparsity);
   key.kept_of_layers.assign(run.kept_of_layers.begin(), run.kept_of_layers.end());
+  key.router_share = run.router.share;
   graph_.run(key, work);
 }
 
@@ -270,16 +290,19 @@ GlobalBatch::Evaluation GlobalBatch::evaluate(const DataLoader& loader, int64_t 
                                               const StepPlan& plan) {
   mesh_.world().log().set_phase(Phase::kValidation);
   exchange_.finish_gathers();
+  const BatchSize size = size_of(config_, plan);
+  const int64_t tokens = batches * config_.batch().sequences() * config_.batch().sequence_length();
   double targets = 0;  // of this rank's sequences
   sums_.clear(stream_);
-  for (int64_t batch = 0; batch < batches; ++batch) {
-    load(loader, batch * config_.batch().sequences());
+  for (int64_t first = 0; first * size.sequence_length < tokens; first += size.sequences) {
+    fill_micro_batches(
+        [&](int64_t row, int64_t rows, MicroBatch& out) {
+          loader.fill_pieces(first + row, rows, size.sequence_length, out);
+        },
+        size);
     Transformer::Run run = start(plan, 0);
-    for (const MicroBatch& micro : micro_batches_) {
-      model_.forward(run, view(micro));
-      targets += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
-                                                   [](int32_t t) { return t >= 0; }));
-    }
+    for (const MicroBatch& micro : micro_batches_) model_.forward(run, view(micro));
+    targets += count_targets();
   }
   // Every rank of a context group has counted the same tokens.
   mesh_.world().synchronize(stream_);
@@ -292,24 +315,18 @@ GlobalBatch::Evaluation GlobalBatch::evaluate(const DataLoader& loader, int64_t 
   return {.loss = totals[0] / count, .accuracy = totals[1] / count};
 }
 
-std::vector<double> GlobalBatch::losses(const DataLoader& loader, int64_t first, int64_t batches,
-                                        const StepPlan& plan) {
+std::vector<double> GlobalBatch::losses(std::span<const FillRows> batches, const StepPlan& plan) {
   mesh_.world().log().set_phase(Phase::kValidation);
   exchange_.finish_gathers();
   std::vector<double> sums;  // loss and targets of each batch
-  for (int64_t batch = 0; batch < batches; ++batch) {
-    load(loader, first + batch * config_.batch().sequences());
+  for (const FillRows& fill : batches) {
+    fill_micro_batches(fill, size_of(config_, plan));
     sums_.clear(stream_);
     Transformer::Run run = start(plan, 0);
-    double targets = 0;
-    for (const MicroBatch& micro : micro_batches_) {
-      model_.forward(run, view(micro));
-      targets += static_cast<double>(std::count_if(micro.targets.begin(), micro.targets.end(),
-                                                   [](int32_t t) { return t >= 0; }));
-    }
+    for (const MicroBatch& micro : micro_batches_) model_.forward(run, view(micro));
     mesh_.world().synchronize(stream_);
     sums.push_back(sums_.read(stream_).loss.as<double>()[0]);
-    sums.push_back(targets / mesh_.group(kContext).size());
+    sums.push_back(count_targets() / mesh_.group(kContext).size());
   }
   mesh_.world().all_reduce_values(sums);
   std::vector<double> losses;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -7,8 +8,10 @@
 #include "model/gate_sums.h"
 #include "model/step_sums.h"
 #include "parallel/bucket_exchange.h"
+#include "runtime/config/batch_schedule.h"
 #include "runtime/data/data_loader.h"
 #include "runtime/train/gate_measure.h"
+#include "runtime/train/plan_digest.h"
 #include "runtime/train/step_graph.h"
 #include "runtime/train/step_plan.h"
 
@@ -25,7 +28,7 @@ class GlobalBatch {
               BucketExchange& exchange, Stream& stream, Arena& arena);
 
   /// Numbers in the two short messages of a step: sizes before it, totals after it.
-  static constexpr size_t kSizes = 2;
+  static constexpr size_t kSizes = 2 + kPlanRiders;
   static constexpr size_t kTotals = 14;
 
   /// Sums over all ranks of the world.
@@ -49,11 +52,20 @@ class GlobalBatch {
     std::vector<GateMeasure> gates = {};  ///< in a step that measures them
   };
 
-  /// Global samples [first, first + batch.sequences) of `loader`. Adds this rank's part of the
-  /// gradients, whose sums over the ranks begin while the last micro-batch is still computed; the
-  /// caller finishes them, and then asks for the totals. Values that are still on their way from
-  /// the last update are waited for where they are needed. The host does not wait for the device,
-  /// which gets each micro-batch as a graph where it can be one (StepGraph).
+  /// Fills `out` with rows [first, first + rows) of a global batch.
+  using FillRows = std::function<void(int64_t first, int64_t rows, MicroBatch& out)>;
+
+  /// Loads this rank's part of the global batch that `fill` and `plan` describe, and lets the ranks
+  /// tell each other in one short message how much they have, and `riders`, which become their
+  /// sums.
+  void load(const FillRows& fill, const StepPlan& plan, PlanRiders& riders);
+  /// The step that was loaded. Adds this rank's part of the gradients, whose sums over the ranks
+  /// begin while the last micro-batch is still computed; the caller finishes them, and then asks
+  /// for the totals. Values that are still on their way from the last update are waited for where
+  /// they are needed. The host does not wait for the device, which gets each micro-batch as a graph
+  /// where it can be one (StepGraph).
+  void forward_backward(const StepPlan& plan);
+  /// Both, for samples of `loader` from `first` on.
   void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
   /// Totals of the last forward_backward, whose gradients the exchange has summed, in one message
   /// in which the caller's `riders` travel too; these become their sums. Collective. This is where
@@ -63,12 +75,12 @@ class GlobalBatch {
     double loss = 0;      ///< per target, nats
     double accuracy = 0;  ///< share of the targets that no other token is more probable than
   };
-  /// Of global samples [0, batches * batch.sequences).
+  /// Of global samples [0, batches * batch.sequences), cut as in the step of `plan`, and of a few
+  /// more when its batches are of another size.
   Evaluation evaluate(const DataLoader& loader, int64_t batches, const StepPlan& plan);
-  /// Loss per target, nats, of each of `batches` global batches from global sample `first` on.
-  /// Collective; the same on every rank.
-  std::vector<double> losses(const DataLoader& loader, int64_t first, int64_t batches,
-                             const StepPlan& plan);
+  /// Loss per target, nats, of each of these global batches, of the size of `plan`. Collective; the
+  /// same on every rank.
+  std::vector<double> losses(std::span<const FillRows> batches, const StepPlan& plan);
 
   /// Tokens that chose each expert in the last forward_backward, over all ranks once reduce() has
   /// been called, [moe layers, experts] f32; empty without MoE.
@@ -77,9 +89,10 @@ class GlobalBatch {
   const StepGraph& graph() const { return graph_; }
 
  private:
-  void load(const DataLoader& loader, int64_t first);
+  void fill_micro_batches(const FillRows& fill, const BatchSize& size);
   Batch view(const MicroBatch& micro) const;
   Transformer::Run start(const StepPlan& plan, double gate_rows);
+  double count_targets() const;
   void run_micro_batch(Transformer::Run& run, const Batch& batch);
   void send_factors(const SparsityPlan& sparsity, float loss_scale);
   /// Tokens of a micro-batch whose rows are sampled.
@@ -99,6 +112,8 @@ class GlobalBatch {
   GateSumsBuffer gates_;
   TokenPlanner planner_;
   std::vector<MicroBatch> micro_batches_;
+  int64_t micro_sequences_ = 0;  ///< in each of them
+  double gate_rows_ = 0;         ///< of all ranks
   StepGraph graph_;
   bool last_ = false;  ///< the micro-batch under way is the last of its step
   StepPlan plan_;      ///< of the last forward_backward
@@ -107,10 +122,10 @@ class GlobalBatch {
 
 /// How a configuration orders the tokens of a sequence over ranks.
 SequenceOrder sequence_order(const TrainConfig& config);
-/// One micro-batch that has only shapes, for plans.
-Batch planned_batch(const TrainConfig& config, int batch_ranks);
-/// Sequences of one micro-batch, when the batch is split over `batch_ranks` groups of ranks.
-int64_t micro_sequences(const TrainConfig& config, int batch_ranks);
+/// The global batch of a plan: where it says nothing, that of the configuration.
+BatchSize size_of(const TrainConfig& config, const StepPlan& plan);
+/// One micro-batch of such a batch that has only shapes, for plans.
+Batch planned_batch(const TrainConfig& config, const BatchSize& size, int batch_ranks);
 /// What a plan means to the layers, with the losses of the gate shared among `gate_rows` rows.
 SparsityPlan sparsity_plan(const StepPlan& plan, double gate_rows);
 

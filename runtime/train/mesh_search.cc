@@ -12,6 +12,7 @@
 #include "runtime/config/validate.h"
 #include "runtime/config/wording.h"
 #include "runtime/train/flops.h"
+#include "runtime/train/global_batch.h"
 #include "runtime/train/mesh_plan.h"
 #include "runtime/train/schedule.h"
 
@@ -91,7 +92,7 @@ double attention_balance(const TrainConfig& config, const StepPlan& plan) {
   const double by_heads = local > 0 ? share * most_heads / local + (1 - share) : 1;
   // Causal and contiguous: the last of P parts sees (2 P - 1) / P times the mean number of keys.
   const bool zigzag = mesh.sequence_order() == MeshConfig::ZIGZAG;
-  const bool everything = plan.window >= config.batch().sequence_length();
+  const bool everything = plan.window >= size_of(config, plan).sequence_length;
   const double parts = mesh.sequence();
   const double by_tokens = everything && !zigzag ? (2 * parts - 1) / parts : 1;
   return by_heads * by_tokens;
@@ -104,8 +105,7 @@ double compute_seconds(const TrainConfig& config, const StepPlan& plan, int rank
   const double of_token = linear + (all - linear) * attention_balance(config, plan);
   // Recomputation is a second forward, one third of forward and backward.
   const double again = config.runtime().recompute() == RuntimeConfig::BLOCK ? 4.0 / 3 : 1;
-  const double tokens = static_cast<double>(config.batch().sequences()) *
-                        static_cast<double>(config.batch().sequence_length());
+  const auto tokens = static_cast<double>(size_of(config, plan).tokens());
   return of_token * again * tokens / ranks / flops;
 }
 

@@ -20,19 +20,54 @@ namespace tessera {
 
 namespace {
 
-// The steps where the shapes of a step may change: the first of each stage. Kept blocks only fall
-// after the first step of the transition, but for its dense refreshes.
-std::vector<int64_t> stage_begins(const TrainConfig& config) {
+/// A step whose shapes may be new, with the transition held as long as it may be.
+struct ShapeStep {
+  int64_t step = 1;
+  int64_t held = 0;
+};
+
+// The first step of each stage: kept blocks only fall after the first step of the transition, but
+// for its dense refreshes.
+std::vector<ShapeStep> stage_begins(const TrainConfig& config) {
   const SparsityConfig& sparsity = config.sparsity();
   const int64_t dense = sparsity.dense_steps();
   const int64_t tuning = dense + sparsity.transition_steps() + 1;
   const int64_t every = std::max<int64_t>(1, sparsity.dense_refresh());
   const int64_t refresh = std::min((dense / every + 1) * every, tuning);
-  std::vector<int64_t> steps;
+  std::vector<ShapeStep> steps;
   for (const int64_t step :
        {int64_t{1}, dense - sparsity.gate_warmup_steps() + 1, dense + 1, refresh, tuning}) {
-    if (step >= 1 && step <= std::max<int64_t>(1, config.steps())) steps.push_back(step);
+    if (step >= 1 && step <= std::max<int64_t>(1, config.steps())) steps.push_back({step});
   }
+  return steps;
+}
+
+// The steps where the curriculum changes the batch, and the dense refresh after each.
+std::vector<ShapeStep> batch_begins(const TrainConfig& config) {
+  const SparsityConfig& sparsity = config.sparsity();
+  const int64_t dense = sparsity.dense_steps();
+  const int64_t limit = sparsity.guard_tolerance() > 0 ? sparsity.guard_limit() : 0;
+  const auto most_held = [&](int64_t step) {
+    return std::clamp<int64_t>(step - dense - 1, 0, limit);
+  };
+  std::vector<ShapeStep> steps;
+  for (const int64_t step : batch_changes(config)) {
+    if (step == 1 || step > config.steps()) continue;
+    steps.push_back({step, most_held(step)});
+    if (sparsity.dense_refresh() == 0) continue;
+    const int64_t refresh =
+        (step - 1) / sparsity.dense_refresh() * sparsity.dense_refresh() + sparsity.dense_refresh();
+    if (refresh <= config.steps()) steps.push_back({refresh, most_held(refresh)});
+  }
+  return steps;
+}
+
+// What is run for the memory alone: with hooks all, as they may ask for more than the stages do.
+std::vector<ShapeStep> shapes_besides(const TrainConfig& config) {
+  std::vector<ShapeStep> steps = batch_begins(config);
+  if (config.hooks().empty()) return steps;
+  const std::vector<ShapeStep> stages = stage_begins(config);
+  steps.insert(steps.end(), stages.begin(), stages.end());
   return steps;
 }
 
@@ -76,10 +111,7 @@ class PlannedRank {
         optimizer_(config.optimizer(), allocated(store_, mesh_), kPlan),
         exchange_(store_.buckets(), mesh_),
         sums_(kPlan, model_),
-        gates_(kPlan, model_),
-        batch_(planned_batch(config, mesh_.group(kBatch).size())),
-        micro_batches_(config.batch().sequences() / mesh_.group(kBatch).size() / batch_.sequences) {
-  }
+        gates_(kPlan, model_) {}
 
   /// As run_step of the trainer.
   StepTraffic run_step(const StepPlan& plan);
@@ -109,8 +141,7 @@ class PlannedRank {
   BucketExchange exchange_;
   StepSumsBuffer sums_;
   GateSumsBuffer gates_;
-  Batch batch_;
-  int64_t micro_batches_;
+  int64_t batch_bytes_ = 0;  ///< of the largest global batch, this rank's part
 };
 
 StepTraffic PlannedRank::run_step(const StepPlan& plan) {
@@ -121,15 +152,20 @@ StepTraffic PlannedRank::run_step(const StepPlan& plan) {
                        .router = {},
                        .sums = sums_.views(),
                        .kept_of_layers = plan.kept_of_layers};
+  const BatchSize size = size_of(config_, plan);
+  const int64_t parts = mesh_.group(kBatch).size();
+  Batch batch = planned_batch(config_, size, static_cast<int>(parts));
+  const int64_t micro_batches = size.sequences / parts / batch.sequences;
+  const int64_t ids = batch.tokens.bytes() + batch.targets.bytes() + batch.starts.bytes();
+  batch_bytes_ = std::max(batch_bytes_, micro_batches * ids);
   const std::vector<int32_t> samples(static_cast<size_t>(
-      std::min<int64_t>(config_.monitor().sample_rows(), batch_.tokens.shape()[0])));
-  Batch batch = batch_;
+      std::min<int64_t>(config_.monitor().sample_rows(), batch.tokens.shape()[0])));
   if (plan.measure_gates) {
     run.gates = gates_.views(plan.heat_maps);
     batch.samples = samples;
   }
   const std::vector<GroupTraffic> begin = traffic_of(mesh_);
-  mesh_.group(kBatch).plan_values(GlobalBatch::kSizes);
+  mesh_.world().plan_values(GlobalBatch::kSizes);
   run.need_values = [this](int64_t parameter) { exchange_.wait_for_values(parameter); };
   run.gradients_done = [this](int64_t parameter) { exchange_.ready_from(stream_, parameter); };
   const std::vector<GroupTraffic> first = traffic_of(mesh_);
@@ -146,8 +182,8 @@ StepTraffic PlannedRank::run_step(const StepPlan& plan) {
   for (GroupTraffic& group : traffic.groups) group.traffic = {};
   add_difference(traffic.groups, begin, end, 1);
   // The other micro-batches exchange as much as this one, but for the gradients.
-  add_difference(traffic.groups, first, last, micro_batches_ - 1);
-  for (GroupTraffic& group : traffic.groups) take_gradients(group, micro_batches_ - 1);
+  add_difference(traffic.groups, first, last, micro_batches - 1);
+  for (GroupTraffic& group : traffic.groups) take_gradients(group, micro_batches - 1);
   return traffic;
 }
 
@@ -182,14 +218,13 @@ int64_t PlannedRank::snapshot_bytes() {
 }
 
 MemoryPlan PlannedRank::memory() {
-  const int64_t ids = batch_.tokens.bytes() + batch_.targets.bytes() + batch_.starts.bytes();
   return {.rank = world_.rank(),
           .parameters = store_.value_bytes(),
           .gradients = store_.gradient_bytes(),
           .optimizer = optimizer_.bytes(),
           .activations = arena_.high_water(),
           .communication = world_.log().scratch(),
-          .batch = micro_batches_ * ids,
+          .batch = batch_bytes_,
           .snapshot = snapshot_bytes(),
           .parameter_count = store_.elements(),
           .model_parameters = whole_elements(store_),
@@ -210,7 +245,7 @@ StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
   if (control.method() == GateControlConfig::NONE && control.budgets_size() == 0) return plan;
   const double most = control.most() * static_cast<double>(plan.kept_blocks);
   plan.kept_of_layers.assign(static_cast<size_t>(config.model().layers()),
-                             std::min(most_blocks(config.model(), config.batch().sequence_length()),
+                             std::min(most_blocks(config.model(), plan.sequence_length),
                                       static_cast<int64_t>(std::ceil(most))));
   return plan;
 }
@@ -220,13 +255,21 @@ StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
 RankPlan plan_rank(const TrainConfig& config, int rank) {
   PlannedRank planned(config, rank);
   RankPlan plan;
-  for (const int64_t step : stage_begins(config)) {
-    StepPlan step_plan = plan_step(config, step);
+  for (const ShapeStep& shape : stage_begins(config)) {
+    StepPlan step_plan = plan_step(config, shape.step);
     (void)planned.run_step(largest_of(config, step_plan));
     step_plan.measure_gates = false;
     StepTraffic traffic = planned.run_step(step_plan);
     const bool is_new = plan.steps.empty() || plan.steps.back().stage != traffic.stage;
     if (is_new) plan.steps.push_back(std::move(traffic));
+  }
+  // For the memory alone.
+  for (const ShapeStep& shape : shapes_besides(config)) {
+    StepPlan step_plan = plan_step(config, shape.step, shape.held);
+    (void)planned.run_step(largest_of(config, step_plan));
+    if (!step_plan.gated || config.hooks().empty()) continue;
+    attend_to_everything(config, step_plan);  // a hook may want it
+    (void)planned.run_step(largest_of(config, step_plan));
   }
   // Once more for the memory, with values still on their way from the step before.
   (void)planned.run_step(largest_of(config, plan_step(config, plan.steps.back().step)));

@@ -117,6 +117,12 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
                               {"skipped_steps", report.skipped_steps},
                               {"seconds_left", seconds_left(report)}};
   if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
+  if (report.plan.sequences > 0) {
+    json["sequences"] = report.plan.sequences;
+    json["sequence_length"] = report.plan.sequence_length;
+  }
+  if (!report.plan.weights.empty()) json["source_weights"] = report.plan.weights;
+  if (report.plan.pool < 1) json["pool"] = report.plan.pool;
   if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
   if (!report.plan.kept_of_layers.empty()) json["kept_of_layers"] = report.plan.kept_of_layers;
   if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);

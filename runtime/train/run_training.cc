@@ -16,11 +16,13 @@
 #include "runtime/config/train.pb.h"
 #include "runtime/control/gate_control.h"
 #include "runtime/data/dataset.h"
+#include "runtime/hooks/library_hook.h"
 #include "runtime/train/flops.h"
 #include "runtime/train/log_hook.h"
 #include "runtime/train/memory_plan.h"
 #include "runtime/train/mesh_plan.h"
 #include "runtime/train/model_options.h"
+#include "runtime/train/training_data.h"
 
 namespace tessera {
 
@@ -86,14 +88,6 @@ void write_resolved_config(const TrainConfig& config) {
   std::filesystem::rename(temporary, path);
 }
 
-DataLoaderOptions loader_options(const TrainConfig& config, bool shuffle) {
-  return {.sequence_length = config.batch().sequence_length(),
-          .document_boundaries = config.data().document_boundaries(),
-          .max_documents = config.data().max_documents(),
-          .shuffle = shuffle,
-          .seed = config.seed()};
-}
-
 WatchLimits watch_limits(const WatchConfig& config) {
   return {.setup = config.setup(),
           .step = config.step(),
@@ -106,19 +100,9 @@ WatchLimits watch_limits(const WatchConfig& config) {
           .report = config.report()};
 }
 
-/// A split of the data set and what cuts it into samples.
-struct Split {
-  Split(const TrainConfig& config, const char* name, bool shuffle)
-      : tokens(config.data().path(), name, config.model().vocabulary()),
-        loader(tokens, loader_options(config, shuffle)) {}
-
-  TokenDataset tokens;
-  DataLoader loader;
-};
-
-std::optional<Split> validation_split(const TrainConfig& config) {
+std::optional<DataSplit> validation_split(const TrainConfig& config) {
   if (config.runtime().validate_every() == 0) return std::nullopt;
-  return std::optional<Split>(std::in_place, config, kValidationSplit, /*shuffle=*/false);
+  return std::optional<DataSplit>(std::in_place, config, config.data().path(), kValidationSplit);
 }
 
 /// Where the parts of a run that resumes are.
@@ -197,6 +181,28 @@ void resume(const ResumeFrom& from, CheckpointStore* checkpoints, const Resuming
   }
 }
 
+// Every rank loads its own; when one of them cannot, none starts.
+std::vector<std::unique_ptr<Hook>> configured_hooks(const TrainConfig& config,
+                                                    Communicator& world) {
+  std::vector<std::unique_ptr<Hook>> hooks;
+  std::optional<Failure> failure =
+      failure_of([&] { hooks = make_hooks(config, world.rank(), world.size()); });
+  failure = first_failure(world, failure);
+  if (failure) throw Error(failure->code, to_text(*failure, world));
+  return hooks;
+}
+
+TrainState first_state(const TrainConfig& config, ParameterStore& store,
+                       AdamwOptimizer& optimizer) {
+  return {.store = store,
+          .optimizer = optimizer,
+          .guard = {},
+          .progress = {},
+          .hooks = {},
+          .tokenizer_model = load_tokenizer_model(config.data().path()),
+          .quality = QualityGuard(QualityGuard::options_of(config.sparsity()))};
+}
+
 std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Transformer& model) {
   LogHook::Options options{.run_directory = config.run_dir(),
                            .log_every = config.runtime().log_every(),
@@ -213,15 +219,27 @@ std::unique_ptr<Hook> log_hook(const TrainConfig& config, int ranks, const Trans
   return std::make_unique<LogHook>(std::move(options));
 }
 
+/// The global batches that come next, if all steps are as in `plan`.
+std::vector<GlobalBatch::FillRows> next_batches(const TrainConfig& config, const DataMixture& data,
+                                                DataPosition position, const StepPlan& plan) {
+  std::vector<GlobalBatch::FillRows> batches;
+  for (int i = 0; i < config.gate_control().probe_batches(); ++i) {
+    DataMixture::Taken taken = take_batch(data, position, config, plan);
+    batches.push_back(rows_of(std::move(taken.windows), size_of(config, plan).sequence_length));
+    position = std::move(taken.next);
+  }
+  return batches;
+}
+
 /// Where layers may keep other numbers of blocks than the plan. A search tries out what it thinks
-/// of on the batches that come next.
+/// of on the batches that come next. After the hooks of users: whatever these make of the kept
+/// blocks, budgets are multiples of it.
 void add_gate_control(const TrainConfig& config, const Communicator& world, GlobalBatch& batch,
-                      const DataLoader& data, TrainState& state) {
+                      const DataMixture& data, TrainState& state) {
   const GateControlConfig& control = config.gate_control();
   if (control.method() == GateControlConfig::NONE && control.budgets().empty()) return;
   const auto probe = [&](const StepPlan& plan) {
-    return batch.losses(data, state.progress.consumed_samples,
-                        config.gate_control().probe_batches(), plan);
+    return batch.losses(next_batches(config, data, state.progress.data, plan), plan);
   };
   GateChangeLog log = world.rank() == 0 ? GateChangeLog(config.run_dir()) : GateChangeLog();
   state.hooks.push_back(std::make_unique<GateControl>(config, std::move(log), probe));
@@ -245,12 +263,13 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   const Device device = place.device;
   Communicator& world = place.world;
   const ProcessMesh mesh(world, shape);
+  std::vector<std::unique_ptr<Hook>> hooks = configured_hooks(config, world);
   RunTrace trace(mesh, config.run_dir(), extras.traced);
   const StageObserver stages = trace.watch(extras.on_stage);
   Stream stream(device, threads_of(config, world.size()));
   const std::filesystem::path run_directory = config.run_dir();
-  const Split data(config, kTrainSplit, /*shuffle=*/true);
-  const std::optional<Split> validation = validation_split(config);
+  const TrainingData data(config);
+  const std::optional<DataSplit> validation = validation_split(config);
   const MemoryPlan memory = plan_that_fits(config, device, world);
 
   std::filesystem::create_directories(run_directory);
@@ -276,14 +295,10 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   BucketExchange exchange(store.buckets(), mesh);
   Arena arena(device, memory.activations);
   GlobalBatch batch(config, model, mesh, exchange, stream, arena);
-  TrainState state{.store = store,
-                   .optimizer = optimizer,
-                   .guard = {},
-                   .progress = {},
-                   .hooks = {},
-                   .tokenizer_model = load_tokenizer_model(config.data().path())};
+  TrainState state = first_state(config, store, optimizer);
+  state.hooks = std::move(hooks);
+  add_gate_control(config, world, batch, data.mixture(), state);
   if (world.rank() == 0) state.hooks.push_back(log_hook(config, world.size(), model));
-  add_gate_control(config, world, batch, data.loader, state);
   resume(from, checkpoints ? &*checkpoints : nullptr,
          {.mesh = mesh, .stream = stream, .config = config, .state = state});
   RunSaver saver({.config = config,
@@ -300,7 +315,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
                     .batch = batch,
                     .state = state,
                     .exchange = exchange,
-                    .data = data.loader,
+                    .data = data.mixture(),
                     .validation = validation ? &validation->loader : nullptr,
                     .saver = saver,
                     .trace = trace,

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "model/sparsity_budget.h"
+#include "runtime/config/batch_schedule.h"
 #include "runtime/config/train.pb.h"
 
 namespace tessera {
@@ -15,20 +16,13 @@ double geometric(double from, double to, double share) {
   return std::pow(from, 1 - share) * std::pow(to, share);
 }
 
-void attend_to_everything(const TrainConfig& config, StepPlan& plan) {
-  const int64_t n = config.batch().sequence_length();
-  plan.kept_blocks = most_blocks(config.model(), n);
-  plan.window = n;
-  plan.gate_strength = 0;
-}
-
 double smooth(double x) {
   return x * x * (3 - 2 * x);
 }
 
 void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
   const SparsityConfig& sparsity = config.sparsity();
-  const int64_t n = config.batch().sequence_length();
+  const int64_t n = plan.sequence_length;
   const double x = static_cast<double>(done) / static_cast<double>(sparsity.transition_steps());
   const double first = sparsity.window_first();
   const double rho = smooth(std::max(0.0, (x - first) / (1 - first)));
@@ -48,9 +42,9 @@ void plan_transition(const TrainConfig& config, int64_t done, StepPlan& plan) {
   plan.gate_strength = rho * sparsity.strength();
 }
 
-void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
+void plan_sparsity(const TrainConfig& config, int64_t held, StepPlan& plan) {
   const SparsityConfig& sparsity = config.sparsity();
-  const int64_t n = config.batch().sequence_length();
+  const int64_t n = plan.sequence_length;
   const int64_t dense = sparsity.dense_steps();
   const int64_t transition = sparsity.transition_steps();
   plan.kl = sparsity.kl();
@@ -59,9 +53,9 @@ void plan_sparsity(const TrainConfig& config, StepPlan& plan) {
   if (plan.step <= dense) {
     plan.stage = plan.gated ? Stage::kGateWarmup : Stage::kDense;
     attend_to_everything(config, plan);
-  } else if (plan.step <= dense + transition) {
+  } else if (plan.step - held <= dense + transition) {
     plan.stage = Stage::kTransition;
-    plan_transition(config, plan.step - dense, plan);
+    plan_transition(config, std::max<int64_t>(0, plan.step - held - dense), plan);
   } else {
     plan.stage = Stage::kTuning;
     plan.kl = sparsity.final_kl();
@@ -82,7 +76,23 @@ void plan_measures(const TrainConfig& config, StepPlan& plan) {
   plan.heat_maps = plan.measure_gates && wanted;
 }
 
+void plan_batch(const TrainConfig& config, StepPlan& plan) {
+  const BatchSize size = batch_size_at(config, plan.step);
+  plan.sequences = size.sequences;
+  plan.sequence_length = size.sequence_length;
+  for (const SourceConfig& source : config.curriculum().sources()) {
+    plan.weights.push_back(weight_at(source.weight(), plan.step));
+  }
+  plan.pool = pool_at(config, plan.step);
+}
+
 }  // namespace
+
+void attend_to_everything(const TrainConfig& config, StepPlan& plan) {
+  plan.kept_blocks = most_blocks(config.model(), plan.sequence_length);
+  plan.window = plan.sequence_length;
+  plan.gate_strength = 0;
+}
 
 const char* name_of(Stage stage) {
   switch (stage) {
@@ -118,11 +128,12 @@ double learning_rate(const TrainConfig& config, int64_t step) {
   }
 }
 
-StepPlan plan_step(const TrainConfig& config, int64_t step) {
+StepPlan plan_step(const TrainConfig& config, int64_t step, int64_t held) {
   StepPlan plan;
   plan.step = step;
   plan.learning_rate = learning_rate(config, step);
-  plan_sparsity(config, plan);
+  plan_batch(config, plan);
+  plan_sparsity(config, held, plan);
   if (config.model().attention().selection() == AttentionConfig::NONE) plan.gated = false;
   plan_measures(config, plan);
   return plan;

@@ -32,6 +32,7 @@ class StepGraph {
     std::vector<int64_t> kept_of_layers = {};  ///< empty: all keep `kept`
     int64_t sequences = 0;
     int64_t tokens = 0;
+    float router_share = 0;       ///< of the router's losses that a micro-batch has
     int64_t segments = 0;         ///< places for them, not how many there are
     const void* first = nullptr;  ///< of the plan's tensors in the arena
     const void* last = nullptr;

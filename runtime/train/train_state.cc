@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kProgressBlob = "progress";
 constexpr const char* kGuardBlob = "spike_guard";
+constexpr const char* kQualityBlob = "quality_guard";
 
 std::string hook_blob(const Hook& hook) {
   return "hook/" + hook.name();
@@ -51,6 +52,11 @@ std::map<std::string, std::string> blobs_of_rank_0(Communicator& world,
 
 }  // namespace
 
+std::optional<RunProgress> saved_progress(const CheckpointReader& reader) {
+  if (!reader.contains_blob(kProgressBlob)) return std::nullopt;
+  return parse_progress(reader.read_blob(kProgressBlob));
+}
+
 std::map<std::string, std::string> state_blobs(const RunProgress& progress, const SpikeGuard& guard,
                                                const std::string& tokenizer_model) {
   return {{kProgressBlob, to_text(progress)},
@@ -86,11 +92,12 @@ StateContents describe_state(const ProcessMesh& mesh, TrainState& state,
   if (mesh.world().rank() == 0) described.buffers = named_parameters(state.store).buffers;
   CheckpointContents& contents = described.contents;
   contents.step = state.progress.step;
-  contents.consumed_samples = state.progress.consumed_samples;
+  contents.consumed_samples = state.progress.data.samples;
   contents.consumed_tokens = state.progress.consumed_tokens;
   contents.mesh = axes_of(mesh);
   contents.groups = saved_groups(state.optimizer, described.buffers);
   contents.blobs = state_blobs(state.progress, state.guard, state.tokenizer_model);
+  if (state.quality) contents.blobs[kQualityBlob] = state.quality->state();
   for (const auto& hook : state.hooks) contents.blobs[hook_blob(*hook)] = hook->state();
   contents.resolved_config = to_text(config);
   return described;
@@ -109,6 +116,8 @@ int64_t load_state(const CheckpointReader& reader, const ProcessMesh& mesh, Stre
   const std::map<std::string, std::string> blobs = blobs_of_rank_0(mesh.world(), reader);
   state.progress = parse_progress(blobs.at(kProgressBlob));
   state.guard.restore(blobs.at(kGuardBlob));
+  const auto quality = blobs.find(kQualityBlob);  // checkpoints of older versions have none
+  if (state.quality && quality != blobs.end()) state.quality->restore(quality->second);
   for (const auto& hook : state.hooks) {
     const auto blob = blobs.find(hook_blob(*hook));
     if (blob != blobs.end()) hook->restore(blob->second);

@@ -12,6 +12,7 @@
 #include "runtime/train/adamw_optimizer.h"
 #include "runtime/train/hook.h"
 #include "runtime/train/progress.h"
+#include "runtime/train/quality_guard.h"
 #include "runtime/train/spike_guard.h"
 
 namespace tessera {
@@ -35,10 +36,15 @@ struct TrainState {
   std::vector<std::unique_ptr<Hook>> hooks;
   std::string tokenizer_model;  ///< Tokenizer::model(): saved, so that text can be sampled
   std::optional<ResumeProof> proof = {};  ///< of a resumed run, until its first step is done
+  std::optional<QualityGuard> quality = {};
 };
 
 /// The blob of a checkpoint that holds TrainState::tokenizer_model.
 inline constexpr const char* kTokenizerBlob = "tokenizer.model";
+
+/// How far the run had come that saved a checkpoint; nothing when it is not a run's. Throws
+/// Error(kBadData) when it is damaged.
+std::optional<RunProgress> saved_progress(const CheckpointReader& reader);
 
 /// What a checkpoint holds of a run besides tensors, configuration and hooks, by name of the blob.
 std::map<std::string, std::string> state_blobs(const RunProgress& progress, const SpikeGuard& guard,

@@ -7,7 +7,9 @@
 
 #include "kernels/core/log.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/train/hook_calls.h"
 #include "runtime/train/schedule.h"
+#include "runtime/train/training_data.h"
 
 namespace tessera {
 
@@ -46,12 +48,23 @@ struct StepResult {
   SaveVotes saving;   ///< summed over the ranks
 };
 
-StepResult run_step(Training& t, const StepPlan& plan) {
+// Loads the step's part of the data, of which it is told where the next step begins.
+DataPosition load_step(Training& t, const StepPlan& plan, HookCalls& hooks) {
+  DataMixture::Taken taken = take_batch(t.data, t.state.progress.data, t.config, plan);
+  PlanRiders riders = hooks.riders();
+  t.batch.load(rows_of(std::move(taken.windows), size_of(t.config, plan).sequence_length), plan,
+               riders);
+  hooks.check(riders);
+  return std::move(taken.next);
+}
+
+StepResult run_step(Training& t, const StepPlan& plan, HookCalls& hooks) {
   const auto begin = Clock::now();
   RunProgress& progress = t.state.progress;
   t.mesh.world().log().set_place(plan.step, -1);
   t.state.store.zero_gradients(t.stream);
-  t.batch.forward_backward(t.data, progress.consumed_samples, plan);
+  DataPosition next = load_step(t, plan, hooks);
+  t.batch.forward_backward(plan);
   CollectiveLog& log = t.mesh.world().log();
   log.set_phase(Phase::kSums);
   t.exchange.finish_sums(t.stream);
@@ -59,10 +72,9 @@ StepResult run_step(Training& t, const StepPlan& plan) {
   const SaveVotes votes = t.saver.votes();
   std::copy(votes.begin(), votes.end(), riders.begin() + 1);
   const GlobalBatch::Totals totals = t.batch.reduce(riders);
-  const int64_t sequences = t.config.batch().sequences();
-  const int64_t tokens = sequences * t.config.batch().sequence_length();
+  const int64_t tokens = size_of(t.config, plan).tokens();
   progress.step = plan.step;
-  progress.consumed_samples += sequences;
+  progress.data = std::move(next);
   progress.consumed_tokens += tokens;
   StepReport report{.plan = plan,
                     .steps = t.config.steps(),
@@ -96,6 +108,27 @@ StepResult run_step(Training& t, const StepPlan& plan) {
   return result;
 }
 
+// Whether the transition goes on is a matter of the loss. After the step.
+void guard_quality(Training& t, const StepReport& report) {
+  if (!t.state.quality || report.skipped) return;
+  QualityGuard& guard = *t.state.quality;
+  const int64_t waited = t.state.progress.held_steps;
+  const bool held = guard.holds_at(waited);
+  const int64_t step = report.plan.step;
+  guard.observe(report.plan, report.loss);
+  const std::optional<double> trend = guard.trend(step + 1);
+  if (guard.options().tolerance > 0 && step == guard.options().dense_steps && !trend) {
+    log_once(concat("quality guard: the dense stage had fewer than ", 2 * guard.options().window,
+                    " steps, which show no trend; the transition will not wait"));
+  }
+  if (guard.holds_at(waited) == held) return;
+  log_once(concat("quality guard: after step ", step, " the transition ",
+                  guard.holds_at(waited) ? "waits" : "goes on", ": the loss is ", guard.excess(),
+                  " nats above the dense trend, ", trend.value_or(0), " by now; tolerated are ",
+                  guard.options().tolerance, "; it has waited ", waited, " of at most ",
+                  guard.options().limit, " steps"));
+}
+
 bool due(int64_t every, int64_t step) {
   return every > 0 && step % every == 0;
 }
@@ -106,12 +139,16 @@ TrainingEnd train(Training& t) {
   const int64_t save_every = t.config.checkpoint().every();
   const int64_t validate_every = t.config.runtime().validate_every();
   CollectiveLog& log = t.mesh.world().log();
+  HookCalls hooks(t.state.hooks, t.config, t.mesh.world());
   bool stop = false;
   while (!stop && t.state.progress.step < t.config.steps()) {
     t.trace.before_step(t.state.progress.step + 1);
-    StepPlan plan = plan_step(t.config, t.state.progress.step + 1);
-    for (const auto& hook : t.state.hooks) hook->plan(plan);
-    StepResult result = run_step(t, plan);
+    if (t.state.quality && t.state.quality->holds_at(t.state.progress.held_steps)) {
+      ++t.state.progress.held_steps;
+    }
+    StepPlan plan = plan_step(t.config, t.state.progress.step + 1, t.state.progress.held_steps);
+    hooks.plan(plan);
+    StepResult result = run_step(t, plan, hooks);
     StepReport& report = result.report;
     stop = result.stop;
     const bool last = plan.step == t.config.steps();
@@ -121,9 +158,11 @@ TrainingEnd train(Training& t) {
       report.validation_loss = found.loss;
       if (t.validation->has_answers()) report.accuracy = found.accuracy;
     }
-    for (const auto& hook : t.state.hooks) hook->observe(report);
+    guard_quality(t, report);
+    hooks.observe(report);
     t.saver.after_step(result.saving, !last && !stop && due(save_every, plan.step));
   }
+  hooks.finish();
   log.set_phase(Phase::kCheckpoint);
   t.saver.finish();
   t.exchange.finish_gathers();

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "parallel/bucket_exchange.h"
+#include "runtime/data/data_mixture.h"
 #include "runtime/trace/run_trace.h"
 #include "runtime/train/global_batch.h"
 #include "runtime/train/run_saver.h"
@@ -20,7 +21,7 @@ struct Training {
   GlobalBatch& batch;
   TrainState& state;
   BucketExchange& exchange;
-  const DataLoader& data;
+  const DataMixture& data;
   const DataLoader* validation;  ///< nullptr: no validation
   RunSaver& saver;
   RunTrace& trace;

@@ -82,6 +82,11 @@ TEST(FieldRules, DefaultsAreThoseOfTheProtoComments) {
                                                     {"CheckpointConfig", "checkpoint."},
                                                     {"RuntimeConfig", "runtime."},
                                                     {"WatchConfig", "watch."},
+                                                    {"CurriculumConfig", "curriculum."},
+                                                    {"WholePoint", "curriculum.point."},
+                                                    {"Point", "curriculum.point."},
+                                                    {"SourceConfig", "curriculum.sources."},
+                                                    {"HookConfig", "hooks."},
                                                     {"MonitorConfig", "monitor."},
                                                     {"GateControlConfig", "gate_control."},
                                                     {"TrainConfig", ""}};

@@ -78,6 +78,20 @@ TEST(GateControl, ALayerWithTooLittleIsRecoveredByTheOthers) {
   EXPECT_EQ(kept[0] + kept[1], 16);
 }
 
+TEST(GateControl, BudgetsAreOfTheSequencesOfTheStep) {
+  const TrainConfig config = config_of({"gate_control.budgets=[0.5, 4]",
+                                        "curriculum.sequence_length=[{value: 256}, "
+                                        "{step: 9 value: 1024}]"});
+  GateControl control(config, {});
+  const auto kept_at = [&](int64_t step) {
+    StepPlan plan = plan_step(config, step);
+    control.plan(plan);
+    return plan.kept_of_layers;
+  };
+  EXPECT_EQ(kept_at(8), (std::vector<int64_t>{4, 16}));  // of 16 blocks
+  EXPECT_EQ(kept_at(9), (std::vector<int64_t>{4, 32}));
+}
+
 TEST(GateControl, NothingMovesInASettledRun) {
   const TemporaryDirectory directory;
   const TrainConfig config = config_of();

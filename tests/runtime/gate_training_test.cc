@@ -77,6 +77,27 @@ TEST_F(GateTrainingTest, ALayerWithTooLittleIsRecoveredAndThenNothingMoves) {
   for (const Change& change : all) EXPECT_LT(change.step, 50) << change;
 }
 
+// Probes and measures are of batches as the step's, from where the data of the next step begins.
+TEST_F(GateTrainingTest, ASearchGoesOnBitByBitWhileSequencesGrow) {
+  const std::vector<std::string> more{
+      "gate_control.method=SEARCH",
+      "gate_control.probe_batches=2",
+      "gate_control.spread=0.5",
+      "curriculum.sequence_length=[{value: 192}, {step: 11 value: 384}]",
+      "checkpoint.every=1",
+      "checkpoint.keep_last=99"};
+  run(config_of("whole", 12, more));
+  for (const std::string step : {"00000007", "00000010"}) {
+    const std::string resumed = "from" + step;
+    run(config_of(resumed, 12, more), from("whole", step));
+    expect_same_state(saved("whole", "00000012"), saved(resumed, "00000012"));
+    EXPECT_EQ(saved_control(resumed, "00000012"), saved_control("whole", "00000012"));
+  }
+  run_on(MeshShape{2, 1, 2, 1}, config_of("mesh", 12, more));
+  expect_close_state(saved("mesh", "00000012"), saved("whole", "00000012"), 2e-5);
+  EXPECT_EQ(changes("mesh"), changes("whole"));
+}
+
 TEST_F(GateTrainingTest, AResumedRunGoesOnBitByBit) {
   const std::vector<std::string> saves{"checkpoint.every=10"};
   run(config_of("whole", 24, saves));

@@ -146,6 +146,19 @@ TEST_F(GlobalBatchTest, AnyNumberOfRanksGivesTheSameStep) {
   }
 }
 
+// The gate's warm-up has other kernels than the stage before it, and must not be seen in the loss.
+TEST_F(GlobalBatchTest, KeepingEverythingIsFullAttention) {
+  StepPlan everything = gated_plan();
+  everything.kept_blocks = dense_plan().kept_blocks;
+  everything.window = dense_plan().window;
+  everything.kl = everything.entropy = everything.z_loss = 0;
+  for (const double strength : {0.0, 0.5, 1 - 0x1p-10}) {
+    everything.gate_strength = strength;
+    const TrainConfig config = config_of("SEQUENCE");
+    expect_same(on_ranks(config, dense_plan(), 1), on_ranks(config, everything, 1));
+  }
+}
+
 TEST_F(GlobalBatchTest, LossIsTheSumOverTargetsOfTheModelsForward) {
   const TrainConfig config = config_of("SEQUENCE");
   const Outcome outcome = on_ranks(config, dense_plan(), 2);

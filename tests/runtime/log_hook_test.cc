@@ -56,7 +56,9 @@ TEST(LogHook, WritesEveryStepToMetricsAndTensorBoardUnderTheSameNames) {
   for (const tensorboard::Event& event : events_in(event_files(run / "tensorboard")[0])) {
     for (const auto& value : event.summary().value()) {
       steps_of[value.tag()].insert(event.step());
-      if (value.tag() == "loss") EXPECT_EQ(value.simple_value(), 0.5f * event.step());
+      if (value.tag() == "loss") {
+        EXPECT_EQ(value.simple_value(), 0.5f * event.step());
+      }
     }
   }
   for (const auto& [name, value] : lines[3].items()) {

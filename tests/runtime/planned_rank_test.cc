@@ -108,8 +108,9 @@ TEST(PlannedRank, GradientsByHand) {
   // Nothing but replicas: half of the gradients go to the other, half of the values to each.
   const RankPlan plan = plan_rank(config_on({2, 1, 1, 1}), 0);
   const StepTraffic& step = plan.steps.front();
-  const int64_t counts = 4 * 4;              // of 4 experts of one layer, to the other rank
-  const int64_t numbers = 8 * (2 + 14 + 8);  // the short messages: sizes; totals, stop and votes
+  const int64_t counts = 4 * 4;  // of 4 experts of one layer, to the other rank
+  // The short messages: sizes and the plan's digest; totals, stop and votes.
+  const int64_t numbers = 8 * (2 + 7 + 14 + 8);
   EXPECT_EQ(step.sent(), plan.memory.gradients / 2 + plan.memory.gradients / 2 + counts + numbers);
   EXPECT_EQ(step.received(), step.sent());
 }
