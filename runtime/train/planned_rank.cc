@@ -117,6 +117,7 @@ class PlannedRank {
   StepTraffic run_step(const StepPlan& plan);
   void finish() { exchange_.finish_gathers(); }
   MemoryPlan memory();
+  int64_t activations() const { return arena_.high_water(); }
 
  private:
   static constexpr Device kPlan{DeviceKind::kPlan};
@@ -235,6 +236,10 @@ MemoryPlan PlannedRank::memory() {
 
 namespace {
 
+bool has_budgets(const GateControlConfig& control) {
+  return control.method() != GateControlConfig::NONE || control.budgets_size() > 0;
+}
+
 /// The step of the same stage that needs most memory: it measures, if some step does, and every
 /// layer keeps as many blocks as the control of the gates may give it.
 StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
@@ -242,7 +247,7 @@ StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
   plan.measure_gates = every > 0 && every <= config.steps();
   plan.heat_maps = plan.measure_gates;
   const GateControlConfig& control = config.gate_control();
-  if (control.method() == GateControlConfig::NONE && control.budgets_size() == 0) return plan;
+  if (!has_budgets(control)) return plan;
   const double most = control.most() * static_cast<double>(plan.kept_blocks);
   plan.kept_of_layers.assign(static_cast<size_t>(config.model().layers()),
                              std::min(most_blocks(config.model(), plan.sequence_length),
@@ -255,13 +260,24 @@ StepPlan largest_of(const TrainConfig& config, StepPlan plan) {
 RankPlan plan_rank(const TrainConfig& config, int rank) {
   PlannedRank planned(config, rank);
   RankPlan plan;
+  // Without measures: those whose measures may matter.
+  int64_t heaviest = 1;
+  StepPlan most_chosen;
   for (const ShapeStep& shape : stage_begins(config)) {
+    const int64_t before = planned.activations();
     StepPlan step_plan = plan_step(config, shape.step);
-    (void)planned.run_step(largest_of(config, step_plan));
     step_plan.measure_gates = false;
     StepTraffic traffic = planned.run_step(step_plan);
+    if (planned.activations() > before) heaviest = shape.step;
+    if (step_plan.gated && step_plan.kept_blocks > most_chosen.kept_blocks) most_chosen = step_plan;
     const bool is_new = plan.steps.empty() || plan.steps.back().stage != traffic.stage;
     if (is_new) plan.steps.push_back(std::move(traffic));
+    // Budgets may make another step the heaviest.
+    if (has_budgets(config.gate_control())) (void)planned.run_step(largest_of(config, step_plan));
+  }
+  (void)planned.run_step(largest_of(config, plan_step(config, heaviest)));
+  if (most_chosen.gated && most_chosen.step != heaviest) {
+    (void)planned.run_step(largest_of(config, most_chosen));
   }
   // For the memory alone.
   for (const ShapeStep& shape : shapes_besides(config)) {
@@ -272,7 +288,7 @@ RankPlan plan_rank(const TrainConfig& config, int rank) {
     (void)planned.run_step(largest_of(config, step_plan));
   }
   // Once more for the memory, with values still on their way from the step before.
-  (void)planned.run_step(largest_of(config, plan_step(config, plan.steps.back().step)));
+  (void)planned.run_step(plan_step(config, plan.steps.back().step));
   planned.finish();
   plan.memory = planned.memory();
   return plan;

@@ -2,6 +2,8 @@
 """Writes docs/benchmarks/gpu.md from what tests/gpu/run.sh measured.
 
   report.py [RESULTS]           from that results.json, which becomes docs/benchmarks/gpu.json
+  report.py --add RESULTS       what these have is put in place of the same in docs/benchmarks/gpu.json:
+                                after a run of some steps alone
   report.py --check             exit 1 unless the document is what docs/benchmarks/gpu.json gives
   report.py --output FILE ...   writes there, and keeps no copy of the results
 
@@ -83,6 +85,25 @@ class Measurements:
         """Of several measurements together."""
         values = [self.value("microseconds", name, shape, by) for name in names]
         return next((x for x in values if isinstance(x, str)), None) or sum(values) / 1000
+
+
+def added(kept, results):
+    """`kept` with the measurements and steps of `results`; each tells the commit that it is of."""
+    def commit(of):
+        return of.get("build", {}).get("commit", "")[:12]
+
+    for of in (kept, results):
+        for step in of.get("steps", []):
+            step.setdefault("commit", commit(of))
+    key = lambda line: (line.get("by"), line.get("name"), line.get("shape"))
+    new = {key(line): line for line in results.get("measurements", [])}
+    lines = [new.pop(key(line), line) for line in kept.get("measurements", [])]
+    steps = {step["step"]: step for step in kept.get("steps", []) + results.get("steps", [])}
+    part = {"date": results.get("date", ""), "commit": commit(results),
+            "gpu": results.get("gpu", {}).get("name", ""),
+            "steps": [step["step"] for step in results.get("steps", []) if step["step"] != "facts"]}
+    return kept | {"measurements": lines + list(new.values()), "steps": list(steps.values()),
+                   "again": [*kept.get("again", []), part]}
 
 
 def row(*cells):
@@ -170,20 +191,25 @@ def facts(results):
         "",
         f"Measured in the same run: a copy {number(copy, 'GB/s')}, a bf16 matrix product of 8192^3 "
         f"{number(product, 'TFLOP/s')}.",
+        *(f"\nMeasured again: {part['date']}, commit {part['commit']}, {part['gpu']}: "
+          f"{', '.join(part['steps'])}. Shares of a rate are of that run's own."
+          for part in results.get("again", [])),
     ]
 
 
 def tests_table(results):
     steps = {step["step"]: step for step in results.get("steps", [])}
-    yield row("what", "result")
-    yield row("---", "---")
+    yield row("what", "result", "commit")
+    yield row("---", "---", "---")
+    whole = results.get("build", {}).get("commit", "")[:12]
     for name, title in STEPS:
         step = steps.get(name)
         if step is None or step["result"] == "skipped":
             why = f" ({step['detail']})" if step else ""
-            yield row(title, NOT_RUN + why.replace("|", "/"))
+            yield row(title, NOT_RUN + why.replace("|", "/"), "")
         else:
-            yield row(title, f"{step['result']}: {step['detail']}".replace("|", "/"))
+            yield row(title, f"{step['result']}: {step['detail']}".replace("|", "/"),
+                      step.get("commit", whole))
 
 
 def all_table(found):
@@ -242,8 +268,15 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=pathlib.Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
+    if arguments.add:
+        if arguments.results is None or not KEPT.exists():
+            parser.error(f"--add needs RESULTS, and {KEPT} to add them to")
+        kept = added(json.loads(KEPT.read_text()), json.loads(arguments.results.read_text()))
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+        arguments.results = KEPT
     source = arguments.results or (KEPT if KEPT.exists() else None)
     text = document(json.loads(source.read_text()) if source else {})
     if arguments.check:

@@ -94,8 +94,21 @@ class Report(unittest.TestCase):
         self.assertEqual(rows["SwiGLU forward, [16384, 8192]"][0], "failed: there is no / kernel")
         self.assertEqual(rows["AdamW, [134217728]"][0], report.NOT_RUN)
         self.assertEqual(rows["DGSA, forward + backward, 128k tokens"][0], report.NOT_RUN)
-        self.assertEqual(rows["tests of all kernels"], ["failed: 9 of 10 tests passed; failed: A.b"])
+        self.assertEqual(rows["tests of all kernels"], ["failed: 9 of 10 tests passed; failed: A.b", "0123456789ab"])
         self.assertTrue(rows["NCCL, one rank per GPU"][0].startswith(report.NOT_RUN))
+
+    def test_what_was_measured_again_takes_the_place_of_the_old(self):
+        kept, new = fake_results(), fake_results()
+        new |= {"build": {"commit": "fedcba9876543210"}, "date": "2031-03-04"}
+        new["measurements"] = [line | {"tflops": 450.0} for line in new["measurements"]
+                               if line["name"] == "attention_forward" and line["by"] == "tessera"]
+        new["steps"] = [{"step": "kernels_test", "result": "passed", "detail": "all"}]
+        both = report.added(kept, new)
+        rows = self.rows(both)
+        self.assertEqual(rows["dense attention, forward, 32k tokens"][0], "450 TFLOP/s")
+        self.assertEqual(rows["tests of all kernels"], ["passed: all", "fedcba987654"])
+        self.assertEqual(len(both["measurements"]), len(kept["measurements"]))
+        self.assertIn("2031-03-04, commit fedcba987654", report.document(both))
 
     def test_says_where_and_when(self):
         text = report.document(fake_results())

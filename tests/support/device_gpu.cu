@@ -21,6 +21,7 @@ bool kernels_can_throw() {
 
 void copy_bytes(void* to, const void* from, int64_t bytes) {
   if (bytes == 0) return;
+  CUDA_CHECK(cudaDeviceSynchronize());  // asynchronous copies go on even so
   CUDA_CHECK(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault));
 }
 
