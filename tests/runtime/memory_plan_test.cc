@@ -94,10 +94,12 @@ TEST(MemoryPlan, CountsEveryBatchOfTheCurriculum) {
   // Shorter sequences at first, and so more segments. Without a guard: it could hold the transition
   // at more than this run will need.
   for (const char* keep : {"TOKENS", "SEQUENCES"}) {
-    expect_exact(support::tiny_config(
-        {"model.vocabulary=257", "steps=8", "sparsity.guard_tolerance=0",
-         "curriculum.sequence_length=[{value: 56}, {step: 3 value: 28}, {step: 7 value: 112}]",
-         concat("curriculum.keep=", keep), "sparsity.dense_refresh=4"}));
+    for (const char* measures : {"monitor.gate_every=100", "monitor.gate_every=1"}) {
+      expect_exact(support::tiny_config(
+          {"model.vocabulary=257", "steps=8", "sparsity.guard_tolerance=0", measures,
+           "curriculum.sequence_length=[{value: 56}, {step: 3 value: 28}, {step: 7 value: 112}]",
+           concat("curriculum.keep=", keep), "sparsity.dense_refresh=4"}));
+    }
   }
 }
 
