@@ -71,6 +71,7 @@ Sent planned(int64_t tokens, int ranks, int rank, SequenceOrder order) {
     return TensorView(nullptr, dtype, shape, device);
   };
   StepSums sums{.loss = view(DType::kF64, {1}),
+                .hits = view(DType::kF64, {1}),
                 .squares = view(DType::kF64, {1}),
                 .gate_losses = view(DType::kF32, {3}),
                 .gate_stats = view(DType::kF32, {6}),
