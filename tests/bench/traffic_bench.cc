@@ -83,7 +83,13 @@ Sent planned(int64_t tokens, int ranks, int rank, SequenceOrder order) {
                     .starts = view(DType::kI32, {2}),
                     .sequences = 1};
   const TokenPlan& plan = planner.plan(stream, arena, batch, sparsity);
-  StepContext step{stream, arena, mesh, plan, sparsity, router, sums};
+  StepContext step{.stream = stream,
+                   .arena = arena,
+                   .mesh = mesh,
+                   .tokens = plan,
+                   .sparsity = sparsity,
+                   .router = router,
+                   .sums = sums};
   const TensorView x = view(DType::kBF16, {tokens / ranks, 4096});
   const auto total = [&](int64_t Traffic::*bytes) {
     int64_t sum = 0;

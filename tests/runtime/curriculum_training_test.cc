@@ -171,7 +171,7 @@ TEST_F(CurriculumTrainingTest, ItBeginsInAnyStage) {
 // Its samples are 56 tokens long, few of which are targets.
 TEST_F(CurriculumTrainingTest, ATaskIsASource) {
   const std::filesystem::path path = directory_ / "sums";
-  make_task_dataset({.task = {.kind = TaskKind::kArithmetic, .length = 56},
+  make_task_dataset({.task = {.kind = TaskKind::kArithmetic, .length = 56, .pairs = 4},
                      .samples = 40,
                      .validation = 2,
                      .output = path});
