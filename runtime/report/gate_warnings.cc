@@ -20,6 +20,7 @@ constexpr double kOnlyWindow = 0.97;  // of what is not on the sink
 constexpr double kKeptMass = 0.9;     // of full attention's mass
 constexpr double kNever = 0.5;        // share of blocks
 constexpr double kHot = 0.25;         // share of blocks
+constexpr double kOften = 1.0 / 3;    // a gate that keeps so many blocks must choose some often
 constexpr int64_t kFewBlocks = 8;     // fewer say nothing
 constexpr double kWaste = 4;          // times
 constexpr int64_t kTurns = 4;         // changes of direction
@@ -37,6 +38,18 @@ std::string times(double factor) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), factor < 10 ? "%.1fx" : "%.0fx", factor);
   return text.data();
+}
+
+/// How often a candidate is chosen, whatever its distance.
+double mean_frequency(const GateMeasure& gate) {
+  double sum = 0;
+  double count = 0;
+  for (const double share : gate.frequency) {
+    if (share < 0) continue;
+    sum += share;
+    ++count;
+  }
+  return count > 0 ? sum / count : 1;
 }
 
 /// The last measure of each group.
@@ -90,7 +103,8 @@ const std::vector<GateRule>& rules() {
       {Level::kLook,
        [](const GateMeasure& g) {
          const auto blocks = static_cast<double>(g.blocks);
-         return g.blocks < kFewBlocks ? 0 : static_cast<double>(g.hot) / blocks - kHot;
+         const bool tells = g.blocks >= kFewBlocks && mean_frequency(g) < kOften;
+         return tells ? static_cast<double>(g.hot) / blocks - kHot : 0;
        },
        [](const GateMeasure& g) {
          return concat("chooses ", g.hot, " of its ", g.blocks, " blocks nearly always");

@@ -18,7 +18,7 @@ RunRecord long_run(int64_t steps) {
     run.steps.steps.push_back(step);
     run.steps.stages.emplace_back(2 * step <= steps ? "dense" : "tuning");
     const auto x = static_cast<double>(step);
-    for (int column = 0; column < 30; ++column) {
+    for (int column = 0; column < 8; ++column) {
       run.steps.columns[concat("column_", column)].push_back(std::sin(x * (column + 1.1)));
     }
     run.steps.columns["loss"].push_back(step == 7 ? std::nan("") : 100 + x);

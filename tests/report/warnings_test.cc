@@ -119,6 +119,11 @@ TEST(GateWarnings, SayWhatAGroupDoes) {
             "layer 3 group 0 never chooses 20 of its 32 blocks\n");
   EXPECT_EQ(told_of([](GateMeasure& g) { g.hot = 12; }),
             "layer 3 group 0 chooses 12 of its 32 blocks nearly always\n");
+  EXPECT_EQ(told_of([](GateMeasure& g) {
+              g.hot = 12;
+              g.frequency.fill(0.5);
+            }),
+            "");
   EXPECT_EQ(told_of([](GateMeasure& g) { g.waste = 6; }),
             "layer 3 group 0 reads 6.0x the blocks that its tokens chose\n");
 }

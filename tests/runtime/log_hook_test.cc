@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -56,9 +57,8 @@ TEST(LogHook, WritesEveryStepToMetricsAndTensorBoardUnderTheSameNames) {
   for (const tensorboard::Event& event : events_in(event_files(run / "tensorboard")[0])) {
     for (const auto& value : event.summary().value()) {
       steps_of[value.tag()].insert(event.step());
-      if (value.tag() == "loss") {
-        EXPECT_EQ(value.simple_value(), 0.5f * event.step());
-      }
+      if (value.tag() != "loss") continue;
+      EXPECT_EQ(value.simple_value(), 0.5f * static_cast<float>(event.step()));
     }
   }
   for (const auto& [name, value] : lines[3].items()) {

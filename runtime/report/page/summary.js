@@ -42,7 +42,7 @@ function lookSection() {
       make("b", {}, warning.bad ? "Wrong" : "Look"),
       make("span", {}, sentence(warning.text) + " ", warning.step > 0 ? showStep(warning.step) : null)))));
   } else if (view.steps.length) {
-    parts.push(make("p", { class: "soft" }, "Nothing: losses, gates, experts, data and memory are as they should be."));
+    parts.push(make("p", { class: "soft" }, "Nothing is beyond the limits that docs/report.md lists."));
   }
   if (data.gaps.length) {
     parts.push(make("h3", {}, "What this page lacks"), make("ul", {}, ...data.gaps.map((gap) => make("li", {}, capital(gap)))));
