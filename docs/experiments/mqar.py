@@ -20,15 +20,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 # tokens of a sample: (sequences of a batch, facts of a sample, validation samples)
-LENGTHS = {32: (32, 3, 256), 64: (32, 7, 256), 128: (16, 8, 256), 256: (8, 8, 256),
-           512: (4, 16, 128), 1024: (3, 16, 128), 2048: (2, 16, 128)}
+LENGTHS = {32: (256, 3, 256), 64: (128, 7, 256), 128: (64, 8, 256), 256: (32, 8, 256),
+           512: (16, 16, 256), 1024: (8, 16, 256), 2048: (4, 16, 256)}
 KEYS, VALUES = 16, 16
 
 # Every run is a chain of legs, each on longer samples than the one before: (tokens, steps, learning
 # rate at the begin and at the end).
-LEGS = [(32, 2000, 2e-3, 2e-3), (64, 1000, 2e-3, 2e-3), (128, 400, 2e-3, 2e-3),
-        (256, 500, 2e-3, 4e-4), (512, 250, 1e-3, 4e-4), (1024, 200, 1e-3, 4e-4),
-        (2048, 150, 1e-3, 4e-4)]
+LEGS = [(32, 1500, 3e-3, 3e-3), (64, 1000, 3e-3, 3e-3), (128, 500, 3e-3, 3e-3),
+        (256, 600, 3e-3, 5e-4), (512, 300, 1e-3, 5e-4), (1024, 250, 1e-3, 5e-4),
+        (2048, 200, 1e-3, 5e-4)]
 # Of these steps the first are dense; then the window shrinks; on the leg of DROP tokens blocks are
 # dropped. Samples that are shorter have no more blocks than a token may see.
 DENSE, SHRINK, DROP = 200, 100, 128
@@ -47,7 +47,7 @@ VARIANTS = {
     "k4": {"model.attention.kept_blocks": 4},
     "no-ramp": {"sparsity.strength": 0},
     "no-refresh": {"sparsity.dense_refresh": 0},
-    "at-once": {"sparsity.dense_steps": 3000, "sparsity.transition_steps": 1,
+    "at-once": {"sparsity.dense_steps": 2500, "sparsity.transition_steps": 1,
                 "sparsity.window_first": 0},
 }
 # Where a variant leaves another one, whose steps until then would be the same: the first leg of its
@@ -101,7 +101,7 @@ def grid(options):
     for variant in options.variants:
         last = max(options.lengths) if variant in MAIN else min(max(options.lengths), ABLATED_AT)
         first = BRANCHES.get(variant, (LEGS[0][0],))[0]
-        priority = 1 if variant in MAIN else 2
+        priority = 1 + MAIN.index(variant) // 4 if variant in MAIN else 3
         runs += [Run(variant, leg, seed, priority) for seed in options.seeds for leg in LEGS
                  if first <= leg[0] <= last]
     return sorted(runs, key=lambda run: run.priority)
