@@ -139,13 +139,14 @@ TEST(CrossEntropy, ShardsMatchTheReferenceAndItsGradient) {
 TEST(CrossEntropy, HitsAreTargetsThatNothingIsAbove) {
   Stream stream{support::device(), 2};
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  const Tensor logits = from_doubles(DType::kF32, {7, 5}, {0,  3,    1,    2,  9,  //
-                                                           0,  3,    1,    2,  9,  //
-                                                           4,  1,    0,    4,  9,  //
-                                                           -5, -7,   -6,   -8, 9,  //
-                                                           0,  0,    0,    0,  9,  //
-                                                           0,  kNan, 0,    0,  9,  //
-                                                           -2, -3,   -2.5, -1, 9});
+  const std::vector<double> rows{0,  3,    1,    2,  9,  //
+                                 0,  3,    1,    2,  9,  //
+                                 4,  1,    0,    4,  9,  //
+                                 -5, -7,   -6,   -8, 9,  //
+                                 0,  0,    0,    0,  9,  //
+                                 0,  kNan, 0,    0,  9,  //
+                                 -2, -3,   -2.5, -1, 9};
+  const Tensor logits = from_doubles(DType::kF32, {7, 5}, rows);
   const Tensor targets = from_ints({1, 3, 3, 0, -1, 1, 3});
   for (const auto& bounds : {std::vector<int64_t>{0, 5}, {0, 2, 5}, {0, 3, 3, 5}}) {
     const auto shards = static_cast<int64_t>(bounds.size()) - 1;
