@@ -87,9 +87,8 @@ void Block::backward(StepContext& step, const Saved& saved, TensorView d) const 
   const Arena::Scope scratch(step.arena);
   std::optional<Activations> recomputed;
   if (!saved.activations) {
-    StepContext again{step.stream,       step.arena,  step.mesh, step.tokens,
-                      step.sparsity,     step.router, step.sums, /*on_selection=*/nullptr,
-                      /*recompute=*/true};
+    StepContext again{step.stream,   step.arena,  step.mesh, step.tokens,
+                      step.sparsity, step.router, step.sums, /*recompute=*/true};
     const TensorView unused = step.arena.allocate(d.dtype(), d.shape(), "block.unused_y");
     Decisions decisions = saved.decisions;
     recomputed = run(again, saved.x, decisions, unused);

@@ -17,7 +17,7 @@ struct RouterPlan {
 /// What the layers of one micro-batch add to, for this rank's tokens. Set to 0 by the owner.
 struct StepSums {
   TensorView loss;           ///< [1], f64: sum of the losses of the tokens, nats
-  TensorView hits;           ///< [1], f64: targets that no logit was above; of a forward alone
+  TensorView hits = {};      ///< [1], f64: targets that no logit was above; of a forward alone
   TensorView squares;        ///< [1], f64: for sums of squares of gradients
   TensorView gate_losses;    ///< [3], f32: KL, entropy, z; weighted, so that they add to the loss
   TensorView gate_stats;     ///< [6], f32: see kernels/gate_stats.h
@@ -46,9 +46,9 @@ struct StepContext {
   SparsityPlan sparsity;  ///< of the layer that runs
   const RouterPlan& router;
   StepSums& sums;
+  bool recompute = false;  ///< second forward of a block: decisions are reused, nothing is counted
   /// Sees what the gates of a forward alone have chosen; optional.
   const SelectionObserver* on_selection = nullptr;
-  bool recompute = false;  ///< second forward of a block: decisions are reused, nothing is counted
   int64_t layer = 0;
   GateSums gates = {};
 };

@@ -26,12 +26,12 @@ KEYS, VALUES = 16, 16
 
 # Every run is a chain of legs, each on longer samples than the one before: (tokens, steps, learning
 # rate at the begin and at the end).
-LEGS = [(32, 2000, 2e-3, 2e-3), (64, 1000, 2e-3, 2e-3), (128, 400, 2e-3, 2e-3),
+LEGS = [(32, 2000, 2e-3, 2e-3), (64, 600, 2e-3, 4e-4), (128, 600, 2e-3, 2e-3),
         (256, 500, 2e-3, 4e-4), (512, 250, 1e-3, 4e-4), (1024, 200, 1e-3, 4e-4),
         (2048, 150, 1e-3, 4e-4)]
-# Of these steps the first are dense; then the window shrinks; on the leg of DROP tokens blocks are
-# dropped. Samples that are shorter have no more blocks than a token may see.
-DENSE, SHRINK, DROP = 200, 100, 128
+# The dense stage is what comes before the leg of so many tokens. There the transition begins: the
+# window shrinks at once, and of 400 steps the others drop blocks.
+SPARSE, TRANSITION, WINDOW_FIRST = 128, 400, 0.01
 
 # What a variant sets besides the stages; "full" stays dense.
 VARIANTS = {
@@ -47,15 +47,12 @@ VARIANTS = {
     "k4": {"model.attention.kept_blocks": 4},
     "no-ramp": {"sparsity.strength": 0},
     "no-refresh": {"sparsity.dense_refresh": 0},
-    "at-once": {"sparsity.dense_steps": 3000, "sparsity.transition_steps": 1,
-                "sparsity.window_first": 0},
+    "at-once": {"sparsity.transition_steps": 1, "sparsity.window_first": 0},
+    "together": {"sparsity.window_first": 0},
 }
-# Where a variant leaves another one, whose steps until then would be the same: the first leg of its
-# own, and of whom it is a branch.
-BRANCHES = {"no-kl": (64, "dgsa"), "one-key": (64, "dgsa"), "random": (128, "dgsa"),
-            "k1": (128, "dgsa"), "k4": (128, "dgsa"), "no-ramp": (128, "dgsa"),
-            "no-refresh": (128, "dgsa"), "at-once": (128, "full")}
-MAIN = ("full", "dgsa", "two-groups", "eight-groups", "window", "random")
+# These have other parameters, so their dense stage is their own; the rest begin with that of "full".
+OWN = ("full", "two-groups", "eight-groups")
+MAIN = ("full", "dgsa", "window", "random")
 ABLATED_AT = 256  # the other variants end here
 
 
@@ -64,16 +61,9 @@ def end_of(length):
     return sum(leg[1] for leg in LEGS if leg[0] <= length)
 
 
-def stages_of(length):
-    """The stages on a leg. Before blocks are dropped the transition is that of the window alone."""
-    stages = {"sparsity.dense_steps": DENSE, "sparsity.gate_warmup_steps": 0,
-              "model.attention.window": max(8, min(16, length // 4))}
-    if length < DROP:
-        return stages | {"sparsity.transition_steps": SHRINK, "sparsity.window_first": 0.99,
-                         "sparsity.final_kl": 1}
-    transition = end_of(DROP) - DENSE
-    return stages | {"sparsity.transition_steps": transition,
-                     "sparsity.window_first": (end_of(DROP // 2) - DENSE) / transition}
+STAGES = {"sparsity.dense_steps": end_of(SPARSE // 2), "sparsity.gate_warmup_steps": 0,
+          "sparsity.transition_steps": TRANSITION, "sparsity.window_first": WINDOW_FIRST,
+          "sparsity.final_kl": 1}
 
 
 class Run:
@@ -84,15 +74,15 @@ class Run:
         self.steps = end_of(self.length)  # from the start of the chain
         self.name = f"{variant}-{self.length}-seed{seed}"
         before = [other[0] for other in LEGS if other[0] < self.length]
-        first, origin = BRANCHES.get(variant, (LEGS[0][0], None))
-        of = origin if self.length == first else variant
+        of = "full" if self.length == SPARSE and variant not in OWN else variant
         self.parent = f"{of}-{before[-1]}-seed{seed}" if before else None
         self.facts = {"variant": variant, "seed": seed}
         self.priority = (priority, self.length, list(VARIANTS).index(variant), seed)
         self.settings = {"optimizer.learning_rate": begin, "schedule.final_fraction": end / begin,
                          "schedule.decay_steps": steps if end != begin else 0}
         if VARIANTS[variant] is not None:
-            self.settings |= stages_of(self.length) | VARIANTS[variant]
+            sparse = STAGES if self.length >= SPARSE else {}
+            self.settings |= sparse | VARIANTS[variant]
 
 
 def grid(options):
@@ -100,7 +90,7 @@ def grid(options):
     runs = []
     for variant in options.variants:
         last = max(options.lengths) if variant in MAIN else min(max(options.lengths), ABLATED_AT)
-        first = BRANCHES.get(variant, (LEGS[0][0],))[0]
+        first = LEGS[0][0] if variant in OWN else SPARSE
         priority = 1 if variant in MAIN else 2
         runs += [Run(variant, leg, seed, priority) for seed in options.seeds for leg in LEGS
                  if first <= leg[0] <= last]
