@@ -84,7 +84,6 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
   const double rate = tflops(report, basis);
   nlohmann::ordered_json json{{"step", report.plan.step},
                               {"steps", report.steps},
-                              {"time", basis.time},
                               {"tokens", report.consumed_tokens},
                               {"loss", finite(report.loss)},
                               {"gradient_norm", finite(report.gradient_norm)},
@@ -115,7 +114,8 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
                               {"dropped_pairs", report.expert_load.dropped},
                               {"skipped", report.skipped},
                               {"skipped_steps", report.skipped_steps},
-                              {"seconds_left", seconds_left(report)}};
+                              {"seconds_left", seconds_left(report)},
+                              {"time", basis.time}};
   if (basis.peak_tflops > 0) json["mfu"] = rate / basis.peak_tflops;
   if (report.plan.sequences > 0) {
     json["sequences"] = report.plan.sequences;
