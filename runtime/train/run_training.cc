@@ -273,8 +273,13 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   const MemoryPlan memory = plan_that_fits(config, device, world);
 
   std::filesystem::create_directories(run_directory);
-  if (extras.watch != nullptr && config.watch().enabled()) {
-    extras.watch->begin(run_directory, watch_limits(config.watch()), world);
+  if (extras.watch != nullptr) {
+    // A watcher that is not told to leave takes the whole run for its start, and ends it.
+    if (config.watch().enabled()) {
+      extras.watch->begin(run_directory, watch_limits(config.watch()), world);
+    } else {
+      extras.watch->end();
+    }
   }
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
