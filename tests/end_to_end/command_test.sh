@@ -283,4 +283,23 @@ hangs() {
     fail "the two calls are not shown"
 }
 
+# Without watchers a rank has no process beside it, which would end the run for never having begun.
+unwatched() {
+  small_data >/dev/null
+  tessera train configs/tiny.textproto --set watch.enabled=false --set steps=100000 \
+    --set checkpoint.every=5 --set "run_dir=\"$work/run\"" 2>job.log &
+  local job=$! code=0
+  for _ in $(seq 600); do
+    [[ -e run/checkpoints/latest ]] && break
+    sleep 0.1
+  done
+  local beside
+  beside=$(pgrep -P "$job" || true)
+  kill -TERM "$job"
+  wait "$job" || code=$?
+  [[ -e run/checkpoints/latest ]] || { cat job.log; fail "the run did not begin"; }
+  [[ -z $beside ]] || fail "the rank had a watcher, process $beside"
+  [[ $code == 75 ]] || { cat job.log; fail "the run ended with $code, expected 75"; }
+}
+
 "$3"
