@@ -86,6 +86,9 @@ std::string graph_obstacle(const TrainConfig& config, const ProcessMesh& mesh) {
   if (mesh.group(kContext).size() > 1) {
     return "ranks exchange tokens within a layer (mesh.sequence x mesh.tensor is above 1)";
   }
+  if (config.model().attention().selection() == AttentionConfig::RANDOM) {
+    return "the host makes random numbers in each layer (model.attention.selection is RANDOM)";
+  }
   if (!config.model().has_moe()) return {};
   const MoeConfig& moe = config.model().moe();
   if (mesh.size(Axis::kExpert) > 1) {

@@ -130,6 +130,7 @@ TEST(GraphObstacle, IsWhatTheHostHasToKnowWithinAMicroBatch) {
   EXPECT_EQ(obstacle({.data = 2}), "");
   EXPECT_EQ(obstacle({}, {"model.moe.balance_scope=GLOBAL_BATCH"}), "");
   expect(obstacle({}, {"runtime.graphs=false"}), "runtime.graphs is false");
+  expect(obstacle({}, {"model.attention.selection=RANDOM"}), "selection is RANDOM");
   expect(obstacle({.sequence = 2}), "mesh.sequence x mesh.tensor");
   expect(obstacle({.tensor = 2}), "mesh.sequence x mesh.tensor");
   expect(obstacle({.expert = 2}), "mesh.expert is above 1");
