@@ -245,6 +245,13 @@ void add_gate_control(const TrainConfig& config, const Communicator& world, Glob
   state.hooks.push_back(std::make_unique<GateControl>(config, std::move(log), probe));
 }
 
+void begin_watch(const TrainConfig& config, RankWatch* watch, Communicator& world) {
+  if (watch == nullptr) return;
+  // A watcher that is not told to leave takes the whole run for its start, and ends it.
+  if (!config.watch().enabled()) return watch->end();
+  watch->begin(config.run_dir(), watch_limits(config.watch()), world);
+}
+
 }  // namespace
 
 std::string dry_run(const TrainConfig& config) {
@@ -273,14 +280,7 @@ TrainingEnd run_training(const TrainConfig& config, const ResumeFrom& from,
   const MemoryPlan memory = plan_that_fits(config, device, world);
 
   std::filesystem::create_directories(run_directory);
-  if (extras.watch != nullptr) {
-    // A watcher that is not told to leave takes the whole run for its start, and ends it.
-    if (config.watch().enabled()) {
-      extras.watch->begin(run_directory, watch_limits(config.watch()), world);
-    } else {
-      extras.watch->end();
-    }
-  }
+  begin_watch(config, extras.watch, world);
   std::optional<CheckpointStore> checkpoints;
   if (world.rank() == 0) {
     write_resolved_config(config);

@@ -8,7 +8,7 @@ function chart(spec) {
   const where = spec.labels ? make("output", { class: "where" }) : null;
   const picture = draw("svg", { class: "chart", tabindex: "0", role: "img" });
   const figure = make("figure", {}, make("figcaption", {}, make("h3", {}, spec.title), where, keys), picture);
-  const state = { width: 0, height: spec.height || 168, curves: [], picture, spec, where };
+  const state = { width: 0, height: spec.height || 168, curves: [], picture, spec, where, stepAt: () => view.to };  // until it has been drawn
   const redraw = () => state.width && drawChart(state, keys);
   onWidth(figure, (width) => { state.width = width; redraw(); });
   view.onDraw(redraw);
