@@ -135,7 +135,7 @@ struct Sm90Copier {
   __device__ void copy_tile(const QueryTile& tile, const typename Walk::Arguments& arguments) {
     const LaneRows rows(tile, 0);
     Walk walk(arguments, a.grid, tile, rows);
-    wait_for_phase(memory.empty_queries, turn ^ 1);
+    wait_for_phase_or_stop(memory.empty_queries, turn ^ 1);
     if (lane == 0) {
       const int box = a.cut.tokens * a.cut.heads * 128;
       arrive_and_expect(memory.full_queries, static_cast<uint32_t>(Shape::kLines * box));
@@ -154,9 +154,9 @@ struct Sm90Copier {
   __device__ void copy_panel(const Panel& panel, int kv_head, int keys_of_run) {
     const int stage = Memory::stage(step);
     const uint32_t before = Memory::parity(step) ^ 1;
-    wait_for_phase(memory.empty_keys + stage, before);
+    wait_for_phase_or_stop(memory.empty_keys + stage, before);
     copy_boxes(maps.k, memory.panel_keys(step), memory.full_keys + stage, panel.row, kv_head);
-    wait_for_phase(memory.empty_values + stage, before);
+    wait_for_phase_or_stop(memory.empty_values + stage, before);
     if (keys_of_run >= Shape::kPanel) {
       copy_boxes(maps.v, memory.panel_values(step), memory.full_values + stage, panel.row, kv_head);
     } else {

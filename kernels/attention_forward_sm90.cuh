@@ -139,14 +139,14 @@ struct Sm90Rows {
   }
   /// Of a panel that is of no use: an arrival before it is full could be one too many.
   __device__ __forceinline__ void pass(int of_step) const {
-    wait_for_phase(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
+    wait_for_phase_or_stop(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
     give_back(memory.empty_keys, of_step);
-    wait_for_phase(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
+    wait_for_phase_or_stop(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
     give_back(memory.empty_values, of_step);
   }
   __device__ __forceinline__ void load_queries(Queries& q, uint32_t turn) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    wait_for_phase(memory.full_queries, turn);
+    wait_for_phase_or_stop(memory.full_queries, turn);
 #pragma unroll
     for (int k = 0; k < kD / 16; ++k) {
       load_matrices(q[k], memory.queries + Memory::offset(16 * warp + lane % 16, 2 * k + lane / 16,
@@ -157,7 +157,7 @@ struct Sm90Rows {
   }
   /// s = q k^T.
   __device__ __forceinline__ void start_scores(Scores& s, const Queries& q, int of_step) const {
-    wait_for_phase(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
+    wait_for_phase_or_stop(memory.full_keys + Memory::stage(of_step), Memory::parity(of_step));
     const uint64_t keys = matrix_descriptor(memory.panel_keys(of_step), 16);
     hold_sums(s);
     open_products();
@@ -172,7 +172,7 @@ struct Sm90Rows {
   }
   /// o += p v.
   __device__ __forceinline__ void start_values(Outputs& o, const Weights& p, int of_step) const {
-    wait_for_phase(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
+    wait_for_phase_or_stop(memory.full_values + Memory::stage(of_step), Memory::parity(of_step));
     const uint64_t values = matrix_descriptor(memory.panel_values(of_step), Shape::kBoxBytes);
     hold_sums(o);
     open_products();

@@ -48,35 +48,20 @@ __device__ __forceinline__ bool is_phase_over(uint64_t* barrier, uint32_t parity
   return over != 0;
 }
 /// Waits for the end of the phase of this parity: 0 for the first. A barrier that has had none
-/// counts as after one of parity 1. A wait of some ten seconds is one for ever: it stops the
-/// kernel.
+/// counts as after one of parity 1.
 __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+  while (!is_phase_over(barrier, parity)) {
+  }
+}
+/// The same, but what does not end in some ten seconds stops the kernel: the host hears of it, and
+/// does not wait for ever. For warps that copy, and for those that multiply where it does not
+/// cost them registers: attention's backward has none left, and spills.
+__device__ __forceinline__ void wait_for_phase_or_stop(uint64_t* barrier, uint32_t parity) {
   constexpr int64_t kMostClocks = int64_t{20} << 30;
   if (is_phase_over(barrier, parity)) return;
   const int64_t begin = clock64();
   while (!is_phase_over(barrier, parity)) {
     if (clock64() - begin > kMostClocks) __trap();
-  }
-}
-
-/// The same, but what does not end in 20 s stops the kernel: the host hears of it, and does not
-/// wait for ever. For warps that copy; around products it takes registers that are not there.
-__device__ __forceinline__ void wait_for_phase_or_stop(uint64_t* barrier, uint32_t parity) {
-  constexpr uint64_t kMostNanoseconds = 20'000'000'000;
-  uint64_t first = 0;
-  while (true) {
-    uint32_t over = 0;
-    asm volatile(
-        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
-        "selp.u32 %0, 1, 0, p;}"
-        : "=r"(over)
-        : "r"(address_in_shared(barrier)), "r"(parity)
-        : "memory");
-    if (over != 0) return;
-    uint64_t now = 0;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
-    if (first == 0) first = now;
-    if (now - first > kMostNanoseconds) __trap();
   }
 }
 

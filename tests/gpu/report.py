@@ -193,6 +193,7 @@ def facts(results):
         f"{number(product, 'TFLOP/s')}.",
         *(f"\nMeasured again: {part['date']}, commit {part['commit']}, {part['gpu']}: "
           f"{', '.join(part['steps'])}. Shares of a rate are of that run's own."
+          + (f" {part['note']}" if "note" in part else "")
           for part in results.get("again", [])),
     ]
 
