@@ -17,6 +17,13 @@ export CCACHE_NOHASHDIR=1 CCACHE_BASEDIR=$PWD
 failed=0
 lines=()
 
+# words_of_failures LOG: what each test that failed has printed, its first 60 lines.
+words_of_failures() {
+  awk '/^ *[0-9]+\/[0-9]+ Test +#|^ +Start +[0-9]+:/ { left = 0 }
+       /\*\*\*(Failed|Timeout|Exception)/ { left = 60 }
+       left-- > 0' "$1"
+}
+
 # suite NAME: configures, builds and tests the preset of that name.
 suite() {
   local name=$1 begin=$SECONDS result=passed
@@ -29,6 +36,7 @@ suite() {
     result="did not build"
   elif ! ctest --preset "$name" --progress 2>&1 | tee "build/$name.test.log" | tail -n 40; then
     result="has failing tests"
+    words_of_failures "build/$name.test.log"
   fi
   [[ $result == passed ]] || failed=1
   local count

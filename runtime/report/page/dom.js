@@ -50,13 +50,20 @@ function say(text) {
   document.getElementById("spoken").textContent = text;
 }
 
-// Calls `work` with the width of `element`, soon and whenever it changes. In the next frame: what
-// changes sizes while they are told is told off by browsers.
+// Calls `work` with the width of `element`: in drawAll(), and whenever it changes. Changes are told in
+// the next frame: what changes sizes while they are told is told off by browsers.
+const looks = [];
 function onWidth(element, work) {
   let last = 0;
   const look = () => {
     const width = Math.floor(element.clientWidth);
     if (width > 0 && width !== last) work((last = width));
   };
+  looks.push(look);
   new ResizeObserver(() => requestAnimationFrame(look)).observe(element);
+}
+
+// Draws what is on the page for the first time, before a frame is shown without it.
+function drawAll() {
+  looks.forEach((look) => look());
 }

@@ -29,3 +29,4 @@ expertsSection();
 timelineSection();
 configSection();
 foot();
+drawAll();
