@@ -45,6 +45,7 @@ HeadProjection::Gradients AttentionLayer::bring_home(StepContext& step, const He
 void AttentionLayer::backward_dense(StepContext& step, const HeadProjection& kind,
                                     const Heads& heads, const SegmentGrid& grid,
                                     const HeadGradients& d) const {
+  if (heads.mixed) return backward_mixed(step, kind, heads, grid, d);
   const HeadShare& share = kind.share();
   attention_backward(step.stream, {.dq = d.dq,
                                    .dk = d.dkeys,

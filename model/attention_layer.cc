@@ -47,6 +47,11 @@ void allocate_output(StepContext& step, AttentionLayer::Heads& heads) {
   const Shape& q = heads.in.q.shape();
   heads.o = step.arena.allocate(heads.in.q.dtype(), q, "attention.o");
   heads.lse = step.arena.allocate(DType::kF32, {q[1], q[0]}, "attention.lse");
+  if (step.mix == nullptr) return;
+  const DType dtype = heads.in.q.dtype();
+  heads.mixed = {.full = step.arena.allocate(dtype, q, "attention.full"),
+                 .windowed = step.arena.allocate(dtype, q, "attention.windowed"),
+                 .window_lse = step.arena.allocate(DType::kF32, {q[1], q[0]}, "attention.lse")};
 }
 
 }  // namespace
@@ -163,6 +168,7 @@ void AttentionLayer::select(StepContext& step, Saved& saved, const Gate::Decisio
 
 void AttentionLayer::attend_dense(StepContext& step, const HeadProjection& kind, const Heads& heads,
                                   const SegmentGrid& grid) const {
+  if (heads.mixed) return attend_mixed(step, kind, heads, grid);
   const HeadShare& share = kind.share();
   attention_forward(step.stream, {.o = heads.o,
                                   .lse = heads.lse,

@@ -33,6 +33,12 @@ class AttentionLayer {
 
   /// Empty while the gate rests.
   using Decision = std::optional<Gate::Decision>;
+  /// Outputs of one kind of heads that attend in two ways (GroupMix).
+  struct Mixed {
+    TensorView full;        ///< [tokens, heads, d]: as the plan says
+    TensorView windowed;    ///< [tokens, heads, d]: to the window
+    TensorView window_lse;  ///< [heads, tokens], f32
+  };
   /// One kind of heads.
   struct Heads {
     HeadProjection::Saved in;
@@ -40,6 +46,7 @@ class AttentionLayer {
     ConstTensorView values;  ///< [key rows, groups, d]
     TensorView o;            ///< [tokens, heads, d]
     TensorView lse;          ///< [heads, tokens], f32
+    std::optional<Mixed> mixed = {};
   };
   struct Saved {
     std::optional<Heads> global;
@@ -85,6 +92,8 @@ class AttentionLayer {
   void select(StepContext& step, Saved& saved, const Gate::Decision& decision) const;
   void attend_dense(StepContext& step, const HeadProjection& kind, const Heads& heads,
                     const SegmentGrid& grid) const;
+  void attend_mixed(StepContext& step, const HeadProjection& kind, const Heads& heads,
+                    const SegmentGrid& grid) const;
   void attend_global(StepContext& step, Saved& saved) const;
   void attend_chosen(StepContext& step, Saved& saved) const;
   void measure(StepContext& step, const Saved& saved, ConstTensorView block_lse) const;
@@ -97,6 +106,8 @@ class AttentionLayer {
   void backward_global(StepContext& step, const Saved& saved, ConstTensorView dy, TensorView dx,
                        bool accumulate) const;
   void backward_dense(StepContext& step, const HeadProjection& kind, const Heads& heads,
+                      const SegmentGrid& grid, const HeadGradients& d) const;
+  void backward_mixed(StepContext& step, const HeadProjection& kind, const Heads& heads,
                       const SegmentGrid& grid, const HeadGradients& d) const;
   void backward_chosen(StepContext& step, const Saved& saved, const HeadGradients& d,
                        TensorView dlog_gate) const;

@@ -89,6 +89,8 @@ void Block::backward(StepContext& step, const Saved& saved, TensorView d) const 
   if (!saved.activations) {
     StepContext again{step.stream,   step.arena,  step.mesh, step.tokens,
                       step.sparsity, step.router, step.sums, /*recompute=*/true};
+    again.layer = step.layer;
+    again.mix = step.mix;
     const TensorView unused = step.arena.allocate(d.dtype(), d.shape(), "block.unused_y");
     Decisions decisions = saved.decisions;
     recomputed = run(again, saved.x, decisions, unused);

@@ -37,6 +37,15 @@ struct GateSums {
   TensorView maps;     ///< [layers, groups, 64, 65], f32; empty in steps without heat maps
 };
 
+/// While KV groups are tried out (runtime/choose): every group, global and local, attends both as
+/// the step's plan says and to a window, and its output is a mixture of the two. For a rank that
+/// has all of the model, in steps whose gates rest.
+struct GroupMix {
+  int64_t window;          ///< W of the second attention; sinks are those of local groups
+  ConstTensorView shares;  ///< [layers, kv_heads], f32: what the first one has of the output
+  TensorView slopes = {};  ///< [layers, kv_heads], f64: backward adds the gradient of shares
+};
+
 /// What every layer needs to run one micro-batch.
 struct StepContext {
   Stream& stream;
@@ -51,6 +60,7 @@ struct StepContext {
   const SelectionObserver* on_selection = nullptr;
   int64_t layer = 0;
   GateSums gates = {};
+  const GroupMix* mix = nullptr;  ///< optional
 };
 
 }  // namespace tessera

@@ -178,7 +178,8 @@ StepContext Transformer::start(Run& run, const TokenPlan& tokens) {
           .sparsity = run.sparsity,
           .router = run.router,
           .sums = run.sums,
-          .gates = run.gates};
+          .gates = run.gates,
+          .mix = run.mix};
 }
 
 /// What differs between layers.

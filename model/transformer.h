@@ -40,6 +40,8 @@ class Transformer {
     std::function<void(int64_t)> gradients_done = {};
     /// Sees the choices of each layer's gate in forward() and logits(); optional.
     SelectionObserver on_selection = {};
+    /// Groups attend in two ways at once; optional, forward and backward alike.
+    const GroupMix* mix = nullptr;
   };
 
   /// Adds the gradient of loss_scale * (sum of token losses) + the auxiliary losses to the
