@@ -16,6 +16,7 @@
 #include "checkpoint/reader.h"
 #include "checkpoint/verify.h"
 #include "launcher/arguments.h"
+#include "launcher/commands/choose.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/export.h"
 #include "launcher/commands/import.h"
@@ -34,6 +35,7 @@ constexpr const char* kHelp =
        tessera checkpoint diff CHECKPOINT OTHER
        tessera checkpoint export CHECKPOINT --output DIR [options]
        tessera checkpoint import HF_DIR --config FILE [options]
+       tessera checkpoint choose CHECKPOINT --data DIR --output RUN [options]
 
   list     the checkpoints of a run, and why any of them is not valid
   inspect  what a checkpoint holds: step, mesh, parameters, a table of its tensors
@@ -41,6 +43,7 @@ constexpr const char* kHelp =
   diff     the tensors in which two checkpoints differ
   export   the model as Hugging Face's transformers read it
   import   step 0 of a run from a model of Hugging Face
+  choose   learns which KV groups ought to be global, and puts them first
 
 CHECKPOINT is a directory such as RUN/checkpoints/step-00001000, or RUN for its newest one.
 tessera checkpoint list --help says more, and so on.
@@ -283,7 +286,8 @@ std::map<std::string, Action> actions() {
           {"verify", verify_action},
           {"diff", diff_action},
           {"export", {export_command_line(), export_checkpoint}},
-          {"import", {import_command_line(), import_checkpoint}}};
+          {"import", {import_command_line(), import_checkpoint}},
+          {"choose", {choose_command_line(), choose_checkpoint}}};
 }
 
 }  // namespace

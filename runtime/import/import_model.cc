@@ -4,8 +4,6 @@
 
 #include "checkpoint/candidates.h"
 #include "checkpoint/store.h"
-#include "checkpoint/writer.h"
-#include "parallel/agreement.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/config/wording.h"
@@ -13,6 +11,7 @@
 #include "runtime/import/hugging_face_config.h"
 #include "runtime/import/import_plan.h"
 #include "runtime/import/imported_state.h"
+#include "runtime/import/state_in_pieces.h"
 #include "runtime/train/model_options.h"
 
 namespace tessera {
@@ -105,31 +104,6 @@ std::string indented(const std::string& text) {
   return result;
 }
 
-// Writes the pieces of `state` one after the other into one checkpoint, as if each were a rank's.
-SaveReport save(CheckpointStore& store, ImportedState& state) {
-  int64_t bytes = 0;
-  for (int piece = 0; piece < state.pieces(); ++piece) {
-    bytes += part_bytes(state.contents(piece), piece);
-  }
-  const std::optional<SaveTicket> ticket = store.begin(0, bytes);
-  std::optional<Failure> failure;
-  if (ticket) {
-    failure = failure_of([&] {
-      for (int piece = 0; piece < state.pieces(); ++piece) {
-        state.fill(piece);
-        FileIdentity identity = ticket->identity;
-        identity.writer = piece;
-        write_part(open_checkpoint(*ticket), identity, state.contents(piece), [](const char*) {});
-      }
-    });
-  }
-  SaveReport report = store.finish(state.contents(0), state.pieces(), failure);
-  if (!report.committed) {
-    throw Error(failure ? failure->code : ExitCode::kTryAgain, report.failure);
-  }
-  return report;
-}
-
 }  // namespace
 
 ImportReport import_model(const TrainConfig& config, const ImportOptions& options) {
@@ -156,7 +130,7 @@ ImportReport import_model(const TrainConfig& config, const ImportOptions& option
                          .git_hash = {},
                          .note = {},
                          .on_stage = {}});
-  const SaveReport saved = save(store, state);
+  const SaveReport saved = save_in_pieces(store, state);
   report.checkpoint = saved.path;
   report.bytes = saved.bytes;
   return report;

@@ -4,33 +4,28 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
 #include "checkpoint/sharded_safetensors.h"
 #include "kernels/core/buffer.h"
 #include "runtime/import/import_plan.h"
+#include "runtime/import/state_in_pieces.h"
 
 namespace tessera {
 
 class TrainConfig;
 
-/// The state of a run before its first step, with parameters from files, in pieces that fit into
-/// little memory: all pieces together hold every element once, as the ranks of a world do. One
-/// piece is in memory at a time, 10 bytes an element: an f32 master, a bf16 value, and one zero
-/// that both moments share.
-class ImportedState {
+/// The state of a run before its first step, with parameters from files. 10 bytes an element of a
+/// piece: an f32 master, a bf16 value, and one zero that both moments share.
+class ImportedState final : public StateInPieces {
  public:
   /// All references must outlive this. `tokenizer` is the text of kTokenizerBlob.
   ImportedState(const TrainConfig& config, const ShardedSafetensors& files,
                 std::span<const ImportedParameter> parameters, int64_t piece_elements,
                 std::string tokenizer);
 
-  int pieces() const { return static_cast<int>(pieces_.size()); }
-  /// Reads a piece's values in place of those of the one before. Throws Error(kBadData), with the
-  /// name of the tensor, for a value that is not finite.
-  void fill(int piece);
-  /// What to save of a piece: views of this object's memory, valid until the next call. The same
-  /// names and boxes before fill() as after.
-  const CheckpointContents& contents(int piece);
+  int pieces() const override { return static_cast<int>(pieces_.size()); }
+  /// Throws Error(kBadData), with the name of the tensor, for a value that is not finite.
+  void fill(int piece) override;
+  const CheckpointContents& contents(int piece) override;
 
  private:
   /// Elements [begin, end) of a parameter, row-major.

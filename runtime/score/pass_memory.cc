@@ -17,6 +17,7 @@ int64_t pass_memory(const ModelConfig& config, const PlannedPass& pass) {
   SingleRank alone(model);
   Transformer::Run run = alone.run(stream, arena, pass.sparsity, sums.views());
   run.kept_of_layers = pass.kept_of_layers;
+  run.mix = pass.mix;
   const Shape tokens{pass.sequences * pass.length};
   const Batch batch{.tokens = {nullptr, DType::kI32, tokens, device},
                     .targets = {nullptr, DType::kI32, tokens, device},

@@ -15,7 +15,8 @@ struct PlannedPass {
   int64_t segments;   ///< in all
   SparsityPlan sparsity;
   std::span<const int64_t> kept_of_layers = {};  ///< as Transformer::Run
-  bool gradients = false;  ///< after the logits also forward and backward
+  bool gradients = false;                        ///< after the logits also forward and backward
+  const GroupMix* mix = nullptr;                 ///< as Transformer::Run
 };
 
 /// Bytes of the arena that Transformer::logits (and forward_backward) of such a pass need: counted,

@@ -10,13 +10,13 @@
 namespace tessera {
 namespace {
 
-const GateChange kChange{.step = 1200,
-                         .layer = 3,
-                         .before = 12,
-                         .after = 15,
-                         .budget = 0.75,
-                         .kept_mass = 0.91,
-                         .reason = "kept mass 0.9100, target 0.9800"};
+const KeptBlocksChange kChange{.step = 1200,
+                               .layer = 3,
+                               .before = 12,
+                               .after = 15,
+                               .budget = 0.75,
+                               .kept_mass = 0.91,
+                               .reason = "kept mass 0.9100, target 0.9800"};
 
 TEST(GateChangeLog, AppendsOneObjectALine) {
   const TemporaryDirectory directory;
@@ -38,9 +38,28 @@ TEST(GateChangeLog, AppendsOneObjectALine) {
 }
 
 TEST(GateChangeLog, WhatWasNotMeasuredIsNotThere) {
-  GateChange change = kChange;
+  KeptBlocksChange change = kChange;
   change.kept_mass = -1;
   EXPECT_FALSE(nlohmann::json::parse(to_json(change)).contains("kept_mass"));
+}
+
+TEST(GateChangeLog, GlobalGroupsAreLists) {
+  const TemporaryDirectory directory;
+  GateChangeLog(directory / "")
+      .add(GlobalGroupsChange{.step = 40,
+                              .layer = 1,
+                              .before = {0, 1},
+                              .after = {1, 3},
+                              .alpha = {0.125, 1, 0, 0.75},
+                              .reason = "alpha"});
+  std::ifstream in(directory / "gate_changes.jsonl");
+  std::string line;
+  std::getline(in, line);
+  EXPECT_EQ(line,
+            "{\"step\":40,\"layer\":1,\"what\":\"global_groups\",\"old\":[0,1],\"new\":[1,3],"
+            "\"alpha\":[0.125,1.0,0.0,0.75],\"reason\":\"alpha\"}");
+  EXPECT_EQ(groups_text(std::vector<int32_t>{3}), "group 3");
+  EXPECT_EQ(groups_text(std::vector<int32_t>{1, 3}), "groups 1 3");
 }
 
 TEST(GateChangeLog, OtherRanksWriteNothing) {
