@@ -13,10 +13,10 @@ namespace tessera {
 
 /// What `tessera checkpoint choose` is asked for.
 struct ChooseOptions {
-  std::filesystem::path checkpoint;      ///< or a run directory
-  std::filesystem::path output;          ///< run directory that is made
-  std::string precision = "checkpoint";  ///< as LoadOptions::precision
-  ProbeOptions probe;
+  std::filesystem::path checkpoint = {};  ///< or a run directory
+  std::filesystem::path output = {};      ///< run directory that is made
+  std::string precision = "checkpoint";   ///< as LoadOptions::precision
+  ProbeOptions probe = {};
   int64_t steps = 200;
   double rate = 0.05;  ///< of alpha in one step
   /// Told after each step, with the loss of its batch; optional.

@@ -83,7 +83,7 @@ Probe::Probe(Stream& stream, const LoadedModel& loaded, const ProbeOptions& opti
               concat("the sequences of ", options.data.string(), " have ", length_,
                      " tokens, and local groups will see a window of ", mix_.window,
                      " (model.attention.window): all groups would see the same; give longer "
-                     "samples, or a larger --length"));
+                     "samples, or a larger --sequence-length"));
 }
 
 Transformer::Run Probe::start(const GroupShares& shares) {

@@ -11,7 +11,7 @@
 namespace tessera {
 
 struct ProbeOptions {
-  std::filesystem::path data;
+  std::filesystem::path data = {};
   int64_t length = 0;  ///< tokens of a sequence; 0: of a task's sample, else as in the run
   int64_t sequences = 16;
   uint64_t seed = 1;  ///< of their order
