@@ -111,7 +111,7 @@ CommandLine choose_command_line() {
       "choose by recall, and go on\n"
       "  tessera data task --kind mqar --length 256 --output data/probe\n"
       "  tessera checkpoint choose runs/dense --data data/probe --output runs/chosen\n"
-      "  tessera train dense.textproto --run runs/chosen\n";
+      "  tessera train dense.textproto --set run_dir=runs/chosen\n";
   line.positional = {"CHECKPOINT"};
   line.options.add_options()  //
       ("data", options::value<std::string>()->value_name("DIR"),

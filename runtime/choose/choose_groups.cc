@@ -67,12 +67,30 @@ void expect_same_tokenizer(const CheckpointReader& reader, const fs::path& data)
                      reader.directory().string(), "; prepare it again with --tokenizer of that"));
 }
 
-void expect_new(const fs::path& output) {
-  std::error_code none;
-  if (!fs::exists(output, none)) return;
-  throw Error(ExitCode::kUsage,
-              concat(output.string(), " exists: give the name of a run directory that does not"));
-}
+/// The run directory that is made, before anything is learned; gone again when nothing came of it.
+class NewRun {
+ public:
+  explicit NewRun(const fs::path& path) : path_(path) {
+    std::error_code trouble;
+    if (fs::exists(path, trouble)) {
+      throw Error(ExitCode::kUsage,
+                  concat(path.string(), " exists: give the name of a run directory that does not"));
+    }
+    fs::create_directories(path, trouble);
+    if (!trouble) return;
+    throw Error(ExitCode::kUsage, concat("cannot make ", path.string(), ": ", trouble.message(),
+                                         "; give a run directory that can be made"));
+  }
+  ~NewRun() {
+    std::error_code not_empty;
+    fs::remove(path_, not_empty);
+  }
+  NewRun(const NewRun&) = delete;
+  NewRun& operator=(const NewRun&) = delete;
+
+ private:
+  fs::path path_;
+};
 
 std::string digits(double value) {
   std::array<char, 32> text{};
@@ -171,7 +189,7 @@ nlohmann::ordered_json json_of(const ProbeLoss& probe) {
 }  // namespace
 
 ChooseReport choose_groups(Stream& stream, const ChooseOptions& options) {
-  expect_new(options.output);
+  const NewRun output(options.output);
   const CheckpointReader reader(find_checkpoint(options.checkpoint));
   expect_choice(stored_config(reader));
   expect_same_tokenizer(reader, options.probe.data);

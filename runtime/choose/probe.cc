@@ -18,13 +18,32 @@ int64_t length_of(const TrainConfig& config, const ProbeOptions& options) {
   return content.task ? content.task->length : config.batch().sequence_length();
 }
 
-DataLoaderOptions loader_options(const TrainConfig& config, int64_t length, bool shuffle,
-                                 uint64_t seed) {
+void expect_fits(const TokenDataset& data, const ProbeOptions& options, int64_t length,
+                 bool learned) {
+  const auto& task = data.description().task;
+  if (task && length % task->length != 0) {
+    throw Error(ExitCode::kUsage,
+                concat("--sequence-length is ", length, ", but the samples of ", data.name(),
+                       " have ", task->length, " tokens: set it to that or to a multiple"));
+  }
+  const int64_t sequences = (data.tokens() - 1) / length;
+  const int64_t wanted = learned ? options.sequences : 1;
+  if (sequences >= wanted) return;
+  throw Error(ExitCode::kUsage, concat(data.name(), " has ", sequences, " sequences of ", length,
+                                       " tokens, and ", wanted,
+                                       " are asked for: prepare more data, or give a smaller "
+                                       "--sequence-length or --batch"));
+}
+
+/// Of the training split, of which is learned, or of the validation split.
+DataLoaderOptions loader_options(const TrainConfig& config, const TokenDataset& data,
+                                 const ProbeOptions& options, int64_t length, bool learned) {
+  expect_fits(data, options, length, learned);
   return {.sequence_length = length,
           .document_boundaries = config.data().document_boundaries(),
           .max_documents = config.data().max_documents(),
-          .shuffle = shuffle,
-          .seed = seed};
+          .shuffle = learned,
+          .seed = options.seed};
 }
 
 Shape groups_shape(const ModelConfig& model) {
@@ -68,8 +87,10 @@ Probe::Probe(Stream& stream, const LoadedModel& loaded, const ProbeOptions& opti
       length_(length_of(*loaded.config, options)),
       training_data_(options.data, kTrainSplit, loaded.config->model().vocabulary()),
       validation_data_(options.data, kValidationSplit, loaded.config->model().vocabulary()),
-      training_(training_data_, loader_options(*loaded.config, length_, true, options.seed)),
-      validation_(validation_data_, loader_options(*loaded.config, length_, false, 0)),
+      training_(training_data_,
+                loader_options(*loaded.config, training_data_, options, length_, true)),
+      validation_(validation_data_,
+                  loader_options(*loaded.config, validation_data_, options, length_, false)),
       shares_(stream.device(), groups_shape(loaded.config->model()).elements() * 4),
       slopes_(stream.device(), groups_shape(loaded.config->model()).elements() * 8),
       mix_{.window = loaded.config->model().attention().window(),

@@ -28,7 +28,8 @@ struct ProbeLoss {
 class Probe {
  public:
   /// `loaded` has gradients and, with `stream`, outlives this. Throws Error: kUsage when every
-  /// sequence lies in the window or cuts samples of a task, kBadData for the data set.
+  /// sequence lies in the window or cuts samples of a task, or a batch has more than there are;
+  /// kBadData for the data set.
   Probe(Stream& stream, const LoadedModel& loaded, const ProbeOptions& options);
 
   /// The loss of batch `number` of the training split, nats per target, and in `slopes` its
