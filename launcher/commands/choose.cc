@@ -63,15 +63,14 @@ void print_layer(size_t layer, const LayerChoice& choice, int64_t global_groups)
     const auto equal = std::ranges::count(choice.alpha, alpha) - 1;
     const std::string reason = concat(above + 1, equal > 0 ? concat(" to ", above + 1 + equal) : "",
                                       " of ", places.size(), " by alpha");
-    print_row("%5zu  %5zu  %6.4f  %-6s  %5zu -> %-5d  %s", layer, group, alpha,
-              places[group] < global_groups ? "global" : "local", group, places[group],
-              reason.c_str());
+    print_row("%5zu  %5zu  %6.4f  %-6s  %-8s  %s", layer, group, alpha,
+              places[group] < global_groups ? "global" : "local",
+              concat(group, " -> ", places[group]).c_str(), reason.c_str());
   }
 }
 
 void print(const ChooseReport& report, const ChooseOptions& options) {
-  print_row("%5s  %5s  %6s  %-6s  %14s  %s", "layer", "group", "alpha", "role", "place   ",
-            "reason");
+  print_row("%5s  %5s  %6s  %-6s  %-8s  %s", "layer", "group", "alpha", "role", "place", "reason");
   for (size_t layer = 0; layer < report.layers.size(); ++layer) {
     print_layer(layer, report.layers[layer], report.global_groups);
   }

@@ -203,6 +203,26 @@ assert "step 2" in names, names' dead/trace/steps-00000002-00000009-ranks-1.json
   tessera checkpoint diff good full || fail "a full disk has changed the run"
 }
 
+# A dense run whose global groups are chosen goes on where it was, in another directory, and becomes
+# sparse there.
+chosen_groups() {
+  small_data >/dev/null
+  tiny dense --set steps=4 --set sparsity=
+  tessera checkpoint choose dense --data data/tiny --output chosen --steps 3 --batch 4 >table.txt 2>choose.log ||
+    { cat choose.log; fail "no groups were chosen"; }
+  cat table.txt
+  [[ $(grep -cE '^ +[01] +[01] +[01]\.[0-9]{4} +(global|local) +[01] -> [01] ' table.txt) == 4 ]] ||
+    fail "the table does not have two groups of two layers"
+  [[ $(grep -cE ' global +[01] -> 0 ' table.txt) == 2 ]] || fail "not one group of each layer is global"
+  local code=0
+  tessera checkpoint diff dense chosen >/dev/null || code=$?
+  [[ $code == $([[ -s chosen/gate_changes.jsonl ]] && echo 1 || echo 0) ]] ||
+    fail "what was moved is not what was told"
+  tessera checkpoint verify chosen
+  tiny chosen
+  [[ $(wc -l <chosen/metrics.jsonl) == 16 ]] || fail "the run does not go on from step 4"
+}
+
 # Shapes and bytes of every shipped configuration, without training.
 dry_runs() {
   for config in configs/*.textproto; do

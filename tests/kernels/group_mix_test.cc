@@ -92,14 +92,14 @@ TEST(GroupMix, GradientIsTheDefinition) {
 }
 
 TEST(GroupMix, GivesTheSameBitsOnAnyNumberOfThreads) {
-  const Tensor a = random_tensor(DType::kBF16, {700, kHeads, kDim}, 4);
+  const Tensor a = random_tensor(DType::kBF16, {400, kHeads, kDim}, 4);
   const Tensor b = random_tensor(DType::kBF16, a.shape(), 5);
   const Tensor w = shares();
   support::expect_same_on_any_threads([&](Stream& stream) {
     Tensor y(DType::kBF16, a.shape());
     Tensor da(DType::kBF16, a.shape());
     Tensor db(DType::kBF16, a.shape());
-    Tensor slopes(DType::kF32, {kGroups, 700});
+    Tensor slopes(DType::kF32, {kGroups, 400});
     mix_groups(stream, {.y = y, .a = a, .b = b, .shares = w});
     mix_groups_backward(
         stream, {.da = da, .db = db, .slopes = slopes, .dy = y, .a = a, .b = b, .shares = w});
