@@ -53,12 +53,13 @@ class AttentionMix : public testing::Test {
 
 TEST_F(AttentionMix, SharesOfOneAreThePlanAndOfZeroTheWindow) {
   set_shares({1, 1, 1, 1});
-  EXPECT_EQ(objective(), objective(112, false));
-  EXPECT_EQ(gradients(), gradients(112, false));
+  const std::vector<float> full = gradients();
+  EXPECT_EQ(full, gradients(112, false));
   set_shares({0, 0, 0, 0});
-  EXPECT_NE(objective(), objective(112, false));
+  const std::vector<float> windowed = gradients();
+  EXPECT_EQ(windowed, gradients(kWindow, false));
+  EXPECT_NE(windowed, full);
   EXPECT_EQ(objective(), objective(kWindow, false));
-  EXPECT_EQ(gradients(), gradients(kWindow, false));
 }
 
 TEST_F(AttentionMix, SlopeOfEachShareIsThatOfTheLoss) {
@@ -69,7 +70,7 @@ TEST_F(AttentionMix, SlopeOfEachShareIsThatOfTheLoss) {
   // The loss, of f32 logits, is right to about 1e-7 of itself, 4 nats: over 2 h to 1e-5. The curve
   // of h^2 is below that. A wrong sign or a share of the other group is 1e-2 and more away.
   constexpr double kStep = 0.02;
-  for (size_t i = 0; i < at.size(); ++i) {
+  for (size_t i = 0; i < at.size(); i += support::takes_less() ? 3 : 1) {
     const auto moved = [&](double by) {
       std::vector<double> shares = at;
       shares[i] += by;
@@ -85,9 +86,10 @@ TEST_F(AttentionMix, SlopeOfEachShareIsThatOfTheLoss) {
 TEST_F(AttentionMix, GradientsFlowThroughBothWaysToAttend) {
   set_shares({0.7, 0.4, 0.2, 0.9});
   gradients();
-  for (const char* name :
-       {"embedding.weight", "layers.0.attention.query.weight", "layers.0.attention.value.weight",
-        "layers.1.attention.key.weight", "layers.1.attention.sink_logit"}) {
+  for (const std::string& name : support::fewer<std::string>(
+           {"embedding.weight", "layers.0.attention.query.weight",
+            "layers.0.attention.value.weight", "layers.1.attention.key.weight",
+            "layers.1.attention.sink_logit"})) {
     Parameter& parameter = tiny_.store.find(name);
     const std::vector<float> before = elements<float>(parameter.value);
     const std::vector<float> gradient = elements<float>(parameter.grad);

@@ -241,8 +241,17 @@ TEST_F(OneGroup, IsFoundAndWritten) {
   EXPECT_EQ(lines[1]["alpha"].get<std::vector<double>>(), report.layers[1].alpha);
   EXPECT_NE(lines[1]["reason"].get<std::string>().find("of the others at most"), std::string::npos);
 
-  EXPECT_EQ(stored_config(CheckpointReader(report.checkpoint)).run_dir(),
-            (directory_ / "chosen").string());
+  const CheckpointReader written(report.checkpoint);
+  EXPECT_EQ(stored_config(written).run_dir(), (directory_ / "chosen").string());
+  for (const TensorFacts& facts : written.tensors()) {
+    if (facts.kind != TensorKind::kParameter || !facts.name.ends_with("attention.out.weight")) {
+      continue;
+    }
+    const std::vector<double> values = support::to_doubles(whole(written, facts));
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_EQ(values[i] != 0, i % 64 < 16) << facts.name << " " << i;
+    }
+  }
 }
 
 TEST_F(OneGroup, IsTheSameToTheBitWithAnyNumberOfThreads) {
