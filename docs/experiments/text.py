@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""Real text at 4096 tokens: three-stage DGSA against full attention, a window, and sparse at once.
+
+A grid of small runs (laboratory.py) on C sources of the Linux kernel, from the Debian package
+linux-source-6.1, or on --text.
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from laboratory import Laboratory, Run, common_options, write_report
+
+# Steps of one sequence each: until TRUNK all variants are one dense run; until WARM the gate learns.
+STEPS, TRUNK, WARM, TRANSITION, DECAY = 800, 160, 240, 240, 160
+SPARSE = {"sparsity.dense_steps": WARM, "sparsity.gate_warmup_steps": WARM - TRUNK,
+          "sparsity.transition_steps": TRANSITION, "sparsity.guard_tolerance": 0}
+VARIANTS = {
+    "dense": {},
+    "dgsa": SPARSE,
+    "direct": SPARSE | {"sparsity.transition_steps": 1},          # no transition
+    "window": SPARSE | {"model.attention.selection": "NONE"},     # no global groups
+    "start": {"sparsity.start": "TUNING"},                        # sparse from the first step on
+}
+FOLDERS = ("kernel", "mm", "fs", "net")
+LEAST_BYTES = 15 << 10  # of a file: about 4096 tokens
+SPEEDS = (1024, 2048, 4096, 8192)  # tokens of a sequence
+
+
+def sources(folder):
+    """The text: fetched as a package, unpacked without being installed."""
+    if not any(folder.glob("linux-source-*/kernel")):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "linux-source-6.1"], cwd=folder, check=True)
+        package = next(folder.glob("linux-source-6.1_*.deb"))
+        wanted = " ".join(f"'linux-source-6.1/{name}/*.[ch]'" for name in FOLDERS)
+        subprocess.run(["bash", "-c", "set -o pipefail; dpkg --fsys-tarfile \"$0\""
+                        " | tar -x --to-stdout --wildcards '*linux-source-6.1.tar.xz'"
+                        f" | tar -xJ --wildcards {wanted}", package.name], cwd=folder, check=True)
+        for path in folder.glob("linux-source-6.1/**/*.[ch]"):
+            if path.stat().st_size <= LEAST_BYTES:
+                path.unlink()
+    return next(folder.glob("linux-source-*"))
+
+
+def make_data(laboratory, options):
+    data = laboratory.out / "data"
+    if (data / "dataset.json").exists():
+        return
+    text = Path(options.text) if options.text else sources(laboratory.out / "text")
+    subprocess.run([laboratory.tessera, "data", "prepare", "--input", str(text), "--output",
+                    str(data), "--tokenizer", "train:4096"], check=True)
+
+
+def grid(options):
+    settings = {"data.path": options.laboratory.out / "data", "runtime.device": options.device}
+    runs = []
+    for seed in options.seeds:
+        runs.append(Run(f"trunk-seed{seed}", "text.textproto",
+                        settings | {"seed": seed, "steps": TRUNK, "runtime.validate_every": 0},
+                        {"variant": "trunk", "seed": seed}))
+    for variant in options.variants:
+        for seed in options.seeds:
+            own = {"seed": seed, "steps": STEPS, "schedule.decay_steps": DECAY}
+            runs.append(Run(f"{variant}-seed{seed}", "text.textproto",
+                            settings | own | VARIANTS[variant], {"variant": variant, "seed": seed},
+                            None if variant == "start" else f"trunk-seed{seed}"))
+    return runs
+
+
+def measure_speed(laboratory, options):
+    """Median time of a step, dense and sparse, at growing lengths: DIR/speed.md."""
+    lines = ["| tokens | k | dense, ms | sparse, ms | ratio |", "|---|---|---|---|---|"]
+    for length in SPEEDS:
+        times, kept = {}, 0
+        for name, stage in (("dense", "DENSE"), ("sparse", "TUNING")):
+            home = laboratory.out / f"speed-{name}-{length}"
+            command = [laboratory.tessera, "train", str(Path(__file__).with_name("text.textproto"))]
+            for field, value in {"run_dir": home, "data.path": laboratory.out / "data", "steps": 10,
+                                 "batch.sequence_length": length, "batch.sequences": 8192 // length,
+                                 "schedule.warmup_steps": 1, "sparsity.start": stage,
+                                 "runtime.validate_every": 0,
+                                 "runtime.device": options.device}.items():
+                command += ["--set", f"{field}={value}"]
+            if not (home / "metrics.jsonl").exists():
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+            steps = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+            times[name], kept = statistics.median(step["ms"] for step in steps[3:]), steps[-1]["kept_blocks"]
+        lines.append(f"| {length} | {kept} | {times['dense']:.0f} | {times['sparse']:.0f} |"
+                     f" {times['dense'] / times['sparse']:.2f} |")
+        print(lines[-1], flush=True)
+    (laboratory.out / "speed.md").write_text("\n".join(lines) + "\n")
+
+
+def table(results):
+    """Markdown: a row for each variant, over the seeds; differences are paired by seed."""
+    of = {(result["variant"], result["seed"]): result for result in results}
+    lines = ["| variant | seeds | validation loss | minus dense, nats | perplexity ratio | core-seconds | of dense |",
+             "|---|---|---|---|---|---|---|"]
+    for variant in VARIANTS:
+        runs = [result for result in results if result["variant"] == variant]
+        if not runs:
+            continue
+        mean = statistics.mean
+        losses = [run["validation_loss"] for run in runs]
+        spread = f" ({min(losses):.4f}-{max(losses):.4f})" if len(losses) > 1 else ""
+
+        def cost(run):
+            trunk = of.get(("trunk", run["seed"]))
+            return run["cpu_seconds"] + (0 if run["variant"] == "start" or not trunk else trunk["cpu_seconds"])
+
+        pairs = [(run, of[("dense", run["seed"])]) for run in runs if ("dense", run["seed"]) in of]
+        line = f"| {variant} | {len(runs)} | {mean(losses):.4f}{spread} | "
+        if pairs and variant != "dense":
+            gaps = [run["validation_loss"] - dense["validation_loss"] for run, dense in pairs]
+            line += f"{mean(gaps):+.4f} ({min(gaps):+.4f} to {max(gaps):+.4f}) | {2.718281828 ** -mean(gaps):.4f} | "
+        else:
+            line += " | | "
+        line += f"{mean(cost(run) for run in runs):.0f} | "
+        if pairs:
+            line += f"{mean(cost(run) / cost(dense) for run, dense in pairs):.2f}"
+        lines.append(line + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    common_options(parser)
+    parser.add_argument("--text", help="file or directory of text to use instead")
+    parser.add_argument("--speed", action="store_true", help="only measure steps at growing lengths")
+    options = parser.parse_args()
+    options.seeds = [int(x) for x in options.seeds.split(",")]
+    options.variants = (options.variants or ",".join(VARIANTS)).split(",")
+    options.laboratory = laboratory = Laboratory(options)
+    if not options.report:
+        make_data(laboratory, options)
+        if options.speed:
+            measure_speed(laboratory, options)
+            return 0
+        laboratory.run(grid(options))
+    write_report(laboratory, table)
+    return 1 if laboratory.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
