@@ -42,7 +42,7 @@ def sources(folder):
         for path in folder.glob("linux-source-6.1/**/*.[ch]"):
             if path.stat().st_size <= LEAST_BYTES:
                 path.unlink()
-    return next(folder.glob("linux-source-*"))
+    return next(folder.glob("linux-source-*/kernel")).parent
 
 
 def make_data(laboratory, options):
