@@ -171,13 +171,7 @@ void save(const CheckpointReader& reader, TrainConfig config, const ChooseOption
           ChooseReport& report) {
   config.set_run_dir(options.output.string());
   ReorderedState state(reader, orders_of(report.layers), to_text(config));
-  CheckpointStore store(options.output,
-                        {.retention = {.keep_last = config.checkpoint().keep_last(),
-                                       .keep_every = config.checkpoint().keep_every()},
-                         .git_hash = {},
-                         .note = {},
-                         .on_stage = {}});
-  const SaveReport saved = save_in_pieces(store, state);
+  const SaveReport saved = save_in_pieces(config, state);
   report.checkpoint = saved.path;
   report.bytes = saved.bytes;
 }

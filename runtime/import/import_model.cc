@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "checkpoint/candidates.h"
-#include "checkpoint/store.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/config/wording.h"
@@ -124,13 +123,7 @@ ImportReport import_model(const TrainConfig& config, const ImportOptions& option
     report.parameters += one.parameter.shard.whole.elements();
   }
   ImportedState state(config, files, plan.parameters, options.piece_elements, tokenizer.model);
-  CheckpointStore store(config.run_dir(),
-                        {.retention = {.keep_last = config.checkpoint().keep_last(),
-                                       .keep_every = config.checkpoint().keep_every()},
-                         .git_hash = {},
-                         .note = {},
-                         .on_stage = {}});
-  const SaveReport saved = save_in_pieces(store, state);
+  const SaveReport saved = save_in_pieces(config, state);
   report.checkpoint = saved.path;
   report.bytes = saved.bytes;
   return report;

@@ -2,6 +2,7 @@
 
 #include "checkpoint/writer.h"
 #include "parallel/agreement.h"
+#include "runtime/config/train.pb.h"
 
 namespace tessera {
 
@@ -27,6 +28,16 @@ SaveReport save_in_pieces(CheckpointStore& store, StateInPieces& state) {
     throw Error(failure ? failure->code : ExitCode::kTryAgain, report.failure);
   }
   return report;
+}
+
+SaveReport save_in_pieces(const TrainConfig& config, StateInPieces& state) {
+  CheckpointStore store(config.run_dir(),
+                        {.retention = {.keep_last = config.checkpoint().keep_last(),
+                                       .keep_every = config.checkpoint().keep_every()},
+                         .git_hash = {},
+                         .note = {},
+                         .on_stage = {}});
+  return save_in_pieces(store, state);
 }
 
 }  // namespace tessera

@@ -5,6 +5,8 @@
 
 namespace tessera {
 
+class TrainConfig;
+
 /// The state of a run in pieces that fit into little memory, one at a time: all pieces together
 /// hold every element once, as the ranks of a world do.
 class StateInPieces {
@@ -23,5 +25,8 @@ class StateInPieces {
 /// it. Throws Error: what fill() throws, kTryAgain for trouble of the storage; then there is no
 /// checkpoint.
 SaveReport save_in_pieces(CheckpointStore& store, StateInPieces& state);
+
+/// The same in the run directory of `config`, with what it says of how many are kept.
+SaveReport save_in_pieces(const TrainConfig& config, StateInPieces& state);
 
 }  // namespace tessera
