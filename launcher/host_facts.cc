@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -62,12 +61,11 @@ std::string interfaces() {
   return text;
 }
 
-// Empty when a file can be made in `directory`, else why not.
+// Empty when a file can be made in `directory`, else why not. Its name is nobody else's: hosts ask
+// at the same time, and two may have one name.
 std::string write_error(const std::filesystem::path& directory, const std::string& marker) {
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
-  const std::string file = (directory / concat(marker, ".", host.data())).string();
-  const int opened = open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  std::string file = (directory / concat(marker, ".XXXXXX")).string();
+  const int opened = mkostemp(file.data(), O_CLOEXEC);
   if (opened < 0) return std::strerror(errno);
   close(opened);
   return unlink(file.c_str()) == 0 ? "" : std::strerror(errno);

@@ -2,7 +2,13 @@
 #include "launcher/shell.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <array>
+#include <filesystem>
+#include <fstream>
+
+#include "kernels/core/error.h"
 #include "launcher/network_interfaces.h"
 #include "launcher/rank_probe.h"
 #include "launcher/ssh.h"
@@ -222,6 +228,30 @@ TEST(RankProbe, SaysWhichHostCannotReachWhich) {
             "host n2 cannot reach host n1 at 10.77.1.1 (Network is unreachable)");
   said.errors = "-----\nNot enough\n  slots.\n------\n";
   EXPECT_EQ(explain_mpirun(said), "Not enough slots.");
+}
+
+// As when two hosts have one name, or one host two: the other's file is there.
+TEST(HostFacts, AreToldBesideAnotherHostOfTheSameName) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / concat("tessera_host_facts_test_", getpid());
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / "run.textproto")
+      << "steps: 1 run_dir: \"" << folder.string() << "\" data { path: \"none\" }\n"
+      << "model { vocabulary: 257 hidden: 32 layers: 1 heads: 2 kv_heads: 2 intermediate: 32 }\n"
+      << "batch { sequences: 1 sequence_length: 16 } optimizer { learning_rate: 1e-3 }\n";
+  std::ofstream(folder / ".marker");
+  std::array<char, 256> name{};
+  ASSERT_EQ(gethostname(name.data(), name.size() - 1), 0);
+  std::ofstream(folder / concat(".marker.", name.data()));
+  HostFacts facts;
+  tell_host_facts({.launch = "none but this test",
+                   .marker = ".marker",
+                   .train = {(folder / "run.textproto").string()}},
+                  [&](const std::string& fact, const std::string& value) { facts[fact] = value; });
+  EXPECT_EQ(facts["config_error"], "");
+  EXPECT_EQ(facts["marker"], "seen");
+  EXPECT_EQ(facts["run_dir_error"], "");
+  EXPECT_EQ(std::filesystem::remove_all(folder), 4u) << "a file was left in the run directory";
 }
 
 }  // namespace
