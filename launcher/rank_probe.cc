@@ -14,25 +14,30 @@ namespace {
 constexpr CaptureLimits kPatience{.seconds = 60, .grace = 5};
 constexpr size_t kMostSaid = 600;  // characters of mpirun's pages
 
-// The first pair that Open MPI's TCP transport could not connect, of lines such as
+// What begins at "from ", of a line such as
 //   [...] from n2 to: n1 Unable to connect to the peer 10.77.1.1 on port 1025: Network is
 //   unreachable
-// Empty when there is no such line.
+// in one sentence; empty when it is something else.
+std::string pair_in(const std::string& text) {
+  std::istringstream words(text);
+  std::string from, to, address, skipped, why;
+  words >> skipped >> from >> skipped >> to;
+  for (const char* expected : {"Unable", "to", "connect", "to", "the", "peer"}) {
+    words >> skipped;
+    if (skipped != expected) words.setstate(std::ios::failbit);
+  }
+  words >> address >> skipped >> skipped >> skipped >> std::ws;  // on port 1025:
+  if (!std::getline(words, why)) return "";
+  return concat("host ", from, " cannot reach host ", to, " at ", address, " (", why, ")");
+}
+
+// The first pair that Open MPI's TCP transport could not connect; empty when there is none. Ranks
+// write at once: a line may begin with what another one was about to say.
 std::string unreached(const std::string& text) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    const size_t begin = line.find("from ");
-    if (begin == std::string::npos) continue;
-    std::istringstream words(line.substr(begin));
-    std::string from, to, address, skipped, why;
-    words >> skipped >> from >> skipped >> to;
-    for (const char* expected : {"Unable", "to", "connect", "to", "the", "peer"}) {
-      words >> skipped;
-      if (skipped != expected) words.setstate(std::ios::failbit);
-    }
-    words >> address >> skipped >> skipped >> skipped >> std::ws;  // on port 1025:
-    if (std::getline(words, why)) {
-      return concat("host ", from, " cannot reach host ", to, " at ", address, " (", why, ")");
+    for (size_t at = line.find("from "); at != std::string::npos; at = line.find("from ", at + 1)) {
+      if (std::string pair = pair_in(line.substr(at)); !pair.empty()) return pair;
     }
   }
   return "";

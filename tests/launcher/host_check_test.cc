@@ -226,6 +226,13 @@ TEST(RankProbe, SaysWhichHostCannotReachWhich) {
       "port 1025: Network is unreachable\n\nmore";
   EXPECT_EQ(explain_mpirun(said),
             "host n2 cannot reach host n1 at 10.77.1.1 (Network is unreachable)");
+  // Two ranks have written at once.
+  said.errors =
+      "[[1,1],0][a.c:793:start_connect] from n1 [[1,1],1][a.c:793:start_connect] from n2 to: n3 "
+      "Unable to connect to the peer 10.77.3.1 on port 1024: Network is unreachable\n"
+      " to: n2 Unable to connect to the peer 10.77.2.1 on port 1024: Network is unreachable\n";
+  EXPECT_EQ(explain_mpirun(said),
+            "host n2 cannot reach host n3 at 10.77.3.1 (Network is unreachable)");
   said.errors = "-----\nNot enough\n  slots.\n------\n";
   EXPECT_EQ(explain_mpirun(said), "Not enough slots.");
 }
