@@ -148,13 +148,13 @@ Gate::Saved Gate::forward(StepContext& step, ConstTensorView q0, ConstTensorView
       .q0 = q0, .k0 = k0, .kbar = kbar, .alpha = alpha, .qt = qt, .kt = kt, .decision = decision};
 }
 
-/// The same noise in every step: each token always sees the same blocks, whatever they hold. It is
-/// wide enough that the chosen are beyond the ramp, which is 1 nat wide.
+/// Other noise in every step, or two layers would learn which blocks each token sees and pass on
+/// what is in them. It is wide enough that the chosen are beyond the ramp, which is 1 nat wide.
 void Gate::replace_by_noise(StepContext& step, TensorView x, uint64_t part) const {
   constexpr double kDeviation = 4;  // of each factor; 16 of a score
   std::vector<float> noise(static_cast<size_t>(x.elements()));
   for (size_t i = 0; i < noise.size(); ++i) {
-    const auto words = philox(noise_, part, i);
+    const auto words = philox(noise_, 2 * step.sparsity.draw + part, i);
     noise[i] = static_cast<float>(kDeviation * normal(words[0], words[1]));
   }
   copy(step.stream, host_view(noise).reshape(x.shape()), x);

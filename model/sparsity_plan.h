@@ -14,6 +14,7 @@ struct SparsityPlan {
   float kl = 0;
   float entropy = 0;
   float z_loss = 0;
+  uint64_t draw = 0;  ///< number of the drawing, where blocks are chosen by chance
   /// [3], f32, (kl, entropy, z_loss) on the device: given, kernels read these when they run.
   ConstTensorView coefficients = {};
 };

@@ -52,7 +52,8 @@ SparsityPlan sparsity_plan(const StepPlan& plan, double gate_rows) {
           .strength = static_cast<float>(plan.gate_strength),
           .kl = static_cast<float>(plan.kl * share),
           .entropy = static_cast<float>(plan.entropy * share),
-          .z_loss = static_cast<float>(plan.z_loss * share)};
+          .z_loss = static_cast<float>(plan.z_loss * share),
+          .draw = static_cast<uint64_t>(plan.step)};
 }
 
 SequenceOrder sequence_order(const TrainConfig& config) {

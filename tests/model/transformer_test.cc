@@ -98,6 +98,24 @@ TEST(Transformer, GateLearnsFromItsOwnLosses) {
   }
 }
 
+TEST(Transformer, BlocksChosenByChanceAreOthersInTheNextDrawingAndTheSameInOne) {
+  TrainConfig config = tiny_batch_config();
+  config.mutable_model()->mutable_attention()->set_selection(AttentionConfig::RANDOM);
+  const TinyBatch batch(config, 5);
+  SparsityPlan plan = tiny_plan();
+  plan.kl = plan.entropy = plan.z_loss = 0;
+  const auto loss = [&](uint64_t draw, Recompute recompute = Recompute::kNothing) {
+    TinyModel tiny(config, 1, recompute);
+    plan.draw = draw;
+    losses_and_gradients(tiny, plan, batch);
+    return tiny.loss();
+  };
+  const double first = loss(1);
+  EXPECT_EQ(loss(1), first);
+  EXPECT_EQ(loss(1, Recompute::kBlock), first);
+  EXPECT_GT(std::abs(loss(2) - first), 1e-3);
+}
+
 TEST(Transformer, EveryTrainedParameterGetsAGradient) {
   const TrainConfig config = tiny_batch_config();
   TinyModel tiny(config);
