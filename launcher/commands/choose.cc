@@ -69,6 +69,18 @@ void print_layer(size_t layer, const LayerChoice& choice, int64_t global_groups)
   }
 }
 
+/// What to do about layers in which one more group would be as good.
+void print_advice(const ChooseReport& report) {
+  const std::vector<SharedLayer> shared = shared_layers(report);
+  for (const SharedLayer& layer : shared) {
+    print_row("  layer %lld: a group is left out with alpha %.2f, the last chosen has %.2f",
+              static_cast<long long>(layer.layer), layer.left_out, layer.chosen);
+  }
+  if (shared.empty() || report.global_groups + 1 >= std::ssize(report.layers.front().alpha)) return;
+  std::cout << "  what these layers need from far away is in one group more: try --global-groups "
+            << report.global_groups + 1 << "\n";
+}
+
 void print(const ChooseReport& report, const ChooseOptions& options) {
   print_row("%5s  %5s  %6s  %-6s  %-8s  %s", "layer", "group", "alpha", "role", "place", "reason");
   for (size_t layer = 0; layer < report.layers.size(); ++layer) {
@@ -86,9 +98,13 @@ void print(const ChooseReport& report, const ChooseOptions& options) {
     std::cout << "  the choice is not better on this probe than what was there: give more --steps, "
                  "or another probe\n";
   }
+  print_advice(report);
   std::cout << "saved " << report.checkpoint.string() << ", " << (report.bytes >> 20)
-            << " MiB; tessera train with run_dir=" << options.output.string()
-            << " goes on from it\n";
+            << " MiB; tessera train with run_dir=" << options.output.string();
+  if (report.global_groups != report.global_groups_before) {
+    std::cout << " and model.attention.global_groups=" << report.global_groups;
+  }
+  std::cout << " goes on from it\n";
 }
 
 }  // namespace
@@ -117,6 +133,8 @@ CommandLine choose_command_line() {
        "the probe: of tessera data task or tessera data prepare")  //
       ("output", options::value<std::string>()->value_name("RUN"),
        "run directory to make")  //
+      ("global-groups", options::value<int64_t>()->default_value(0)->value_name("N"),
+       "of each layer; 0: as many as the run has")  //
       ("steps", options::value<int64_t>()->default_value(200)->value_name("N"),
        "batches to learn from")  //
       ("batch", options::value<int64_t>()->default_value(16)->value_name("N"),
@@ -143,6 +161,7 @@ int choose_checkpoint(const boost::program_options::variables_map& values) {
   ChooseOptions options{.checkpoint = values["CHECKPOINT"].as<std::string>(),
                         .output = values["output"].as<std::string>(),
                         .precision = values["precision"].as<std::string>(),
+                        .global_groups = at_least(values, "global-groups", 0),
                         .probe = {.data = values["data"].as<std::string>(),
                                   .length = at_least(values, "sequence-length", 0),
                                   .sequences = at_least(values, "batch", 1),

@@ -22,14 +22,24 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void expect_choice(const TrainConfig& config) {
-  const int64_t chosen = global_groups(config.model());
+// The configuration that the new run has, but for its directory.
+TrainConfig chosen_config(TrainConfig config, int64_t asked_for) {
+  const int64_t before = global_groups(config.model());
+  if (before == 0) {
+    throw Error(ExitCode::kUsage,
+                "model.attention.global_groups is 0: the run has no gates that could go on; train "
+                "the dense model with 1 or more global groups");
+  }
+  const int64_t chosen = asked_for > 0 ? asked_for : before;
   const int64_t groups = config.model().kv_heads();
-  if (chosen > 0 && chosen < groups) return;
-  throw Error(ExitCode::kUsage,
-              concat("model.attention.global_groups is ", chosen, " and model.kv_heads ", groups,
-                     ": there is nothing to choose; train the dense model with 1 to ", groups - 1,
-                     " global groups"));
+  if (chosen <= 0 || chosen >= groups) {
+    throw Error(ExitCode::kUsage,
+                concat(asked_for > 0 ? "--global-groups" : "model.attention.global_groups", " is ",
+                       chosen, " and model.kv_heads ", groups,
+                       ": there is nothing to choose; give --global-groups 1 to ", groups - 1));
+  }
+  config.mutable_model()->mutable_attention()->set_global_groups(static_cast<int32_t>(chosen));
+  return config;
 }
 
 /// Gates that have learned belong to the groups that taught them.
@@ -98,14 +108,15 @@ std::string digits(double value) {
   return text.data();
 }
 
-GroupShares learn(Probe& probe, const ModelConfig& model, const ChooseOptions& options) {
+GroupShares learn(Probe& probe, const ModelConfig& model, int64_t chosen,
+                  const ChooseOptions& options) {
   const int64_t groups = model.kv_heads();
   std::vector<LayerShares> layers(static_cast<size_t>(model.layers()), LayerShares(groups));
   GroupShares shares(layers.size(), layers.front().values());
   GroupShares slopes;
   for (int64_t step = 1; step <= options.steps; ++step) {
     const double loss = probe.learn(step - 1, shares, slopes);
-    const double total = total_of_step(step, options.steps, groups, global_groups(model));
+    const double total = total_of_step(step, options.steps, groups, chosen);
     for (size_t layer = 0; layer < layers.size(); ++layer) {
       layers[layer].follow(slopes[layer], total, options.rate);
       shares[layer] = layers[layer].values();
@@ -133,27 +144,35 @@ std::vector<GroupOrder> orders_of(std::span<const LayerChoice> layers) {
   return orders;
 }
 
+struct Edge {
+  double least;  ///< alpha of those that are chosen
+  double most;   ///< of the others
+};
+Edge edge_of(const LayerChoice& choice, int64_t global_groups) {
+  Edge edge{.least = 1, .most = 0};
+  for (size_t place = 0; place < choice.order.size(); ++place) {
+    const double alpha = choice.alpha[static_cast<size_t>(choice.order[place])];
+    if (std::cmp_less(place, global_groups)) {
+      edge.least = std::min(edge.least, alpha);
+    } else {
+      edge.most = std::max(edge.most, alpha);
+    }
+  }
+  return edge;
+}
+
 void tell_changes(const ChooseReport& report, const ChooseOptions& options) {
   GateChangeLog log(options.output);
   for (size_t layer = 0; layer < report.layers.size(); ++layer) {
     const LayerChoice& choice = report.layers[layer];
-    const auto first = [&](const GroupOrder& order) {
-      return std::vector<int32_t>(order.begin(), order.begin() + report.global_groups);
+    const auto first = [](const GroupOrder& order, int64_t groups) {
+      return std::vector<int32_t>(order.begin(), order.begin() + groups);
     };
-    const std::vector<int32_t> after = first(choice.order);
-    const std::vector<int32_t> before =
-        first(order_by_share(std::vector<double>(choice.alpha.size()), report.global_groups));
+    const std::vector<int32_t> after = first(choice.order, report.global_groups);
+    const std::vector<int32_t> before = first(
+        order_by_share(std::vector<double>(choice.alpha.size()), 0), report.global_groups_before);
     if (after == before) continue;
-    double least = 1;
-    double most = 0;  // of those that are not chosen
-    for (size_t place = 0; place < choice.order.size(); ++place) {
-      const double alpha = choice.alpha[static_cast<size_t>(choice.order[place])];
-      if (std::cmp_less(place, report.global_groups)) {
-        least = std::min(least, alpha);
-      } else {
-        most = std::max(most, alpha);
-      }
-    }
+    const auto [least, most] = edge_of(choice, report.global_groups);
     log.add(GlobalGroupsChange{
         .step = report.step,
         .layer = static_cast<int64_t>(layer),
@@ -170,7 +189,7 @@ void tell_changes(const ChooseReport& report, const ChooseOptions& options) {
 void save(const CheckpointReader& reader, TrainConfig config, const ChooseOptions& options,
           ChooseReport& report) {
   config.set_run_dir(options.output.string());
-  ReorderedState state(reader, orders_of(report.layers), to_text(config));
+  ReorderedState state(reader, orders_of(report.layers), config);
   const SaveReport saved = save_in_pieces(config, state);
   report.checkpoint = saved.path;
   report.bytes = saved.bytes;
@@ -185,19 +204,20 @@ nlohmann::ordered_json json_of(const ProbeLoss& probe) {
 ChooseReport choose_groups(Stream& stream, const ChooseOptions& options) {
   const NewRun output(options.output);
   const CheckpointReader reader(find_checkpoint(options.checkpoint));
-  expect_choice(stored_config(reader));
+  const TrainConfig config = chosen_config(stored_config(reader), options.global_groups);
   expect_same_tokenizer(reader, options.probe.data);
   const LoadedModel loaded =
       load_model(stream, reader.directory(), {.precision = options.precision, .gradients = true});
   expect_dense(stream, loaded, reader.directory().string());
-  const ModelConfig& model = loaded.config->model();
+  const ModelConfig& model = config.model();
   ChooseReport report{.step = loaded.step,
                       .global_groups = global_groups(model),
+                      .global_groups_before = global_groups(loaded.config->model()),
                       .window = model.attention().window()};
   {
     Probe probe(stream, loaded, options.probe);
     report.length = probe.length();
-    for (std::vector<double>& alpha : learn(probe, model, options)) {
+    for (std::vector<double>& alpha : learn(probe, model, report.global_groups, options)) {
       GroupOrder order = order_by_share(alpha, report.global_groups);
       report.layers.push_back({.alpha = std::move(alpha), .order = std::move(order)});
     }
@@ -205,13 +225,24 @@ ChooseReport choose_groups(Stream& stream, const ChooseOptions& options) {
     const std::vector<GroupOrder> unchanged(
         chosen.size(), order_by_share(std::vector<double>(chosen.front().size()), 0));
     report.all = probe.validate(only_first(chosen, model.kv_heads()));
-    report.before = probe.validate(only_first(unchanged, report.global_groups));
+    report.before = probe.validate(only_first(unchanged, report.global_groups_before));
     report.after = probe.validate(only_first(chosen, report.global_groups));
   }
-  save(reader, *loaded.config, options, report);
+  save(reader, config, options, report);
   also_log_to(options.output / "log.txt");
   tell_changes(report, options);
   return report;
+}
+
+std::vector<SharedLayer> shared_layers(const ChooseReport& report) {
+  constexpr double kMuch = 0.25;
+  std::vector<SharedLayer> found;
+  for (size_t layer = 0; layer < report.layers.size(); ++layer) {
+    const auto [least, most] = edge_of(report.layers[layer], report.global_groups);
+    if (most < kMuch) continue;
+    found.push_back({.layer = static_cast<int64_t>(layer), .chosen = least, .left_out = most});
+  }
+  return found;
 }
 
 std::string to_json(const ChooseReport& report) {
@@ -221,6 +252,7 @@ std::string to_json(const ChooseReport& report) {
   }
   return nlohmann::ordered_json{{"step", report.step},
                                 {"global_groups", report.global_groups},
+                                {"global_groups_before", report.global_groups_before},
                                 {"window", report.window},
                                 {"length", report.length},
                                 {"layers", layers},

@@ -9,6 +9,7 @@
 #include "runtime/choose/reordered_state.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/data/task_dataset.h"
+#include "runtime/export/hugging_face.h"
 #include "runtime/generate/loaded_model.h"
 #include "tests/runtime/training_fixture.h"
 
@@ -55,7 +56,7 @@ class ChooseGroupsTest : public support::TrainingFixture {
   fs::path reordered(const fs::path& from, const std::vector<GroupOrder>& orders,
                      const std::string& to, int64_t piece_bytes = int64_t{1} << 28) const {
     const CheckpointReader reader(from);
-    ReorderedState state(reader, orders, reader.read_blob(kConfigBlob), piece_bytes);
+    ReorderedState state(reader, orders, stored_config(reader), piece_bytes);
     CheckpointStore store(directory_ / to);
     return save_in_pieces(store, state).path;
   }
@@ -283,7 +284,62 @@ TEST_F(ChooseGroupsTest, WithoutAnyChangeTheStateIsTheOldOne) {
       reordered(report.checkpoint,
                 {places_of(report.layers[0].order), places_of(report.layers[1].order)}, "back");
   expect_same_state(saved("dense", "00000004"), same);
-  EXPECT_EQ(to_json(report).find("{\"step\":4,\"global_groups\":1,\"window\":24,"), 0u);
+  EXPECT_EQ(to_json(report).find(
+                "{\"step\":4,\"global_groups\":1,\"global_groups_before\":1,\"window\":24,"),
+            0u);
+}
+
+// Gates are functions of the seed, their name and place: those that come later are the ones that
+// the run would have had from the start, but for the decay of their matrices in its four steps.
+TEST_F(ChooseGroupsTest, MoreOrFewerGroupsAreGlobalWhenAskedForAndGatesFollow) {
+  const fs::path dense = dense_run();
+  const ChooseReport more = choose(dense, "more", {.global_groups = 3, .steps = 8, .rate = 0.2});
+  EXPECT_EQ(more.global_groups, 3);
+  EXPECT_EQ(more.global_groups_before, 1);
+  for (const LayerChoice& layer : more.layers) {
+    EXPECT_NEAR(std::accumulate(layer.alpha.begin(), layer.alpha.end(), 0.0), 3, 1e-9);
+  }
+  for (const nlohmann::json& line : changes("more")) {
+    EXPECT_EQ(line["old"], std::vector<int>{0});
+    EXPECT_EQ(line["new"].size(), 3u);
+  }
+  TrainConfig other = config_of("other", {"steps=1", "model.attention.global_groups=3"});
+  other.mutable_sparsity()->set_dense_steps(100);
+  EXPECT_EQ(run(other), TrainingEnd::kFinished);
+  const CheckpointReader had(saved("other", "00000001"));
+  const CheckpointReader now(more.checkpoint);
+  int gates = 0;
+  for (const TensorFacts& facts : now.tensors()) {
+    if (!is_gate_parameter(facts.name)) continue;
+    ++gates;
+    const std::vector<double> found = support::to_doubles(whole(now, facts));
+    const std::vector<double> expected = support::to_doubles(whole(had, facts));
+    ASSERT_EQ(found.size(), expected.size()) << facts.name;
+    support::expect_relative(found, expected, 0.02, facts.name);
+  }
+  EXPECT_EQ(gates, 2 * 4 * 3);  // f32: values and both moments
+
+  const auto go_on = [&](const std::string& name, int groups) {
+    TrainConfig config = config_of(name, {concat("model.attention.global_groups=", groups)});
+    EXPECT_EQ(run(config), TrainingEnd::kFinished);
+    EXPECT_EQ(CheckpointReader(saved(name, "00000012")).facts().id.step, 12);
+  };
+  go_on("more", 3);
+  const ChooseReport all = choose(dense, "two", {.global_groups = 2, .steps = 2});
+  const ChooseReport fewer = choose(directory_ / "two", "fewer", {.global_groups = 1, .steps = 2});
+  EXPECT_EQ(fewer.global_groups_before, 2);
+  go_on("fewer", 1);
+}
+
+TEST(SharedLayers, AreThoseWithMuchThatIsLeftOut) {
+  const ChooseReport report{.global_groups = 1,
+                            .layers = {{.alpha = {0.1, 0.9, 0.0}, .order = {1, 0, 2}},
+                                       {.alpha = {0.0, 0.4, 0.6}, .order = {2, 0, 1}}}};
+  const std::vector<SharedLayer> shared = shared_layers(report);
+  ASSERT_EQ(shared.size(), 1u);
+  EXPECT_EQ(shared[0].layer, 1);
+  EXPECT_EQ(shared[0].chosen, 0.6);
+  EXPECT_EQ(shared[0].left_out, 0.4);
 }
 
 /// "2: message", where a run has nothing to choose or the probe does not fit.
@@ -306,11 +362,16 @@ TEST_F(WrongChoice, RunsWithNothingToChooseOrWhoseGroupsHaveRolesAreRefused) {
     EXPECT_EQ(run(config_of(name, {"steps=1",
                                    "sparsity=", concat("model.attention.global_groups=", groups)})),
               TrainingEnd::kFinished);
-    EXPECT_EQ(told(directory_ / name),
-              concat("2: model.attention.global_groups is ", groups,
-                     " and model.kv_heads 4: there is nothing to choose; train the dense model "
-                     "with 1 to 3 global groups"));
   }
+  EXPECT_EQ(told(directory_ / "run0"),
+            "2: model.attention.global_groups is 0: the run has no gates that could go on; train "
+            "the dense model with 1 or more global groups");
+  EXPECT_EQ(told(directory_ / "run4"),
+            "2: model.attention.global_groups is 4 and model.kv_heads 4: there is nothing to "
+            "choose; give --global-groups 1 to 3");
+  EXPECT_EQ(told(directory_ / "run4", {.global_groups = 5, .steps = 1}),
+            "2: --global-groups is 5 and model.kv_heads 4: there is nothing to choose; give "
+            "--global-groups 1 to 3");
   EXPECT_EQ(run(config_of("sparse")), TrainingEnd::kFinished);
   EXPECT_EQ(told(directory_ / "sparse"),
             concat("2: ", saved("sparse", "00000012").string(),
@@ -325,7 +386,7 @@ TEST_F(WrongChoice, GatesThatHaveLearnedAreSeenWhateverTheConfigurationSays) {
   const CheckpointReader reader(saved("sparse", "00000012"));
   TrainConfig config = stored_config(reader);
   config.mutable_sparsity()->set_dense_steps(1000);
-  ReorderedState state(reader, std::vector<GroupOrder>(2, GroupOrder{0, 1, 2, 3}), to_text(config));
+  ReorderedState state(reader, std::vector<GroupOrder>(2, GroupOrder{0, 1, 2, 3}), config);
   CheckpointStore store(directory_ / "claims");
   EXPECT_TRUE(save_in_pieces(store, state).committed);
   const std::string message = told(directory_ / "claims");
