@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Multi-query associative recall: full attention against DGSA and against what it is made of.
+"""Recall of many facts, or of one: full attention against DGSA and against what it is made of.
 
 A grid of small runs (laboratory.py).
 """
@@ -7,6 +7,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
 
 from laboratory import Laboratory, Run, common_options, write_report
 
@@ -15,15 +16,30 @@ LENGTHS = {32: (32, 3, 256), 64: (32, 7, 256), 128: (16, 8, 256), 256: (8, 8, 25
            512: (4, 16, 256), 1024: (2, 16, 256), 2048: (1, 16, 256)}
 KEYS, VALUES = 16, 16
 
-# Every run is a chain of legs, each on longer samples than the one before: (tokens, steps, learning
-# rate at the begin and at the end).
-LEGS = [(32, 2000, 2e-3, 2e-3), (64, 600, 2e-3, 4e-4), (128, 600, 2e-3, 2e-3),
-        (256, 1200, 2e-3, 2e-4), (512, 800, 1e-3, 2e-4), (1024, 600, 1e-3, 2e-4),
-        (2048, 400, 1e-3, 2e-4)]
+
+@dataclass(frozen=True)
+class Task:
+    """A run is a chain of legs, each on longer samples than the one before."""
+    legs: tuple  # (tokens, steps, learning rate at the begin and at the end)
+    transition: int  # steps of the leg of SPARSE tokens
+
+    def end_of(self, length):
+        """Steps behind the leg of so many tokens."""
+        return sum(leg[1] for leg in self.legs if leg[0] <= length)
+
+
+TASKS = {
+    "mqar": Task(((32, 2000, 2e-3, 2e-3), (64, 600, 2e-3, 4e-4), (128, 600, 2e-3, 2e-3),
+                  (256, 1200, 2e-3, 2e-4), (512, 800, 1e-3, 2e-4), (1024, 600, 1e-3, 2e-4),
+                  (2048, 400, 1e-3, 2e-4)), 400),
+    "passkey": Task(((32, 200, 2e-3, 2e-3), (64, 100, 2e-3, 4e-4), (128, 200, 2e-3, 2e-3),
+                     (256, 200, 2e-3, 2e-4), (512, 200, 1e-3, 2e-4), (1024, 200, 1e-3, 2e-4),
+                     (2048, 200, 1e-3, 2e-4)), 150),
+}
 # The dense stage is what comes before the leg of so many tokens. Behind it the groups that recall are
-# made global (tessera checkpoint choose); then the window shrinks at once, and of 400 steps the others
-# drop blocks.
-SPARSE, TRANSITION, WINDOW_FIRST = 128, 400, 0.01
+# made global (tessera checkpoint choose); then the window shrinks at once, and the others drop
+# blocks until the transition ends.
+SPARSE, WINDOW_FIRST = 128, 0.01
 
 # What a variant sets besides the stages; "full" stays dense.
 VARIANTS = {
@@ -43,42 +59,41 @@ VARIANTS = {
     "at-once": {"sparsity.transition_steps": 1, "sparsity.window_first": 0},
     "together": {"sparsity.window_first": 0},
 }
-# These have other parameters, so their dense stage is their own; the rest begin with that of "full".
-OWN = ("full", "two-groups", "eight-groups")
-MAIN = ("full", "dgsa", "window", "random")
+# These have a dense stage of their own; the rest begin with that of "full".
+OWN = ("full", "eight-groups")
+MAIN = ("full", "dgsa", "two-groups", "window", "random")
 ABLATED_AT = 256  # the other variants end here
 
 
-def end_of(length):
-    """Steps behind the leg of so many tokens."""
-    return sum(leg[1] for leg in LEGS if leg[0] <= length)
-
-
-STAGES = {"sparsity.dense_steps": end_of(SPARSE // 2), "sparsity.gate_warmup_steps": 0,
-          "sparsity.transition_steps": TRANSITION, "sparsity.window_first": WINDOW_FIRST,
-          "sparsity.final_kl": 1}
+def stages(task):
+    return {"sparsity.dense_steps": task.end_of(SPARSE // 2), "sparsity.gate_warmup_steps": 0,
+            "sparsity.transition_steps": task.transition, "sparsity.window_first": WINDOW_FIRST,
+            "sparsity.final_kl": 1}
 
 
 def leg_of(variant, leg, seed, options):
     """A leg of a variant: a run that begins where the leg before ended."""
     length, steps, begin, end = leg
-    out, tessera = options.laboratory.out, options.laboratory.tessera
-    before = [other[0] for other in LEGS if other[0] < length]
+    task, tessera = TASKS[options.kind], options.laboratory.tessera
+    data = lambda length: options.laboratory.out / f"data-{length}"
+    before = [other[0] for other in task.legs if other[0] < length]
     turns_sparse = length == SPARSE and VARIANTS[variant] is not None
     of = "full" if length == SPARSE and variant not in OWN else variant
-    settings = {"data.path": out / f"data-{length}", "steps": end_of(length), "seed": seed,
+    settings = {"data.path": data(length), "steps": task.end_of(length), "seed": seed,
                 "batch.sequences": LENGTHS[length][0], "batch.sequence_length": length,
                 "runtime.device": options.device, "optimizer.learning_rate": begin,
                 "schedule.final_fraction": end / begin,
                 "schedule.decay_steps": steps if end != begin else 0}
     if VARIANTS[variant] is not None:
-        settings |= (STAGES if length >= SPARSE else {}) | VARIANTS[variant]
+        settings |= (stages(task) if length >= SPARSE else {}) | VARIANTS[variant]
     choose = None
     if turns_sparse and variant not in ("first-groups", "eight-groups"):
+        groups = settings.get("model.attention.global_groups", 0)
         choose = lambda parent, home: [tessera, "checkpoint", "choose", str(parent), "--data",
-                                       str(out / f"data-{before[-1]}"), "--output", str(home)]
+                                       str(data(before[-1])), "--output", str(home),
+                                       "--global-groups", str(groups)]
     ask = lambda home: [tessera, "eval", "task", "--checkpoint", str(home), "--data",
-                        str(out / f"data-{length}"), "--json", "--device", options.device.lower()]
+                        str(data(length)), "--json", "--device", options.device.lower()]
     return Run(f"{variant}-{length}-seed{seed}", "mqar.textproto", settings,
                {"variant": variant, "seed": seed, "length": length},
                f"{of}-{before[-1]}-seed{seed}" if before else None, choose, ask)
@@ -89,18 +104,21 @@ def grid(options):
     runs = []
     for variant in options.variants:
         last = max(options.lengths) if variant in MAIN else min(max(options.lengths), ABLATED_AT)
-        first = LEGS[0][0] if variant in OWN else SPARSE
+        legs = TASKS[options.kind].legs
+        first = legs[0][0] if variant in OWN else SPARSE
         order = lambda leg, seed: (variant not in MAIN, leg[0], list(VARIANTS).index(variant), seed)
         runs += [(order(leg, seed), leg_of(variant, leg, seed, options)) for seed in options.seeds
-                 for leg in LEGS if first <= leg[0] <= last]
+                 for leg in legs if first <= leg[0] <= last]
     return [run for _, run in sorted(runs, key=lambda entry: entry[0])]
 
 
-def make_data(laboratory, lengths):
-    for length in lengths:
+def make_data(laboratory, kind, longest):
+    for length, steps, _, _ in TASKS[kind].legs:
         sequences, pairs, validation = LENGTHS[length]
-        samples = sequences * next(leg[1] for leg in LEGS if leg[0] == length)
-        subprocess.run([laboratory.tessera, "data", "task", "--kind", "mqar", "--length", str(length),
+        if length > longest:
+            break
+        samples = sequences * steps
+        subprocess.run([laboratory.tessera, "data", "task", "--kind", kind, "--length", str(length),
                         "--samples", str(samples), "--validation", str(validation), "--pairs",
                         str(pairs), "--keys", str(KEYS), "--values", str(VALUES), "--output",
                         str(laboratory.out / f"data-{length}"), "--overwrite"],
@@ -136,6 +154,7 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common_options(parser)
+    parser.add_argument("--kind", default="mqar", choices=list(TASKS))
     parser.add_argument("--lengths", default="256,512,1024,2048")
     options = parser.parse_args()
     options.seeds = [int(x) for x in options.seeds.split(",")]
@@ -143,7 +162,7 @@ def main():
     options.variants = (options.variants or ",".join(VARIANTS)).split(",")
     options.laboratory = laboratory = Laboratory(options)
     if not options.report:
-        make_data(laboratory, [leg[0] for leg in LEGS if leg[0] <= max(options.lengths)])
+        make_data(laboratory, options.kind, max(options.lengths))
         laboratory.run(grid(options))
     write_report(laboratory, table)
     return 1 if laboratory.failed else 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Real text at 4096 tokens: three-stage DGSA against full attention, a window, and sparse at once.
+"""Real text: three-stage DGSA against full attention, a window, and sparse at once.
 
 A grid of small runs (laboratory.py) on C sources of the Linux kernel, from the Debian package
 linux-source-6.1, or on --text.
@@ -13,17 +13,30 @@ from pathlib import Path
 
 from laboratory import Laboratory, Run, common_options, write_report
 
-# Steps of one sequence each: until TRUNK all variants are one dense run; until WARM the gate learns.
+# Steps of one sequence of LENGTH tokens; of longer ones in proportion fewer. Until TRUNK all variants
+# are one dense run; until WARM the gate learns.
+LENGTH = 4096
 STEPS, TRUNK, WARM, TRANSITION, DECAY = 800, 160, 240, 240, 160
-SPARSE = {"sparsity.dense_steps": WARM, "sparsity.gate_warmup_steps": WARM - TRUNK,
-          "sparsity.transition_steps": TRANSITION, "sparsity.guard_tolerance": 0}
-VARIANTS = {
-    "dense": {},
-    "dgsa": SPARSE,
-    "direct": SPARSE | {"sparsity.transition_steps": 1},          # no transition
-    "window": SPARSE | {"model.attention.selection": "NONE"},     # no global groups
-    "start": {"sparsity.start": "TUNING"},                        # sparse from the first step on
-}
+FEWER = 40  # steps that "sooner" does without
+VARIANTS = ("dense", "dgsa", "sooner", "direct", "window", "start")
+
+
+def stages(variant, scale):
+    """What a variant sets."""
+    if variant == "dense":
+        return {}
+    if variant == "start":  # sparse from the first step on
+        return {"sparsity.start": "TUNING"}
+    sparse = {"sparsity.dense_steps": WARM // scale,
+              "sparsity.gate_warmup_steps": (WARM - TRUNK) // scale,
+              "sparsity.transition_steps": TRANSITION // scale, "sparsity.guard_tolerance": 0}
+    if variant == "direct":  # no transition
+        sparse["sparsity.transition_steps"] = 1
+    if variant == "window":  # no global groups
+        sparse["model.attention.selection"] = "NONE"
+    return sparse
+
+
 FOLDERS = ("kernel", "mm", "fs", "net")
 LEAST_BYTES = 15 << 10  # of a file: about 4096 tokens
 SPEEDS = (1024, 2048, 4096, 8192)  # tokens of a sequence
@@ -55,19 +68,25 @@ def make_data(laboratory, options):
 
 
 def grid(options):
-    settings = {"data.path": options.laboratory.out / "data", "runtime.device": options.device}
+    length, scale = options.length, options.length // LENGTH
+    settings = {"data.path": options.laboratory.out / "data", "runtime.device": options.device,
+                "batch.sequence_length": length, "runtime.validate_every": 200 // scale,
+                "runtime.validate_batches": 60 // scale, "schedule.warmup_steps": 50 // scale}
     runs = []
     for seed in options.seeds:
-        runs.append(Run(f"trunk-seed{seed}", "text.textproto",
-                        settings | {"seed": seed, "steps": TRUNK, "runtime.validate_every": 0},
-                        {"variant": "trunk", "seed": seed}))
-    for variant in options.variants:
-        for seed in options.seeds:
-            own = {"seed": seed, "steps": STEPS, "schedule.decay_steps": DECAY}
-            runs.append(Run(f"{variant}-seed{seed}", "text.textproto",
-                            settings | own | VARIANTS[variant], {"variant": variant, "seed": seed},
-                            None if variant == "start" else f"trunk-seed{seed}"))
-    return runs
+        facts = {"seed": seed, "length": length}
+        trunk = f"trunk-{length}-seed{seed}"
+        runs.append(Run(trunk, "text.textproto",
+                        settings | {"seed": seed, "steps": TRUNK // scale, "runtime.validate_every": 0},
+                        facts | {"variant": "trunk"}))
+        for variant in options.variants:
+            steps = (STEPS - (FEWER if variant == "sooner" else 0)) // scale
+            own = {"seed": seed, "steps": steps, "schedule.decay_steps": DECAY // scale}
+            runs.append(Run(f"{variant}-{length}-seed{seed}", "text.textproto",
+                            settings | own | stages(variant, scale), facts | {"variant": variant},
+                            None if variant == "start" else trunk))
+    order = ("trunk", *options.variants)
+    return sorted(runs, key=lambda run: order.index(run.facts["variant"]))
 
 
 def measure_speed(laboratory, options):
@@ -97,23 +116,25 @@ def measure_speed(laboratory, options):
 
 def table(results):
     """Markdown: a row for each variant, over the seeds; differences are paired by seed."""
-    of = {(result["variant"], result["seed"]): result for result in results}
-    lines = ["| variant | seeds | validation loss | minus dense, nats | perplexity ratio | core-seconds | of dense |",
-             "|---|---|---|---|---|---|---|"]
-    for variant in VARIANTS:
-        runs = [result for result in results if result["variant"] == variant]
-        if not runs:
-            continue
+    of = {(result["length"], result["variant"], result["seed"]): result for result in results}
+    lines = ["| tokens | variant | seeds | validation loss | minus dense, nats | perplexity ratio | core-seconds | of dense |",
+             "|---|---|---|---|---|---|---|---|"]
+    for length, variant in sorted({(result["length"], result["variant"]) for result in results
+                                   if result["variant"] in VARIANTS},
+                                  key=lambda pair: (pair[0], VARIANTS.index(pair[1]))):
+        runs = [of[key] for key in sorted(of) if key[:2] == (length, variant)]
         mean = statistics.mean
         losses = [run["validation_loss"] for run in runs]
         spread = f" ({min(losses):.4f}-{max(losses):.4f})" if len(losses) > 1 else ""
 
         def cost(run):
-            trunk = of.get(("trunk", run["seed"]))
+            trunk = of.get((length, "trunk", run["seed"]))
             return run["cpu_seconds"] + (0 if run["variant"] == "start" or not trunk else trunk["cpu_seconds"])
 
-        pairs = [(run, of[("dense", run["seed"])]) for run in runs if ("dense", run["seed"]) in of]
-        line = f"| {variant} | {len(runs)} | {mean(losses):.4f}{spread} | "
+        dense = {run["seed"]: of[(length, "dense", run["seed"])] for run in runs
+                 if (length, "dense", run["seed"]) in of}
+        pairs = [(run, dense[run["seed"]]) for run in runs if run["seed"] in dense]
+        line = f"| {length} | {variant} | {len(runs)} | {mean(losses):.4f}{spread} | "
         if pairs and variant != "dense":
             gaps = [run["validation_loss"] - dense["validation_loss"] for run, dense in pairs]
             line += f"{mean(gaps):+.4f} ({min(gaps):+.4f} to {max(gaps):+.4f}) | {2.718281828 ** -mean(gaps):.4f} | "
@@ -129,6 +150,8 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common_options(parser)
+    parser.add_argument("--length", type=int, default=LENGTH, choices=[LENGTH, 2 * LENGTH],
+                        help="tokens of a sequence")
     parser.add_argument("--text", help="file or directory of text to use instead")
     parser.add_argument("--speed", action="store_true", help="only measure steps at growing lengths")
     options = parser.parse_args()

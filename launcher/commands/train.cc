@@ -18,6 +18,7 @@
 #include "parallel/self_communicator.h"
 #include "runtime/config/config.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/hooks/library_hook.h"
 #include "runtime/train/run_training.h"
 
 namespace tessera {
@@ -192,8 +193,12 @@ int run_train(const std::vector<std::string>& arguments) {
                         .traced = traced_steps(*values)};
   if ((*values)["dry-run"].as<bool>()) {
     TrainConfig config = begin.load();
-    resolve_mesh(config, described_ranks(config));
-    if (begin.job.rank == 0) std::cout << dry_run(config);
+    const int ranks = described_ranks(config);
+    resolve_mesh(config, ranks);
+    if (begin.job.rank == 0) {
+      make_hooks(config, 0, ranks);  // can be loaded, and take their options
+      std::cout << dry_run(config);
+    }
     return static_cast<int>(ExitCode::kFinished);
   }
   RankWatch watch;
