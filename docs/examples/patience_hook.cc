@@ -6,6 +6,7 @@
 //   hooks { name: "patience" library: "patience_hook.so" options: "patience=200 factor=0.5" }
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
@@ -22,7 +23,7 @@ class PatienceHook final : public hooks::UserHook {
     for (std::string option; options >> option;) {
       const size_t equals = option.find('=');
       const std::string name = option.substr(0, equals);
-      const double value = equals == std::string::npos ? 0 : std::stod(option.substr(equals + 1));
+      const double value = equals == std::string::npos ? 0 : number(option.substr(equals + 1));
       if (name == "patience" && value >= 1) {
         patience_ = static_cast<int64_t>(value);
       } else if (name == "factor" && value > 0 && value <= 1) {
@@ -73,6 +74,13 @@ class PatienceHook final : public hooks::UserHook {
   }
 
  private:
+  // 0 for what is no number; no option may be 0.
+  static double number(const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    return end == text.c_str() + text.size() ? value : 0;
+  }
+
   TesseraSink log_;
   int64_t patience_ = 100;
   double factor_ = 0.5;
