@@ -36,7 +36,7 @@ TASKS = {
                      (256, 200, 2e-3, 2e-4), (512, 200, 1e-3, 2e-4), (1024, 200, 1e-3, 2e-4),
                      (2048, 200, 1e-3, 2e-4)), 150),
 }
-# The dense stage is what comes before the leg of so many tokens. Behind it the groups that recall are
+# The dense stage is what comes before the leg of SPARSE tokens. Behind it the groups that recall are
 # made global (tessera checkpoint choose); then the window shrinks at once, and the others drop
 # blocks until the transition ends.
 SPARSE, WINDOW_FIRST = 128, 0.01
@@ -58,15 +58,22 @@ VARIANTS = {
     "no-refresh": {"sparsity.dense_refresh": 0},
     "at-once": {"sparsity.transition_steps": 1, "sparsity.window_first": 0},
     "together": {"sparsity.window_first": 0},
+    "late": {},
+    "late-at-once": {"sparsity.transition_steps": 1, "sparsity.window_first": 0},
+    "late-two-groups": {"model.attention.global_groups": 2},
 }
+# These are dense until the leg of so many tokens.
+LATE = {"late": 1024, "late-at-once": 1024, "late-two-groups": 1024}
 # These have a dense stage of their own; the rest begin with that of "full".
 OWN = ("full", "eight-groups")
 MAIN = ("full", "dgsa", "two-groups", "window", "random")
-ABLATED_AT = 256  # the other variants end here
+ABLATED_AT = 256  # the others end here
 
 
-def stages(task):
-    return {"sparsity.dense_steps": task.end_of(SPARSE // 2), "sparsity.gate_warmup_steps": 0,
+def stages(task, sparse):
+    """With a dense stage until the leg of so many tokens."""
+    dense = max(leg[0] for leg in task.legs if leg[0] < sparse)
+    return {"sparsity.dense_steps": task.end_of(dense), "sparsity.gate_warmup_steps": 0,
             "sparsity.transition_steps": task.transition, "sparsity.window_first": WINDOW_FIRST,
             "sparsity.final_kl": 1}
 
@@ -77,21 +84,23 @@ def leg_of(variant, leg, seed, options):
     task, tessera = TASKS[options.kind], options.laboratory.tessera
     data = lambda length: options.laboratory.out / f"data-{length}"
     before = [other[0] for other in task.legs if other[0] < length]
-    turns_sparse = length == SPARSE and VARIANTS[variant] is not None
-    of = "full" if length == SPARSE and variant not in OWN else variant
+    sparse = LATE.get(variant, SPARSE)
+    turns_sparse = length == sparse and VARIANTS[variant] is not None
+    of = "full" if length == sparse and variant not in OWN else variant
     settings = {"data.path": data(length), "steps": task.end_of(length), "seed": seed,
                 "batch.sequences": LENGTHS[length][0], "batch.sequence_length": length,
                 "runtime.device": options.device, "optimizer.learning_rate": begin,
                 "schedule.final_fraction": end / begin,
                 "schedule.decay_steps": steps if end != begin else 0}
     if VARIANTS[variant] is not None:
-        settings |= (stages(task) if length >= SPARSE else {}) | VARIANTS[variant]
+        settings |= (stages(task, sparse) if length >= sparse else {}) | VARIANTS[variant]
     choose = None
     if turns_sparse and variant not in ("first-groups", "eight-groups"):
         groups = settings.get("model.attention.global_groups", 0)
         choose = lambda parent, home: [tessera, "checkpoint", "choose", str(parent), "--data",
                                        str(data(before[-1])), "--output", str(home),
-                                       "--global-groups", str(groups)]
+                                       "--global-groups", str(groups), "--batch",
+                                       str(min(16, LENGTHS[before[-1]][0]))]
     ask = lambda home: [tessera, "eval", "task", "--checkpoint", str(home), "--data",
                         str(data(length)), "--json", "--device", options.device.lower()]
     return Run(f"{variant}-{length}-seed{seed}", "mqar.textproto", settings,
@@ -102,10 +111,10 @@ def leg_of(variant, leg, seed, options):
 def grid(options):
     """All runs, what is to be done first first."""
     runs = []
+    legs, longest = TASKS[options.kind].legs, max(options.lengths)
     for variant in options.variants:
-        last = max(options.lengths) if variant in MAIN else min(max(options.lengths), ABLATED_AT)
-        legs = TASKS[options.kind].legs
-        first = legs[0][0] if variant in OWN else SPARSE
+        last = longest if variant in MAIN or variant in LATE else min(longest, ABLATED_AT)
+        first = legs[0][0] if variant in OWN else LATE.get(variant, SPARSE)
         order = lambda leg, seed: (variant not in MAIN, leg[0], list(VARIANTS).index(variant), seed)
         runs += [(order(leg, seed), leg_of(variant, leg, seed, options)) for seed in options.seeds
                  for leg in legs if first <= leg[0] <= last]
@@ -156,9 +165,15 @@ def main():
     common_options(parser)
     parser.add_argument("--kind", default="mqar", choices=list(TASKS))
     parser.add_argument("--lengths", default="256,512,1024,2048")
+    parser.add_argument("--dense", type=int, help="steps of the last dense leg, instead of the usual")
     options = parser.parse_args()
     options.seeds = [int(x) for x in options.seeds.split(",")]
     options.lengths = [int(x) for x in options.lengths.split(",")]
+    if options.dense:
+        task = TASKS[options.kind]
+        legs = [leg if leg[0] != SPARSE // 2 else (leg[0], options.dense, *leg[2:])
+                for leg in task.legs]
+        TASKS[options.kind] = Task(tuple(legs), task.transition)
     options.variants = (options.variants or ",".join(VARIANTS)).split(",")
     options.laboratory = laboratory = Laboratory(options)
     if not options.report:
