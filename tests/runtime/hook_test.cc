@@ -90,7 +90,8 @@ TEST_F(HookTest, LibrariesThatCannotBeUsedStopTheRunBeforeItBegins) {
   EXPECT_EQ(stopped_on(2, with_hook("a", kFaulty, "refuse")),
             "2: rank 0: hook mine does not start: it does not like its options");
   EXPECT_EQ(stopped_on(1, with_hook("a", kPatience, "patience=many")),
-            "2: hook mine does not start: stod");
+            "2: hook mine does not start: option patience=many, expected patience=STEPS or "
+            "factor=SHARE");
   EXPECT_EQ(stopped_on(1, with_hook("a", kPatience, "speed=3")),
             "2: hook mine does not start: option speed=3, expected patience=STEPS or factor=SHARE");
   EXPECT_FALSE(std::filesystem::exists(directory_ / "a"));
