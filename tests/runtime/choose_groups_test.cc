@@ -331,6 +331,32 @@ TEST_F(ChooseGroupsTest, MoreOrFewerGroupsAreGlobalWhenAskedForAndGatesFollow) {
   go_on("fewer", 1);
 }
 
+// A master of bf16's is the value that it is rounded to, as in a new run.
+TEST_F(ChooseGroupsTest, GatesThatAreAddedBeginWithTheirMasters) {
+  TrainConfig config = config_of("dense", {"steps=1", "runtime.precision=BF16"});
+  config.mutable_sparsity()->set_dense_steps(100);
+  EXPECT_EQ(run(config), TrainingEnd::kFinished);
+  const ChooseReport report =
+      choose(directory_ / "dense", "chosen", {.global_groups = 2, .steps = 1});
+  const CheckpointReader reader(report.checkpoint);
+  int masters = 0;
+  for (const TensorFacts& facts : reader.tensors()) {
+    if (facts.kind != TensorKind::kMaster || !is_gate_parameter(facts.name)) continue;
+    ++masters;
+    TensorFacts of_value = facts;
+    of_value.kind = TensorKind::kParameter;
+    of_value.dtype = DType::kBF16;
+    const std::vector<double> master = support::to_doubles(whole(reader, facts));
+    const std::vector<double> value = support::to_doubles(whole(reader, of_value));
+    ASSERT_EQ(master.size(), value.size());
+    const auto half = static_cast<int64_t>(master.size() / 2);
+    EXPECT_TRUE(std::equal(master.begin() + half, master.end(), value.begin() + half));
+    EXPECT_GT(std::abs(master.back()), 0);
+    EXPECT_EQ(facts.shape[0], 2);
+  }
+  EXPECT_EQ(masters, 2 * 2);
+}
+
 TEST(SharedLayers, AreThoseWithMuchThatIsLeftOut) {
   const ChooseReport report{.global_groups = 1,
                             .layers = {{.alpha = {0.1, 0.9, 0.0}, .order = {1, 0, 2}},
