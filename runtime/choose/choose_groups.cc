@@ -32,7 +32,10 @@ TrainConfig chosen_config(TrainConfig config, int64_t asked_for) {
   }
   const int64_t chosen = asked_for > 0 ? asked_for : before;
   const int64_t groups = config.model().kv_heads();
-  if (chosen <= 0 || chosen >= groups) {
+  if (groups == 1) {
+    throw Error(ExitCode::kUsage, "model.kv_heads is 1: there is nothing to choose");
+  }
+  if (chosen >= groups) {
     throw Error(ExitCode::kUsage,
                 concat(asked_for > 0 ? "--global-groups" : "model.attention.global_groups", " is ",
                        chosen, " and model.kv_heads ", groups,

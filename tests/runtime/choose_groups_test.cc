@@ -395,6 +395,9 @@ TEST_F(WrongChoice, RunsWithNothingToChooseOrWhoseGroupsHaveRolesAreRefused) {
   EXPECT_EQ(told(directory_ / "run4"),
             "2: model.attention.global_groups is 4 and model.kv_heads 4: there is nothing to "
             "choose; give --global-groups 1 to 3");
+  EXPECT_EQ(run(config_of("one", {"steps=1", "sparsity=", "model.heads=2", "model.kv_heads=1"})),
+            TrainingEnd::kFinished);
+  EXPECT_EQ(told(directory_ / "one"), "2: model.kv_heads is 1: there is nothing to choose");
   EXPECT_EQ(told(directory_ / "run4", {.global_groups = 5, .steps = 1}),
             "2: --global-groups is 5 and model.kv_heads 4: there is nothing to choose; give "
             "--global-groups 1 to 3");
