@@ -38,6 +38,9 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
         ", expected [rows, dim]");
   expect_tensor(a.dtable, DType::kF32, {a.dtable.shape()[0], a.dy.shape()[1]},
                 "embedding_backward: dtable", "[rows, dim]");
+  if (!a.scale.empty()) {
+    expect_tensor(a.scale, a.dy.dtype(), {a.dy.shape()[1]}, "embedding_backward: scale", "[dim]");
+  }
   expect_shard(a.first, a.vocabulary, "embedding_backward");
   if (stream.on(DeviceKind::kCpu)) cpu::embedding_backward(stream.threads(), a);
   if constexpr (kCudaBuilt) {

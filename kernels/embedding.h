@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "kernels/core/tensor_view.h"
 
 namespace tessera {
@@ -18,18 +20,22 @@ struct EmbeddingForward {
 };
 void embedding_forward(Stream& stream, const EmbeddingForward& a);
 
-/// dtable[ids[t] - first] += dy[t], in token order, where this shard holds that entry: the same
-/// bits for any number of threads.
+/// dtable[ids[t] - first] += dy[t], or scale * dy[t] by element, in token order, where this shard
+/// holds that entry: the same bits for any number of threads.
 struct EmbeddingBackward {
   TensorView dtable;    ///< in and out [rows, dim], f32; added to
   ConstTensorView dy;   ///< [tokens, dim], f32 or bf16
   ConstTensorView ids;  ///< [tokens], i32
   int64_t first = 0;
-  int64_t vocabulary = 0;  ///< as in forward
+  int64_t vocabulary = 0;      ///< as in forward
+  ConstTensorView scale = {};  ///< [dim], dtype of dy; optional
+  bool gaps = false;           ///< ids may be -1: no entry, nothing is added
 };
 void embedding_backward(Stream& stream, const EmbeddingBackward& a);
 
 namespace cpu {
+/// Throws Error(kBadData) unless every id is in [least, vocabulary).
+void check_ids(std::span<const int32_t> ids, int32_t least, int64_t vocabulary);
 void embedding_forward(ThreadPool& threads, const EmbeddingForward& a);
 void embedding_backward(ThreadPool& threads, const EmbeddingBackward& a);
 }  // namespace cpu

@@ -42,13 +42,14 @@ __global__ void __launch_bounds__(kMapThreads) take_rows(Forward<T> a) {
   }
 }
 
-/// Rows of the table; `rows` for what another shard holds.
+/// Rows of the table; `rows` for what another shard holds and for gaps.
 __global__ void __launch_bounds__(kMapThreads)
     find_rows(int32_t* found, const int32_t* ids, int64_t first, int64_t rows, int64_t vocabulary,
-              int64_t tokens) {
+              int64_t tokens, bool gaps) {
   const int64_t t = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
   if (t >= tokens) return;
-  const int64_t row = checked_id(ids[t], vocabulary) - first;
+  const bool gap = gaps && ids[t] == -1;
+  const int64_t row = gap ? -1 : checked_id(ids[t], vocabulary) - first;
   found[t] = static_cast<int32_t>(row >= 0 && row < rows ? row : rows);
 }
 
@@ -56,6 +57,7 @@ template <class T>
 struct Backward {
   float* dtable;
   const T* dy;
+  const T* scale;  // by column; read only where scaled
   SortedKeys sorted;
   int64_t rows;
   int64_t dim;
@@ -65,7 +67,7 @@ struct Backward {
 /// The lanes of the first token of a row add all of its tokens; others have nothing to do. Most
 /// rows have one token: what the choice and its place need is read at once, and then row and
 /// gradient.
-template <class T, int N>
+template <class T, int N, bool kScaled>
 __global__ void __launch_bounds__(kMapThreads, 6) add_tokens(Backward<T> a) {
   constexpr int kAhead = 4;  // tokens whose gradients are read before they are added
   const RowPlace at = place_in(a.split);
@@ -77,9 +79,15 @@ __global__ void __launch_bounds__(kMapThreads, 6) add_tokens(Backward<T> a) {
   if (row >= a.rows || before == row) return;
   const int64_t j = int64_t{at.item} * N;
   float* const to = a.dtable + row * a.dim + j;
+  Floats<N> scale{};
+  if constexpr (kScaled) scale = load_floats<N>(a.scale + j);
   Floats<N> sum = load_floats<N>(to);
-  const Floats<N> gradient = load_floats<N>(a.dy + token * a.dim + j);
-  for (int i = 0; i < N; ++i) sum.at[i] += gradient.at[i];
+  const auto add = [&](const Floats<N>& gradient) {
+    for (int i = 0; i < N; ++i) {
+      sum.at[i] += kScaled ? scale.at[i] * gradient.at[i] : gradient.at[i];
+    }
+  };
+  add(load_floats<N>(a.dy + token * a.dim + j));
   bool more = after == row;
   for (int64_t first = at.row + 1; more; first += kAhead) {
     int64_t tokens[kAhead];
@@ -92,8 +100,7 @@ __global__ void __launch_bounds__(kMapThreads, 6) add_tokens(Backward<T> a) {
       if (tokens[k] >= 0) ahead[k] = load_floats<N>(a.dy + tokens[k] * a.dim + j);
     }
     for (int k = 0; k < kAhead; ++k) {
-      if (tokens[k] < 0) continue;
-      for (int i = 0; i < N; ++i) sum.at[i] += ahead[k].at[i];
+      if (tokens[k] >= 0) add(ahead[k]);
     }
     more = tokens[kAhead - 1] >= 0;
   }
@@ -131,21 +138,26 @@ void embedding_backward(Stream& stream, const EmbeddingBackward& a) {
   Workspace workspace(stream, "embedding_backward");
   auto* const found = workspace.take<int32_t>(tokens);
   launch(stream, find_rows, dim3(blocks_for(tokens, kMapThreads)), kMapThreads, 0, found,
-         a.ids.as<int32_t>().data(), a.first, rows, a.vocabulary > 0 ? a.vocabulary : rows, tokens);
+         a.ids.as<int32_t>().data(), a.first, rows, a.vocabulary > 0 ? a.vocabulary : rows, tokens,
+         a.gaps);
   const SortedKeys sorted = sort_keys(stream, workspace, found, tokens, rows);
   with_float_type(a.dy.dtype(), [&]<class T>() {
     constexpr int kN = kGroup<float>;
     float* const dtable = a.dtable.as<float>().data();
     const T* const dy = a.dy.as<T>().data();
-    const bool packed = aligned_to_packs(dtable, dy) && dim % kN == 0;
+    const bool scaled = !a.scale.empty();
+    const T* const scale = scaled ? a.scale.as<T>().data() : nullptr;
+    const bool packed = aligned_to_packs(dtable, dy, scale) && dim % kN == 0;
     const Backward<T> of{.dtable = dtable,
                          .dy = dy,
+                         .scale = scale,
                          .sorted = sorted,
                          .rows = rows,
                          .dim = dim,
                          .split = RowSplit(tokens, packed ? dim / kN : dim)};
-    launch(stream, packed ? add_tokens<T, kN> : add_tokens<T, 1>, of.split.grid(), kMapThreads, 0,
-           of);
+    const auto kernel = scaled ? (packed ? add_tokens<T, kN, true> : add_tokens<T, 1, true>)
+                               : (packed ? add_tokens<T, kN, false> : add_tokens<T, 1, false>);
+    launch(stream, kernel, of.split.grid(), kMapThreads, 0, of);
   });
 }
 

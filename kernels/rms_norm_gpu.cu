@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/core/add_chunks.h"
 #include "kernels/core/device_math.cuh"
 #include "kernels/core/launch.cuh"
 #include "kernels/core/pointwise.cuh"
@@ -179,27 +180,6 @@ __global__ void __launch_bounds__(kMostThreads) backward_in_registers(Backward<T
   }
 }
 
-/// A warp's worth of columns per block. Warp w adds chunks w, w + 32, ...; then the warps' sums are
-/// added in order.
-constexpr int kSumThreads = kWarpSize * kWarpSize;
-__global__ void __launch_bounds__(kSumThreads)
-    add_partials(float* dweight, const float* partials, int dim, int chunks) {
-  SharedMemory shared;
-  float* const sums = shared.take<float>(kSumThreads);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int d = static_cast<int>(blockIdx.x) * kWarpSize + lane;
-  float sum = 0;
-  for (int chunk = warp; chunk < chunks && d < dim; chunk += kWarpSize) {
-    sum += partials[int64_t{chunk} * dim + d];
-  }
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (warp != 0 || d >= dim) return;
-  for (int other = 1; other < kWarpSize; ++other) sum += sums[other * kWarpSize + lane];
-  dweight[d] += sum;
-}
-
 /// The kernel for rows of `dim`, with how many lanes a block has.
 template <class T>
 struct BackwardKernel {
@@ -270,9 +250,7 @@ void rms_norm_backward(Stream& stream, const RmsNormBackward& a) {
     launch(stream, chosen.kernel, dim3(static_cast<unsigned>(chunks)), chosen.threads,
            shared_bytes_of<float>(kWarpSize), of);
   });
-  launch(stream, add_partials, dim3(blocks_for(dim, kWarpSize)), kSumThreads,
-         shared_bytes_of<float>(kSumThreads), a.dweight.as<float>().data(), partials,
-         static_cast<int>(dim), static_cast<int>(chunks));
+  add_chunks(stream, a.dweight.as<float>().data(), partials, dim, chunks);
 }
 
 }  // namespace tessera::gpu

@@ -11,6 +11,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
+#include "kernels/token_smear.h"
 #include "tests/support/compare.h"
 #include "tests/support/tolerance.h"
 
@@ -170,6 +171,31 @@ TEST(DeviceTwins, LongRowsOfAnEmbedding) {
         embedding_forward(stream, {.y = y, .table = table, .ids = ids});
         embedding_backward(stream, {.dtable = dtable, .dy = dy, .ids = ids});
         return support::tensors(std::move(y), std::move(dtable));
+      });
+    }
+  }
+}
+
+TEST(DeviceTwins, SmearOfLongRows) {
+  const Tensor ids = support::from_ints({-1, 4, 0, 4, 2, 4, -1, 4, 4, 4, 4, 1});
+  const ConstTensorView before = ids.view().reshape({2, 6});
+  for (const DType dtype : support::dtypes()) {
+    for (const int64_t dim : {2056, 1031}) {
+      const Tensor table = random_tensor(dtype, {5, dim}, 20);
+      const Tensor weight = random_tensor(dtype, {2, dim}, 21);
+      const Tensor dy = random_tensor(dtype, {6, dim}, 22);
+      expect_twins(concat(name_of(dtype), " dim ", dim), [&](Stream& stream) {
+        Tensor y = support::copy_of(dy);
+        Tensor dtable(DType::kF32, {5, dim});
+        Tensor dweight(DType::kF32, {2, dim});
+        token_smear_forward(stream, {.y = y, .table = table, .weight = weight, .before = before});
+        token_smear_backward(stream, {.dtable = dtable,
+                                      .dweight = dweight,
+                                      .dy = dy,
+                                      .table = table,
+                                      .weight = weight,
+                                      .before = before});
+        return support::tensors(std::move(y), std::move(dtable), std::move(dweight));
       });
     }
   }

@@ -75,6 +75,30 @@ TEST(Embedding, HasNothingToDoWithoutTokens) {
   support::expect_same_bits(table, before, "table");
 }
 
+TEST(Embedding, BackwardScalesByColumnAndLeavesGapsOut) {
+  Stream stream{support::device(), 2};
+  const Tensor ids = from_ints({3, -1, 0, 3, -1, 5, 3});
+  for (const DType dtype : support::dtypes()) {
+    for (const int64_t dim : {16, 21}) {
+      const Tensor dy = random_tensor(dtype, {7, dim}, 15);
+      const Tensor scale = random_tensor(dtype, {dim}, 16);
+      const Tensor dtable = random_tensor(DType::kF32, {6, dim}, 17);
+      std::vector<double> expected = support::to_doubles(dtable);
+      for (const size_t t : {0, 2, 3, 5, 6}) {
+        const auto row = static_cast<size_t>(ids.as<int32_t>()[t]);
+        for (size_t d = 0; d < static_cast<size_t>(dim); ++d) {
+          expected[row * static_cast<size_t>(dim) + d] +=
+              support::to_doubles(scale)[d] *
+              support::to_doubles(dy)[t * static_cast<size_t>(dim) + d];
+        }
+      }
+      embedding_backward(stream,
+                         {.dtable = dtable, .dy = dy, .ids = ids, .scale = scale, .gaps = true});
+      support::expect_close(dtable, expected, support::tolerance(DType::kF32), name_of(dtype));
+    }
+  }
+}
+
 /// Rows [bounds[i], bounds[i + 1]) of a table.
 TensorView shard_of(const Tensor& table, const std::vector<int64_t>& bounds, size_t i) {
   return table.view().rows(bounds[i], bounds[i + 1] - bounds[i]);
@@ -215,6 +239,14 @@ TEST(Embedding, SaysWhatIsWrong) {
                                     .vocabulary = 9});
       },
       "embedding_backward: first is -7 and vocabulary is 9, expected at least 0");
+  support::expect_error(
+      [&] {
+        embedding_backward(stream, {.dtable = plan_view(DType::kF32, {7, 4}),
+                                    .dy = plan_view(DType::kF32, {3, 4}),
+                                    .ids = plan_view(DType::kI32, {3}),
+                                    .scale = plan_view(DType::kBF16, {4})});
+      },
+      "embedding_backward: scale is bf16 [4], expected f32 [dim] = [4]");
 }
 
 }  // namespace
