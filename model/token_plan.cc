@@ -77,6 +77,31 @@ void TokenPlanner::find_samples(const Call& call) {
       to_arena(call.stream, call.arena, host_view(samples_), "tokens.samples").reshape({pairs, 2});
 }
 
+/// What each of the rank's tokens follows, within its segment.
+void TokenPlanner::find_before(const Call& call, const TokenRanges& owned) {
+  const int64_t smear = options_.smear_tokens;
+  plan_.before = {};
+  if (smear == 0) return;
+  const int64_t tokens = plan_.ids.shape()[0];
+  before_.assign(static_cast<size_t>(smear * tokens), -1);
+  if (!call.planned) {
+    const auto ids = call.batch.tokens.as<int32_t>();
+    int64_t row = 0;
+    for (const TokenRange& range : owned) {
+      auto next = std::upper_bound(call.starts.begin(), call.starts.end(), range.begin);
+      for (int64_t token = range.begin; token < range.end; ++token, ++row) {
+        while (*next <= token) ++next;
+        const int64_t past = std::min<int64_t>(smear, token - *std::prev(next));
+        for (int64_t j = 0; j < past; ++j) {
+          before_[static_cast<size_t>(j * tokens + row)] = ids[static_cast<size_t>(token - 1 - j)];
+        }
+      }
+    }
+  }
+  plan_.before = to_arena(call.stream, call.arena, host_view(before_), "tokens.before")
+                     .reshape({smear, tokens});
+}
+
 /// One rank has all tokens: queries and keys are the same rows.
 void TokenPlanner::plan_alone(const Call& call) {
   const int64_t tokens = plan_.all();
@@ -93,6 +118,7 @@ void TokenPlanner::plan_alone(const Call& call) {
   plan_.sequence = plan_.share;
   plan_.pool = plan_.share;
   group_.owned.assign(1, {{0, tokens}});
+  find_before(call, group_.owned[0]);
   for (RowExchange* rows : {&plan_.window_keys, &plan_.share_keys, &plan_.pool_keys}) {
     rows->plan(0, group_.owned, group_.owned);
   }
@@ -174,6 +200,7 @@ void TokenPlanner::cut_sequences(const Call& call, const SequenceLayout& layout)
   for (size_t s = 1; s < scopes_.size(); ++s) scopes_[s] += scopes_[s - 1];
   plan_.ids = to_arena(call.stream, call.arena, host_view(ids_), "tokens.ids");
   plan_.targets = to_arena(call.stream, call.arena, host_view(targets_), "tokens.targets");
+  find_before(call, layout.sequence_tokens(mesh_.coordinate(Axis::kSequence)));
   plan_.scope_starts = to_arena(call.stream, call.arena, host_view(scopes_), "tokens.scope_starts");
 }
 

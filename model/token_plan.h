@@ -24,6 +24,9 @@ struct TokenPlan {
   int64_t window = 0;       ///< W of local groups
   ConstTensorView ids;      ///< [tokens of the sequence rank], i32
   ConstTensorView targets;  ///< likewise
+  /// [smear tokens, tokens of the sequence rank], i32: the ids of the tokens 1, 2, ... places
+  /// before, whatever rank has them; -1 where the segment has none.
+  ConstTensorView before;
   SegmentGrid sequence;     ///< queries: the sequence rank's; keys: sinks and window
   SegmentGrid share;        ///< queries: this rank's share; keys: whole segments
   SegmentGrid pool;         ///< queries: this rank's share; keys: all of the blocks that end in it
@@ -49,6 +52,7 @@ class TokenPlanner {
     SequenceOrder order = SequenceOrder::kContiguous;
     int64_t block = 64;       ///< tokens per key block
     int64_t sink_tokens = 0;  ///< of local groups
+    int64_t smear_tokens = 0;
   };
 
   /// `mesh` must outlive this.
@@ -88,6 +92,7 @@ class TokenPlanner {
   void plan_shares(const Call& call);
   ConstTensorView find_blocks(const Call& call);
   void find_samples(const Call& call);
+  void find_before(const Call& call, const TokenRanges& owned);
   void cut_sequences(const Call& call, const SequenceLayout& layout);
   RunTensors run_tensors(const Call& call, std::span<const TokenRun> runs, int64_t count,
                          const char* name);
@@ -106,6 +111,7 @@ class TokenPlanner {
   std::vector<int32_t> blocks_;
   std::vector<int32_t> ids_;
   std::vector<int32_t> targets_;
+  std::vector<int32_t> before_;
   std::vector<int32_t> scopes_;
   std::vector<int32_t> samples_;
   RunLists lists_;

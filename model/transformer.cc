@@ -1,11 +1,11 @@
 #include "model/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
 
 #include "kernels/core/copy.h"
-#include "kernels/embedding.h"
 #include "kernels/reduce.h"
 #include "model/model.pb.h"
 #include "model/sparsity_budget.h"
@@ -37,6 +37,14 @@ Moe::BalanceScope balance_scope(MoeConfig::BalanceScope scope) {
     default:
       return Moe::BalanceScope::kSequence;
   }
+}
+
+Embedding::Options embedding_options(const ModelConfig& config, DType dtype) {
+  return {.vocabulary = config.vocabulary(),
+          .hidden = config.hidden(),
+          .smear_tokens = config.smear_tokens(),
+          .dtype = dtype,
+          .init_std = config.init_std()};
 }
 
 int64_t head_dim(const ModelConfig& config) {
@@ -101,30 +109,29 @@ Moe::Options moe_options(const ModelConfig& config, DType dtype) {
 
 Transformer::Transformer(const ModelConfig& config, DType dtype, Recompute recompute,
                          ParameterStore& store, const RankPlace& place)
-    : dtype_(dtype),
+    : embedding_(store, embedding_options(config, dtype), place),
+      dtype_(dtype),
       hidden_(config.hidden()),
-      vocabulary_(config.vocabulary()),
       block_(config.attention().block()),
       sink_tokens_(config.attention().sink_tokens()),
       global_groups_(tessera::global_groups(config)),
       experts_(config.moe().experts()),
       balance_bias_rate_(config.moe().balance_bias_rate()) {
-  const auto vocabulary_matrix = [&](const char* name) {
-    return &store.declare(
-        {.name = name,
-         .shard = Shard::split({vocabulary_, hidden_}, 0, place.tensor, place.tensor_ranks),
-         .placement = Placement::kTensor,
-         .dtype = dtype,
-         .init = config.init_std()});
-  };
-  embedding_ = vocabulary_matrix("embedding.weight");
   for (int64_t index = 0; index < config.layers(); ++index) {
     first_parameters_.push_back(std::ssize(store.all()));
     add_block(config, dtype, recompute, store, place, index);
   }
   first_parameters_.push_back(std::ssize(store.all()));
   Norm norm(store, "head.norm.weight", hidden_, dtype, config.norm_epsilon());
-  Parameter* weight = config.tie_embeddings() ? embedding_ : vocabulary_matrix("head.weight");
+  Parameter* const weight =
+      config.tie_embeddings()
+          ? &embedding_.weight()
+          : &store.declare({.name = "head.weight",
+                            .shard = Shard::split({config.vocabulary(), hidden_}, 0, place.tensor,
+                                                  place.tensor_ranks),
+                            .placement = Placement::kTensor,
+                            .dtype = dtype,
+                            .init = config.init_std()});
   head_ = std::make_unique<Head>(norm, *weight, config.vocabulary());
   count_active_parameters(config, store);
 }
@@ -133,7 +140,7 @@ void Transformer::count_active_parameters(const ModelConfig& config, const Param
   std::set<std::string> counted;  // a parameter may be declared in several parts
   for (const Parameter& parameter : store.all()) {
     if (!parameter.decay || !parameter.trained || !counted.insert(parameter.name).second) continue;
-    if (&parameter == embedding_ && !config.tie_embeddings()) continue;
+    if (&parameter == &embedding_.weight() && !config.tie_embeddings()) continue;
     const int64_t elements = parameter.shard.whole.elements();
     active_parameters_ += parameter.placement == Placement::kExpert
                               ? elements * config.moe().experts_per_token() / config.moe().experts()
@@ -191,21 +198,6 @@ void Transformer::enter_layer(const Run& run, int64_t layer, StepContext& step) 
   step.sparsity.kept = run.kept_of_layers[static_cast<size_t>(layer)];
 }
 
-/// Each tensor rank looks up the entries that it has; the sum of one vector and zeros is exact.
-TensorView Transformer::embed(StepContext& step, ConstTensorView tokens) const {
-  const int64_t share = tokens.shape()[0] / step.mesh.size(Axis::kTensor);
-  const TensorView x = step.arena.allocate(dtype_, {share, hidden_}, "embedding.y");
-  const Arena::Scope scratch(step.arena);
-  const TensorView partial = partial_of(step, x);
-  embedding_forward(step.stream, {.y = partial,
-                                  .table = embedding_->value,
-                                  .ids = tokens,
-                                  .first = embedding_->shard.begin,
-                                  .vocabulary = vocabulary_});
-  sum_partials(step, partial, x);
-  return x;
-}
-
 /// Every tensor rank has the losses of all tokens of its sequence rank; each counts its own.
 void Transformer::add_share(StepContext& step, ConstTensorView x, TensorView total) const {
   const int64_t share = step.tokens.share.tokens();
@@ -234,7 +226,7 @@ void Transformer::forward_backward(Run& run, const TokenPlan& tokens,
   CollectiveLog& log = step.mesh.world().log();
   log.set_phase(Phase::kForward);
   tell(run.need_values, first_parameters_[0]);
-  TensorView x = embed(step, tokens.ids);
+  TensorView x = embedding_.forward(step);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     tell(run.need_values, first_parameters_[i + 1]);
     log.set_layer(static_cast<int>(i));
@@ -256,11 +248,7 @@ void Transformer::forward_backward(Run& run, const TokenPlan& tokens,
     tell(run.gradients_done, first_parameters_[i]);
   }
   log.set_layer(-1);
-  embedding_backward(run.stream, {.dtable = embedding_->grad,
-                                  .dy = gather_tokens(step, d),
-                                  .ids = tokens.ids,
-                                  .first = embedding_->shard.begin,
-                                  .vocabulary = vocabulary_});
+  embedding_.backward(step, d);
   add_share(step, losses, step.sums.loss);
 }
 
@@ -282,7 +270,7 @@ void Transformer::forward(Run& run, const Batch& batch, TensorView losses) const
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
   if (run.on_selection) step.on_selection = &run.on_selection;
-  TensorView x = embed(step, step.tokens.ids);
+  TensorView x = embedding_.forward(step);
   x = infer_blocks(run, step, x);
   const TensorView hits = run.arena.allocate(DType::kF32, losses.shape(), "hits");
   head_->forward(step, x, step.tokens.targets, losses, hits);
@@ -294,7 +282,7 @@ void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const 
   const Arena::Scope scratch(run.arena);
   StepContext step = start(run, batch);
   if (run.on_selection) step.on_selection = &run.on_selection;
-  TensorView x = embed(step, step.tokens.ids);
+  TensorView x = embedding_.forward(step);
   x = infer_blocks(run, step, x);
   head_->logits(step, x, logits);
 }
@@ -308,11 +296,20 @@ std::vector<AttentionCache> Transformer::make_caches(Stream& stream, const Spars
   return caches;
 }
 
-void Transformer::decode(Run& run, ConstTensorView token, int64_t position,
+void Transformer::decode(Run& run, ConstTensorView recent, int64_t position,
                          std::vector<AttentionCache>& caches, TensorView logits) const {
   const Arena::Scope scratch(run.arena);
+  const int64_t smear = embedding_.smear_tokens();
+  const int64_t past = std::min(position, smear);
+  CHECK(recent.shape() == Shape{past + 1}, "decode: recent is ", recent.shape(), ", expected [",
+        past + 1, "] at position ", position, " of a model with ", smear, " smear tokens");
+  const bool planned = run.stream.on(DeviceKind::kPlan);
   // A plan of one token: what the layers ask of it are its size and the token's position.
-  const std::vector<int32_t> numbers{0, 1, static_cast<int32_t>(position)};
+  std::vector<int32_t> numbers{0, 1, static_cast<int32_t>(position)};
+  for (int64_t j = 0; j <= smear; ++j) {
+    const bool known = j <= past && !planned;
+    numbers.push_back(known ? recent.as<int32_t>()[static_cast<size_t>(past - j)] : -1);
+  }
   const TensorView there = to_arena(run.stream, run.arena, host_view(numbers), "decode.plan");
   const ConstTensorView starts = there.rows(0, 2);
   TokenPlan tokens;
@@ -324,9 +321,11 @@ void Transformer::decode(Run& run, ConstTensorView token, int64_t position,
                   .block_starts = starts,
                   .block = block_};
   tokens.scope_starts = starts;
+  tokens.ids = there.rows(3, 1);
+  if (smear > 0) tokens.before = there.rows(4, smear).reshape({smear, 1});
   StepContext step{run.stream, run.arena, run.planner.mesh(), tokens, run.sparsity,
                    run.router, run.sums};
-  TensorView x = embed(step, to_arena(run.stream, run.arena, token, "decode.token"));
+  TensorView x = embedding_.forward(step);
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     enter_layer(run, static_cast<int64_t>(layer), step);
     x = blocks_[layer].decode(step, x, position, caches[layer]);

@@ -7,6 +7,7 @@
 
 #include "model/batch.h"
 #include "model/block.h"
+#include "model/embedding.h"
 #include "model/head.h"
 
 namespace tessera {
@@ -65,9 +66,10 @@ class Transformer {
   /// Decoding: empty caches of one sequence of at most `max_tokens` tokens, one per layer.
   std::vector<AttentionCache> make_caches(Stream& stream, const SparsityPlan& plan,
                                           int64_t max_tokens) const;
-  /// Decoding: logits [1, vocabulary], f32, of the token that follows `token`, [1] i32 in host
-  /// memory, which is at `position` of its sequence. Equals logits() at that position.
-  void decode(Run& run, ConstTensorView token, int64_t position,
+  /// Decoding: logits [1, vocabulary], f32, of what follows the token at `position` of a sequence.
+  /// Equals logits() at that position. `recent`: i32 in host memory, that token behind the
+  /// min(position, smear_tokens()) tokens before it.
+  void decode(Run& run, ConstTensorView recent, int64_t position,
               std::vector<AttentionCache>& caches, TensorView logits) const;
 
   /// Once per optimizer step: loss-free balance biases from the counts of the global batch.
@@ -75,8 +77,13 @@ class Transformer {
 
   /// How a planner must cut sequences for this model.
   TokenPlanner::Options planner_options(SequenceOrder order = SequenceOrder::kContiguous) const {
-    return {.order = order, .block = block_, .sink_tokens = sink_tokens_};
+    return {.order = order,
+            .block = block_,
+            .sink_tokens = sink_tokens_,
+            .smear_tokens = smear_tokens()};
   }
+  /// Tokens before each whose embeddings it takes up.
+  int64_t smear_tokens() const { return embedding_.smear_tokens(); }
   int64_t layers() const { return std::ssize(blocks_); }
   /// Of each layer.
   int64_t global_groups() const { return global_groups_; }
@@ -95,16 +102,14 @@ class Transformer {
   static StepContext start(Run& run, const TokenPlan& tokens);
   void enter_layer(const Run& run, int64_t layer, StepContext& step) const;
   TensorView infer_blocks(const Run& run, StepContext& step, TensorView x) const;
-  TensorView embed(StepContext& step, ConstTensorView tokens) const;
   void add_share(StepContext& step, ConstTensorView x, TensorView total) const;
 
+  Embedding embedding_;
   std::vector<Block> blocks_;
   std::vector<int64_t> first_parameters_;  ///< of each block, and of the head
-  Parameter* embedding_;
   std::unique_ptr<Head> head_;
   DType dtype_;
   int64_t hidden_;
-  int64_t vocabulary_;
   int64_t block_;  ///< tokens per key block
   int64_t sink_tokens_;
   int64_t global_groups_;

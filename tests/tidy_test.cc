@@ -67,6 +67,7 @@ const std::regex kSystemHeader{
 const std::map<std::string, std::string> kNoTestOfItsOwn{
     {"kernels/attention_gradient.h", "attention_test and sparse_attention_test are about it"},
     {"kernels/attention_run.h", "attention_test and sparse_attention_test are about it"},
+    {"kernels/core/add_chunks.h", "rms_norm_test and token_smear_test are about it"},
     {"kernels/core/build.h", "one constant"},
     {"kernels/core/cuda_check.h", "fails only with a broken GPU"},
     {"kernels/core/expect_tensor.h", "tested by the contract test of every kernel"},
@@ -87,6 +88,7 @@ const std::map<std::string, std::string> kNoTestOfItsOwn{
     // end_to_end/reference_model.py, which is an independent model in float64.
     {"model/attention_layer.h", "transformer_test and score_reference_test are about it"},
     {"model/block.h", "transformer_test and score_reference_test are about it"},
+    {"model/embedding.h", "transformer_test and score_reference_test are about it"},
     {"model/expert_exchange.h", "mesh_test is about it"},
     {"model/gate.h", "transformer_test and score_reference_test are about it"},
     {"model/head.h", "transformer_test and score_reference_test are about it"},

@@ -30,6 +30,7 @@ constexpr FieldRule kRules[] = {
     {"model.init_std", 0, 1, 0.02, kAbove},
     {"model.qk_norm", 0, 1, 0},
     {"model.output_gate", 0, 1, 0},
+    {"model.smear_tokens", 0, 8, 0},
     {"model.attention.sparse_ratio", 0, 1},
     {"model.attention.global_groups", 0, 4096},
     {"model.attention.block", 16, 4096, 64},

@@ -114,6 +114,7 @@ void describe_experts(const MoeConfig& moe, Architecture architecture, nlohmann:
 void describe_tessera(const ModelConfig& model, nlohmann::json& json) {
   json["qk_norm"] = model.qk_norm();
   json["output_gate"] = model.output_gate();
+  json["smear_tokens"] = model.smear_tokens();
   json["sink_logit"] = model.attention().sink_logit();
   if (!has_experts(model)) return;
   json["balance_bias_rate"] = model.moe().balance_bias_rate();
@@ -129,6 +130,7 @@ bool has_experts(const ModelConfig& model) {
 }
 
 std::string hugging_face_obstacle(const ModelConfig& model) {
+  if (model.smear_tokens() > 0) return "embeddings take up those of the tokens before";
   if (model.output_gate()) return "attention has an output gate";
   if (model.attention().sink_logit()) return "attention has learned sink logits";
   if (!has_experts(model)) return "";
@@ -187,6 +189,7 @@ std::vector<HuggingFacePart> hugging_face_parts(const ModelConfig& model,
                                                 const std::string& parameter, const Shape& shape) {
   static const std::map<std::string, const char*> kOutsideLayers{
       {"embedding.weight", "model.embed_tokens.weight"},
+      {"embedding.smear.weight", "model.tessera_smear.weight"},
       {"head.norm.weight", "model.norm.weight"},
       {"head.weight", "lm_head.weight"}};
   const auto outside = kOutsideLayers.find(parameter);

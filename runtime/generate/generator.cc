@@ -37,7 +37,9 @@ int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan,
   run.kept_of_layers = kept_of_layers;
   const Shape logits{1, loaded.config->model().vocabulary()};
   // Late enough that every kind of span is there.
-  model.decode(run, {nullptr, DType::kI32, {1}, device}, max_tokens - 1, caches,
+  const int64_t last = max_tokens - 1;
+  const Shape recent{1 + std::min(last, model.smear_tokens())};
+  model.decode(run, {nullptr, DType::kI32, recent, device}, last, caches,
                TensorView(nullptr, DType::kF32, logits, device));
   return arena.high_water() + 4 * Buffer::kAlignment * loaded.config->model().layers();
 }
@@ -60,7 +62,9 @@ ConstTensorView Generator::next(int32_t token) {
   Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
   run.kept_of_layers = kept_of_layers_;
   const TensorView logits = logits_.view(DType::kF32, {1, loaded_.config->model().vocabulary()});
-  loaded_.model->decode(run, {&token, DType::kI32, {1}, Device{}}, position_, caches_, logits);
+  recent_.push_back(token);
+  if (std::ssize(recent_) > 1 + loaded_.model->smear_tokens()) recent_.erase(recent_.begin());
+  loaded_.model->decode(run, host_view(recent_), position_, caches_, logits);
   ++position_;
   return logits;
 }

@@ -36,6 +36,7 @@ class Generator {
   SingleRank alone_;
   Arena arena_;
   Buffer logits_;
+  std::vector<int32_t> recent_;  ///< the token at position_ - 1 and what the model's smear sees
   int64_t position_ = 0;
 };
 

@@ -258,6 +258,7 @@ void read_experts(Fields& fields, Architecture architecture, int32_t layers, Moe
 void read_tessera(Fields& fields, ModelConfig& model) {
   model.set_qk_norm(fields.flag("qk_norm", false));
   model.set_output_gate(fields.flag("output_gate", false));
+  model.set_smear_tokens(fields.integer_or("smear_tokens", 0, 0));
   model.mutable_attention()->set_sink_logit(fields.flag("sink_logit", false));
   if (fields.find("num_experts") == nullptr) return;
   MoeConfig& moe = *model.mutable_moe();
@@ -398,6 +399,7 @@ std::vector<FieldProblem> model_disagreements(const ModelConfig& ours, const Mod
                 theirs.tie_embeddings());
   found.compare("model.qk_norm", "model_type", ours.qk_norm(), theirs.qk_norm());
   found.compare("model.output_gate", "model_type", ours.output_gate(), theirs.output_gate());
+  found.compare("model.smear_tokens", "model_type", ours.smear_tokens(), theirs.smear_tokens());
   found.compare("model.attention.sink_logit", "model_type", ours.attention().sink_logit(),
                 theirs.attention().sink_logit());
   if (has_experts(ours) != has_experts(theirs)) {

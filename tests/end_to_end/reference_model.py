@@ -117,7 +117,7 @@ class ReferenceModel:
         self.p = p
         self.constants = constants or Constants()
         self.auxiliary = np.zeros(5)
-        x = p["embedding.weight"][self.tokens]
+        x = self.embed()
         for layer in range(self.model["layers"]):
             name = f"layers.{layer}"
             normed = rms_norm(x, p[name + ".attention_norm.weight"], self.epsilon)
@@ -133,6 +133,16 @@ class ReferenceModel:
         loss = losses.sum() / max(1, valid.sum())
         return {"logits": logits, "losses": losses, "loss": loss, "auxiliary": self.auxiliary,
                 "objective": loss + self.auxiliary.sum()}
+
+    def embed(self):
+        """Each token's row, and those of the tokens before it in its segment by channel."""
+        rows = self.p["embedding.weight"][self.tokens]
+        x = rows.copy()
+        for j in range(self.model.get("smear_tokens", 0)):
+            weight = self.p["embedding.smear.weight"][j]
+            for begin, end in self.segments:
+                x[begin + j + 1:end] += weight * rows[begin:end - j - 1]
+        return x
 
     # ---- attention
 

@@ -27,7 +27,7 @@ MODEL = {
     "attention": {"global_groups": 1, "block": 16, "gate_dim": 8, "gate_keys": 2, "window": 24,
                   "sink_tokens": 2, "sink_blocks": 1, "window_blocks": 1, "kept_blocks": 2},
 }
-EVERYTHING = {"qk_norm": True, "output_gate": True, "attention.sink_logit": True}
+EVERYTHING = {"smear_tokens": 2, "qk_norm": True, "output_gate": True, "attention.sink_logit": True}
 MOE = {"experts": 4, "experts_per_token": 2, "intermediate": 24, "shared_experts": 1,
        "dense_layers": 1, "balance_loss": 0.1, "z_loss": 0.01}
 SPARSITY = {"dense_steps": 4, "gate_warmup_steps": 2, "transition_steps": 4, "dense_refresh": 7,

@@ -33,9 +33,10 @@ void expect_decoding_equals_training(const TrainConfig& config, const SparsityPl
   tiny.model.logits(run, batch.view(), expected);
   std::vector<AttentionCache> caches = tiny.model.make_caches(tiny.stream, plan, length);
   for (int64_t position = 0; position < length; ++position) {
-    const ConstTensorView token(&batch.tokens[static_cast<size_t>(position)], DType::kI32, {1},
-                                Device{});
-    tiny.model.decode(run, token, position, caches, found.rows(position, 1));
+    const int64_t past = std::min(position, tiny.model.smear_tokens());
+    const ConstTensorView recent(&batch.tokens[static_cast<size_t>(position - past)], DType::kI32,
+                                 {past + 1}, Device{});
+    tiny.model.decode(run, recent, position, caches, found.rows(position, 1));
     if (config.runtime().precision() == RuntimeConfig::F32) {
       support::expect_close(found.rows(position, 1),
                             support::to_doubles(expected.rows(position, 1)), tolerance,
@@ -73,8 +74,9 @@ TEST(Decode, EqualsTrainingAtEveryPositionOfAModelWithATree) {
 
 TEST(Decode, EqualsTrainingAtEveryPositionOfADenseModel) {
   expect_decoding_equals_training(tiny_config(), {.window = 112}, 1e-10);
-  const TrainConfig plain = tiny_config(
-      {"model.qk_norm=false", "model.output_gate=false", "model.attention.sink_logit=false"});
+  const TrainConfig plain =
+      tiny_config({"model.qk_norm=false", "model.output_gate=false",
+                   "model.attention.sink_logit=false", "model.smear_tokens=0"});
   expect_decoding_equals_training(plain, {.window = 112}, 1e-10);
 }
 

@@ -140,18 +140,21 @@ TEST(MeshCausality, ALocalHeadSeesItsWindowAndTheSinksOfItsDocument) {
   config.mutable_model()->mutable_attention()->set_global_groups(0);
   const SparsityPlan plan = support::tiny_plan();
   const int64_t sinks = config.model().attention().sink_tokens();
+  const int64_t smear = config.model().smear_tokens();  // what follows a token has taken it up
   for (const Case& c : fewer(cases())) {
     const Reach reach(config, c, plan);
     // In the first document, a sink of the second, after it, the first that is in the window of
-    // token 56, where a rank begins, and the last that is not; and in the other sequence.
-    for (const int64_t changed : fewer<int64_t>(
-             {57 - plan.window, 3, kDocument + 1, kDocument + 2, 56 - plan.window, kLength + 20})) {
+    // token 56, where a rank begins, and the last that is not; the one before token 56, which that
+    // rank takes up; and in the other sequence.
+    for (const int64_t changed : fewer<int64_t>({57 - plan.window, 3, kDocument + 1, kDocument + 2,
+                                                 56 - plan.window, 55, kLength + 20})) {
       const int64_t end =
           changed < kDocument ? kDocument : (changed < kLength ? kLength : 2 * kLength);
       const int64_t begin = changed < kDocument ? 0 : (changed < kLength ? kDocument : kLength);
       std::set<int64_t> expected;
       for (int64_t query = changed; query < end; ++query) {
-        if (query - changed < plan.window || changed - begin < sinks) expected.insert(query);
+        const int64_t last = std::min(changed + smear, query);
+        if (query - last < plan.window || changed - begin < sinks) expected.insert(query);
       }
       EXPECT_EQ(reach.of(changed), expected) << name_of(c) << ", " << changed;
     }

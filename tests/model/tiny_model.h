@@ -23,7 +23,7 @@ inline TrainConfig tiny_config(const std::vector<std::string>& overrides = {}) {
         global_groups: 1 block: 16 gate_dim: 8 gate_keys: 2 window: 24 sink_tokens: 2
         sink_blocks: 1 window_blocks: 1 kept_blocks: 2 sink_logit: true
       }
-      qk_norm: true output_gate: true init_std: 0.2
+      qk_norm: true output_gate: true init_std: 0.2 smear_tokens: 2
       moe { experts: 4 experts_per_token: 2 intermediate: 24 shared_experts: 1 dense_layers: 1
             router: SIGMOID balance_bias_rate: 0.01 balance_loss: 0.1 z_loss: 0.01 }
     }

@@ -198,7 +198,8 @@ TEST(HuggingFaceConfig, RefusesBrokenText) {
 
 // What we write we read back: every architecture of hugging_face_test.
 TEST(HuggingFaceConfig, ReadsWhatTheExportWrites) {
-  const Overrides plain{"model.output_gate=false", "model.attention.sink_logit=false"};
+  const Overrides plain{"model.smear_tokens=0", "model.output_gate=false",
+                        "model.attention.sink_logit=false"};
   const Overrides softmax{"model.moe.router=SOFTMAX_NORMALIZED", "model.moe.balance_bias_rate=0",
                           "model.moe.shared_experts=0"};
   const auto joined = [](Overrides all, const Overrides& more) {
@@ -209,6 +210,7 @@ TEST(HuggingFaceConfig, ReadsWhatTheExportWrites) {
            {},
            {"model.moe="},
            {"model.moe.router_scale=2.5"},
+           {"model.smear_tokens=0"},
            joined(plain, {"model.moe="}),
            joined(plain, {"model.moe=", "model.qk_norm=false", "model.rope_base=3e5"}),
            joined(plain, softmax),
@@ -248,6 +250,7 @@ TEST(HuggingFaceConfig, EveryDisagreementIsNamedWithFoundAndExpected) {
       {"model.tie_embeddings=true", "is true, expected false as tie_word_embeddings"},
       {"model.qk_norm=false", "is false, expected true as model_type"},
       {"model.output_gate=false", "is false, expected true as model_type"},
+      {"model.smear_tokens=1", "is 1, expected 2 as model_type"},
       {"model.attention.sink_logit=false", "is false, expected true as model_type"},
       {"model.moe.experts=8", "is 8, expected 4 as num_experts"},
       {"model.moe.experts_per_token=3", "is 3, expected 2 as num_experts_per_tok"},

@@ -16,7 +16,8 @@ using support::TinyModel;
 
 // Overrides of tiny_config(), which has everything: 2 layers, hidden 32, 4 heads, 2 groups, head 8.
 using Overrides = std::vector<std::string>;
-const Overrides kPlain{"model.output_gate=false", "model.attention.sink_logit=false"};
+const Overrides kPlain{"model.smear_tokens=0", "model.output_gate=false",
+                       "model.attention.sink_logit=false"};
 
 Overrides plus(Overrides all, const Overrides& more) {
   all.insert(all.end(), more.begin(), more.end());
@@ -136,6 +137,7 @@ TEST(HuggingFace, WhatNoArchitectureHasGetsFurtherTensors) {
     expected[layer + "self_attn.tessera_output_gate.weight"] = {32, 32};
     expected[layer + "self_attn.sinks"] = {4};
   }
+  expected["model.tessera_smear.weight"] = {2, 32};
   const std::string mlp = "model.layers.1.mlp.";
   expected[mlp + "gate.e_score_correction_bias"] = {4};
   expected[mlp + "shared_experts.gate_proj.weight"] = {24, 32};
@@ -262,6 +264,8 @@ TEST(HuggingFace, EveryObstacleIsNamed) {
   for (const Overrides& good : {kLlama, kQwen3, kMixtral, kQwen3Moe}) {
     EXPECT_EQ(obstacle(good, {}), "");
   }
+  EXPECT_EQ(obstacle(kLlama, {"model.smear_tokens=1"}),
+            "embeddings take up those of the tokens before");
   EXPECT_EQ(obstacle(kLlama, {"model.output_gate=true"}), "attention has an output gate");
   EXPECT_EQ(obstacle(kLlama, {"model.attention.sink_logit=true"}),
             "attention has learned sink logits");
