@@ -12,6 +12,8 @@
 #include "kernels/core/log.h"
 #include "parallel/agreement.h"
 #include "parallel/gpu_world.h"
+#include "runtime/config/config.h"
+#include "runtime/config/differences.h"
 #include "runtime/config/text_writer.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/control/gate_control.h"
@@ -113,6 +115,27 @@ struct Resuming {
   TrainState& state;
 };
 
+/// Where the run's settings are others than the checkpoint's; nothing of configurations that this
+/// version cannot read.
+std::vector<std::string> changed_settings(const CheckpointReader& reader, const TrainConfig& now) {
+  try {
+    return config_differences(parse_train_config(reader.read_blob(kConfigBlob), kConfigBlob), now);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+/// The same in words, behind why a checkpoint does not fit: those of the model.
+std::string why_it_may_not_fit(const CheckpointReader& reader, const TrainConfig& now) {
+  std::string words;
+  for (const std::string& change : changed_settings(reader, now)) {
+    if (change.starts_with("model.")) words += (words.empty() ? "" : ", ") + change;
+  }
+  if (words.empty()) return "";
+  return concat("; the model is another than the checkpoint's (", words,
+                "): set these back, or choose another run_dir");
+}
+
 // Every rank reads its part of the checkpoint that rank 0 has chosen, and has a reader for; the
 // others rely on its checks of the files. Collective: returns on every rank what went wrong on any.
 std::optional<Failure> load_chosen(const Resuming& run, const std::string& directory,
@@ -130,11 +153,18 @@ std::optional<Failure> load_chosen(const Resuming& run, const std::string& direc
   failure =
       failure_of([&] { bytes = load_state(reader, run.mesh, run.stream, run.config, run.state); });
   failure = first_failure(world, failure);
-  if (!failure) {
+  if (failure) {
+    failure->reason += why_it_may_not_fit(reader, run.config);
+  } else {
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
     log_once(concat("resumed from ", directory, " after step ", run.state.progress.step, ": read ",
                     bytes >> 20, " MiB", world.size() > 1 ? " of it" : "", " in ",
                     std::lround(1000 * spent.count()), " ms"));
+    if (chosen != nullptr) {
+      for (const std::string& change : changed_settings(reader, run.config)) {
+        log_once(concat("changed since the checkpoint: ", change));
+      }
+    }
   }
   return failure;
 }
