@@ -8,6 +8,7 @@
 #include "kernels/rope.h"
 #include "kernels/route.h"
 #include "kernels/swiglu.h"
+#include "kernels/token_smear.h"
 #include "tests/bench/gpu_bench.h"
 
 // Kernels that are bound by the GPU's memory, in shapes of models of some billion weights, beside
@@ -125,6 +126,31 @@ void embedding(GpuBench& bench) {
        .bytes = 5 * bytes_of({y}),
        .call = [&] { embedding_backward(bench.stream(), {.dtable = dtable, .dy = y, .ids = ids}); },
        .note = "sorts the ids; f32 rows are read and written"});
+  const TensorView weight = tensors.random(kType, {1, dim});
+  const TensorView dweight = tensors.zeros(DType::kF32, {1, dim});
+  const TensorView before = ids.reshape({1, tokens});
+  bench.run({.name = "token_smear_forward",
+             .shape = concat(y.shape(), " of ", vocabulary),
+             .dtype = kType,
+             .bytes = 3 * bytes_of({y}),
+             .call = [&] {
+               token_smear_forward(bench.stream(),
+                                   {.y = y, .table = table, .weight = weight, .before = before});
+             }});
+  bench.run({.name = "token_smear_backward",
+             .shape = concat(y.shape(), " of ", vocabulary),
+             .dtype = kType,
+             .bytes = 7 * bytes_of({y}),
+             .call =
+                 [&] {
+                   token_smear_backward(bench.stream(), {.dtable = dtable,
+                                                         .dweight = dweight,
+                                                         .dy = y,
+                                                         .table = table,
+                                                         .weight = weight,
+                                                         .before = before});
+                 },
+             .note = "embedding_backward, and the weights' sums"});
 }
 
 void cross_entropy(GpuBench& bench) {
