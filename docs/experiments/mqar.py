@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import plots
 from laboratory import Laboratory, Run, common_options, write_report
 
 # tokens of a sample: (sequences of a batch, facts of a sample, validation samples)
@@ -20,6 +21,8 @@ KEYS, VALUES = 16, 16
 @dataclass(frozen=True)
 class Task:
     """A run is a chain of legs, each on longer samples than the one before."""
+    kind: str  # of `tessera data task`
+    smear: int  # tokens before each that its embedding takes up
     legs: tuple  # (tokens, steps, learning rate at the begin and at the end)
     transition: int  # steps of the leg of SPARSE tokens
 
@@ -29,12 +32,22 @@ class Task:
 
 
 TASKS = {
-    "mqar": Task(((32, 2000, 2e-3, 2e-3), (64, 600, 2e-3, 4e-4), (128, 600, 2e-3, 2e-3),
-                  (256, 1200, 2e-3, 2e-4), (512, 800, 1e-3, 2e-4), (1024, 600, 1e-3, 2e-4),
-                  (2048, 400, 1e-3, 2e-4)), 400),
-    "passkey": Task(((32, 200, 2e-3, 2e-3), (64, 100, 2e-3, 4e-4), (128, 200, 2e-3, 2e-3),
-                     (256, 200, 2e-3, 2e-4), (512, 200, 1e-3, 2e-4), (1024, 200, 1e-3, 2e-4),
-                     (2048, 200, 1e-3, 2e-4)), 150),
+    "mqar": Task("mqar", 1, (
+        (32, 300, 2e-3, 2e-3), (64, 200, 2e-3, 2e-3), (128, 500, 2e-3, 2e-3),
+        (256, 500, 2e-3, 2e-4), (512, 300, 1e-3, 2e-4), (1024, 300, 1e-3, 2e-4),
+        (2048, 300, 1e-3, 2e-4)), 300),
+    "passkey": Task("passkey", 1, (
+        (32, 100, 2e-3, 2e-3), (64, 100, 2e-3, 2e-3), (128, 200, 2e-3, 2e-3),
+        (256, 200, 2e-3, 2e-4), (512, 150, 1e-3, 2e-4), (1024, 150, 1e-3, 2e-4),
+        (2048, 150, 1e-3, 2e-4)), 100),
+    "mqar-no-smear": Task("mqar", 0, (
+        (32, 2000, 2e-3, 2e-3), (64, 600, 2e-3, 4e-4), (128, 600, 2e-3, 2e-3),
+        (256, 1200, 2e-3, 2e-4), (512, 800, 1e-3, 2e-4), (1024, 600, 1e-3, 2e-4),
+        (2048, 400, 1e-3, 2e-4)), 400),
+    "passkey-no-smear": Task("passkey", 0, (
+        (32, 200, 2e-3, 2e-3), (64, 100, 2e-3, 4e-4), (128, 200, 2e-3, 2e-3),
+        (256, 200, 2e-3, 2e-4), (512, 200, 1e-3, 2e-4), (1024, 200, 1e-3, 2e-4),
+        (2048, 200, 1e-3, 2e-4)), 150),
 }
 # The dense stage is what comes before the leg of SPARSE tokens. Behind it the groups that recall are
 # made global (tessera checkpoint choose); then the window shrinks at once, and the others drop
@@ -80,7 +93,7 @@ def stages(task, sparse):
 def leg_of(variant, leg, seed, options):
     """A leg of a variant: a run that begins where the leg before ended."""
     length, steps, begin, end = leg
-    task, tessera = TASKS[options.kind], options.laboratory.tessera
+    task, tessera = TASKS[options.task], options.laboratory.tessera
     data = lambda length: options.laboratory.out / f"data-{length}"
     before = [other[0] for other in task.legs if other[0] < length]
     sparse = LATE.get(variant, SPARSE)
@@ -88,7 +101,7 @@ def leg_of(variant, leg, seed, options):
     of = "full" if length == sparse and variant not in OWN else variant
     settings = {"data.path": data(length), "steps": task.end_of(length), "seed": seed,
                 "batch.sequences": LENGTHS[length][0], "batch.sequence_length": length,
-                "runtime.device": options.device, "optimizer.learning_rate": begin,
+                "model.smear_tokens": task.smear, "runtime.device": options.device, "optimizer.learning_rate": begin,
                 "schedule.final_fraction": end / begin,
                 "schedule.decay_steps": steps if end != begin else 0}
     if VARIANTS[variant] is not None:
@@ -110,7 +123,7 @@ def leg_of(variant, leg, seed, options):
 def grid(options):
     """All runs, what is to be done first first."""
     runs = []
-    legs, longest = TASKS[options.kind].legs, max(options.lengths)
+    legs, longest = TASKS[options.task].legs, max(options.lengths)
     for variant in options.variants:
         last = longest if variant in MAIN or variant in LATE else min(longest, ABLATED_AT)
         first = legs[0][0] if variant in OWN else LATE.get(variant, SPARSE)
@@ -120,13 +133,13 @@ def grid(options):
     return [run for _, run in sorted(runs, key=lambda entry: entry[0])]
 
 
-def make_data(laboratory, kind, longest):
-    for length, steps, _, _ in TASKS[kind].legs:
+def make_data(laboratory, task, longest):
+    for length, steps, _, _ in task.legs:
         sequences, pairs, validation = LENGTHS[length]
         if length > longest:
             break
         samples = sequences * steps
-        subprocess.run([laboratory.tessera, "data", "task", "--kind", kind, "--length", str(length),
+        subprocess.run([laboratory.tessera, "data", "task", "--kind", task.kind, "--length", str(length),
                         "--samples", str(samples), "--validation", str(validation), "--pairs",
                         str(pairs), "--keys", str(KEYS), "--values", str(VALUES), "--output",
                         str(laboratory.out / f"data-{length}"), "--overwrite"],
@@ -160,27 +173,36 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
+def plot(results, path):
+    """Accuracy by length."""
+    series = {}
+    for variant in MAIN:
+        points = {}
+        for result in results:
+            if result["variant"] == variant:
+                points.setdefault(result["length"], []).append(result["scores"]["accuracy"])
+        if points:
+            series[variant] = points
+    lengths = sorted({length for points in series.values() for length in points})
+    return plots.draw(path, "Recall of facts", "tokens", "accuracy", series, lengths, (0, 1.02))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common_options(parser)
-    parser.add_argument("--kind", default="mqar", choices=list(TASKS))
+    parser.add_argument("--task", default="mqar", choices=list(TASKS))
     parser.add_argument("--lengths", default="256,512,1024,2048")
-    parser.add_argument("--dense", type=int, help="steps of the last dense leg, instead of the usual")
     options = parser.parse_args()
     options.seeds = [int(x) for x in options.seeds.split(",")]
     options.lengths = [int(x) for x in options.lengths.split(",")]
-    if options.dense:
-        task = TASKS[options.kind]
-        legs = [leg if leg[0] != SPARSE // 2 else (leg[0], options.dense, *leg[2:])
-                for leg in task.legs]
-        TASKS[options.kind] = Task(tuple(legs), task.transition)
     options.variants = (options.variants or ",".join(VARIANTS)).split(",")
     options.laboratory = laboratory = Laboratory(options)
     if not options.report:
-        make_data(laboratory, options.kind, max(options.lengths))
+        make_data(laboratory, TASKS[options.task], max(options.lengths))
         laboratory.run(grid(options))
-    write_report(laboratory, lambda results: table(
-        [result for result in results if result["seed"] in options.seeds]))
+    of_seeds = lambda results: [result for result in results if result["seed"] in options.seeds]
+    write_report(laboratory, lambda results: table(of_seeds(results)))
+    plot(of_seeds(laboratory.results()), laboratory.out / "accuracy.svg")
     return 1 if laboratory.failed else 0
 
 
