@@ -202,7 +202,8 @@ def main():
         laboratory.run(grid(options))
     of_seeds = lambda results: [result for result in results if result["seed"] in options.seeds]
     write_report(laboratory, lambda results: table(of_seeds(results)))
-    plot(of_seeds(laboratory.results()), laboratory.out / "accuracy.svg")
+    if not plot(of_seeds(laboratory.results()), laboratory.out / "accuracy.svg"):
+        print("no accuracy.svg: it needs matplotlib (Debian: python3-matplotlib)")
     return 1 if laboratory.failed else 0
 
 
