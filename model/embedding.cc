@@ -29,7 +29,8 @@ Embedding::Embedding(ParameterStore& store, const Options& options, const RankPl
                            .decay = false});
 }
 
-/// Each tensor rank looks up the entries that it has; the sum of one vector and zeros is exact.
+/// Each tensor rank looks up the entries that it has. Of a token alone that is one vector and
+/// zeros, whose sum is exact; a smear's parts are each rounded before they are added.
 TensorView Embedding::forward(StepContext& step) const {
   const ConstTensorView ids = step.tokens.ids;
   const int64_t share = ids.shape()[0] / step.mesh.size(Axis::kTensor);
