@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <sstream>
 #include <thread>
 
 #include "parallel/self_communicator.h"
@@ -59,6 +60,31 @@ TEST_F(RunTrainingTest, StopsAfterTheStepAndGoesOnAsIfNothingHappened) {
   // A finished run does nothing.
   ASSERT_EQ(run(config("stopped")), TrainingEnd::kFinished);
   EXPECT_EQ(metrics("stopped").size(), 12u);
+}
+
+TEST_F(RunTrainingTest, AResumedRunSaysWhatIsSetDifferently) {
+  ASSERT_EQ(run(config("run", {"steps=5", "sparsity.transition_steps=1"})), TrainingEnd::kFinished);
+  const auto changes = [&](const std::vector<std::string>& more) {
+    testing::internal::CaptureStderr();
+    std::vector<std::string> lines;
+    const TrainingEnd end = run(config("run", more));
+    std::istringstream said(testing::internal::GetCapturedStderr());
+    EXPECT_EQ(end, TrainingEnd::kFinished);
+    const std::string words = "changed since the checkpoint: ";
+    for (std::string line; std::getline(said, line);) {
+      const size_t at = line.find(words);
+      if (at != std::string::npos) lines.push_back(line.substr(at + words.size()));
+    }
+    return lines;
+  };
+  const std::string rest[] = {"sparsity.transition_steps=1", "model.rope_base=500",
+                              "optimizer.learning_rate=0.02"};
+  const std::vector<std::string> first{"model.rope_base: 10000 -> 500",
+                                       "optimizer.learning_rate: 0.01 -> 0.02", "steps: 5 -> 7"};
+  EXPECT_EQ(changes({"steps=7", rest[0], rest[1], rest[2]}), first);
+  // From there on it is compared with what the checkpoint of step 7 was saved with.
+  EXPECT_EQ(changes({"steps=9", rest[0], rest[1], rest[2]}),
+            std::vector<std::string>{"steps: 7 -> 9"});
 }
 
 TEST_F(RunTrainingTest, Overfits) {
