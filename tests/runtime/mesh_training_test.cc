@@ -246,9 +246,25 @@ TEST_F(MeshTrainingTest, BFloat16LearnsAsOneRankDoes) {
                                       "optimizer.learning_rate=0.003",
                                       "model.moe.experts=8"};
   run_mesh("one", {}, more);
+  const std::vector<double> expected = metric("one", "loss");
+  // Rounding grows with the steps, and no single step bounds it: over six seeds and six meshes the
+  // worst step was 0.5 to 1.6% off, as F32 is from BF16 on one rank. Over all steps the mean was at
+  // most 0.23% and the root mean square 0.43% off.
   for (const MeshShape& mesh : {MeshShape{1, 2, 2, 2}, {2, 1, 2, 1}}) {
-    run_mesh(to_string(mesh), mesh, more);
-    expect_relative(metric(to_string(mesh), "loss"), metric("one", "loss"), 1e-2, to_string(mesh));
+    const std::string name = to_string(mesh);
+    run_mesh(name, mesh, more);
+    const std::vector<double> found = metric(name, "loss");
+    ASSERT_EQ(found.size(), expected.size()) << name;
+    double sum = 0;
+    double squares = 0;
+    for (size_t step = 0; step < found.size(); ++step) {
+      const double off = found[step] / expected[step] - 1;
+      sum += off;
+      squares += off * off;
+    }
+    const auto steps = static_cast<double>(found.size());
+    EXPECT_LE(std::abs(sum / steps), 0.005) << name;
+    EXPECT_LE(std::sqrt(squares / steps), 0.01) << name;
   }
 }
 
