@@ -11,9 +11,6 @@ suites=("$@")
 ((${#suites[@]})) || suites=(cpu simt cuda asan tsan)
 scripts/packages.sh || exit $?
 
-# What two presets or two checkouts compile alike is compiled once.
-export CCACHE_NOHASHDIR=1 CCACHE_BASEDIR=$PWD
-
 failed=0
 lines=()
 

