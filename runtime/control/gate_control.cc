@@ -9,6 +9,7 @@
 #include "kernels/core/log.h"
 #include "model/sparsity_budget.h"
 #include "runtime/config/train.pb.h"
+#include "runtime/train/schedule.h"
 
 namespace tessera {
 
@@ -204,11 +205,7 @@ void GateControl::search(const StepReport& report) {
   const Budgets& now = budgets_.in_force();
   const ProbePair pair =
       antithetic(now, control.spread(), config_.seed(), round_++, limits_of(control));
-  StepPlan dense = report.plan;
-  dense.stage = Stage::kDense;
-  dense.gated = false;
-  dense.window = length_of(config_, dense);
-  const std::vector<double> of_dense = probe_losses(now, dense);
+  const std::vector<double> of_dense = probe_(full_attention(config_, report.plan));
   const std::vector<double> of_now = probe_losses(now, report.plan);
   const std::vector<double> of_plus = probe_losses(pair.plus, report.plan);
   const std::vector<double> of_minus = probe_losses(pair.minus, report.plan);

@@ -316,17 +316,31 @@ GlobalBatch::Evaluation GlobalBatch::evaluate(const DataLoader& loader, int64_t 
   return {.loss = totals[0] / count, .accuracy = totals[1] / count};
 }
 
+// Of this rank's part of the batch that was filled in: a sum.
+double GlobalBatch::forward_loss(const StepPlan& plan) {
+  sums_.clear(stream_);
+  Transformer::Run run = start(plan, 0);
+  for (const MicroBatch& micro : micro_batches_) model_.forward(run, view(micro));
+  mesh_.world().synchronize(stream_);
+  return sums_.read(stream_).loss.as<double>()[0];
+}
+
+double GlobalBatch::loss_under(const StepPlan& plan) {
+  mesh_.world().log().set_phase(Phase::kValidation);
+  exchange_.finish_gathers();
+  std::array<double, 1> loss{forward_loss(plan)};
+  mesh_.world().all_reduce_values(loss);
+  mesh_.world().log().set_phase(Phase::kData);
+  return loss[0] / std::max(1.0, totals_.valid_tokens);
+}
+
 std::vector<double> GlobalBatch::losses(std::span<const FillRows> batches, const StepPlan& plan) {
   mesh_.world().log().set_phase(Phase::kValidation);
   exchange_.finish_gathers();
   std::vector<double> sums;  // loss and targets of each batch
   for (const FillRows& fill : batches) {
     fill_micro_batches(fill, size_of(config_, plan));
-    sums_.clear(stream_);
-    Transformer::Run run = start(plan, 0);
-    for (const MicroBatch& micro : micro_batches_) model_.forward(run, view(micro));
-    mesh_.world().synchronize(stream_);
-    sums.push_back(sums_.read(stream_).loss.as<double>()[0]);
+    sums.push_back(forward_loss(plan));
     sums.push_back(count_targets() / mesh_.group(kContext).size());
   }
   mesh_.world().all_reduce_values(sums);

@@ -65,6 +65,9 @@ class GlobalBatch {
   /// they are needed. The host does not wait for the device, which gets each micro-batch as a graph
   /// where it can be one (StepGraph).
   void forward_backward(const StepPlan& plan);
+  /// Loss per target, nats, that the batch that was loaded has under another plan, which changes
+  /// nothing of it. Collective; the same on every rank.
+  double loss_under(const StepPlan& plan);
   /// Both, for samples of `loader` from `first` on.
   void forward_backward(const DataLoader& loader, int64_t first, const StepPlan& plan);
   /// Totals of the last forward_backward, whose gradients the exchange has summed, in one message
@@ -93,6 +96,7 @@ class GlobalBatch {
   Batch view(const MicroBatch& micro) const;
   Transformer::Run start(const StepPlan& plan, double gate_rows);
   double count_targets() const;
+  double forward_loss(const StepPlan& plan);
   void run_micro_batch(Transformer::Run& run, const Batch& batch);
   void send_factors(const SparsityPlan& sparsity, float loss_scale);
   /// Tokens of a micro-batch whose rows are sampled.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,9 @@ struct StepReport {
   double gate_openness = 1;  ///< mean gate G of the chosen blocks, 1 while nothing is dropped
   double tree_recall = -1;   ///< share of the blocks chosen through a tree that are among the best
                              ///< of all candidates, of a sample; negative when there is none
+  std::optional<double> sparsity_cost =
+      {};  ///< loss minus that of full attention, same weights and
+           ///< batch, nats per token, where the guard compares
   ExpertLoad expert_load;
   bool skipped = false;         ///< the update was not applied
   int64_t skipped_steps = 0;    ///< since the run began

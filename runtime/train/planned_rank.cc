@@ -62,10 +62,18 @@ std::vector<ShapeStep> batch_begins(const TrainConfig& config) {
   return steps;
 }
 
-// What is run for the memory alone: with hooks all, as they may ask for more than the stages do.
+/// Whether full attention may be wanted in any step: by a hook, or by the guard, to compare.
+bool may_attend_to_everything(const TrainConfig& config) {
+  const SparsityConfig& sparsity = config.sparsity();
+  const bool compares =
+      sparsity.guard() == SparsityConfig::PAIRED && sparsity.guard_tolerance() > 0;
+  return compares || !config.hooks().empty();
+}
+
+// What is run for the memory alone: where any step may want more than its stage does, all.
 std::vector<ShapeStep> shapes_besides(const TrainConfig& config) {
   std::vector<ShapeStep> steps = batch_begins(config);
-  if (config.hooks().empty()) return steps;
+  if (!may_attend_to_everything(config)) return steps;
   const std::vector<ShapeStep> stages = stage_begins(config);
   steps.insert(steps.end(), stages.begin(), stages.end());
   return steps;
@@ -283,8 +291,8 @@ RankPlan plan_rank(const TrainConfig& config, int rank) {
   for (const ShapeStep& shape : shapes_besides(config)) {
     StepPlan step_plan = plan_step(config, shape.step, shape.held);
     (void)planned.run_step(largest_of(config, step_plan));
-    if (!step_plan.gated || config.hooks().empty()) continue;
-    attend_to_everything(config, step_plan);  // a hook may want it
+    if (!step_plan.gated || !may_attend_to_everything(config)) continue;
+    attend_to_everything(config, step_plan);
     (void)planned.run_step(largest_of(config, step_plan));
   }
   // Once more for the memory, with values still on their way from the step before.

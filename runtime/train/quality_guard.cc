@@ -12,7 +12,8 @@
 namespace tessera {
 
 QualityGuard::Options QualityGuard::options_of(const SparsityConfig& sparsity) {
-  return {.tolerance = sparsity.guard_tolerance(),
+  return {.paired = sparsity.guard() == SparsityConfig::PAIRED,
+          .tolerance = sparsity.guard_tolerance(),
           .window = sparsity.guard_window(),
           .limit = sparsity.guard_limit(),
           .dense_steps = sparsity.dense_steps(),
@@ -29,8 +30,22 @@ void QualityGuard::fit(int64_t step, double loss) {
   xy_ += dx * (loss - mean_y_);
 }
 
-void QualityGuard::observe(const StepPlan& plan, double loss) {
+bool QualityGuard::refreshes(const StepPlan& plan) const {
+  return options_.dense_refresh > 0 && plan.step % options_.dense_refresh == 0;
+}
+
+bool QualityGuard::compares(const StepPlan& plan) const {
+  return options_.paired && options_.tolerance > 0 && plan.stage == Stage::kTransition &&
+         (plan.step - 1) % options_.window == 0 && !refreshes(plan);
+}
+
+void QualityGuard::observe(const StepPlan& plan, double loss, std::optional<double> cost) {
   if (options_.tolerance == 0 || !std::isfinite(loss)) return;
+  if (options_.paired) {
+    if (cost && std::isfinite(*cost)) excess_ = *cost;
+    holds_ = plan.stage == Stage::kTransition && excess_ > options_.tolerance;
+    return;
+  }
   if (plan.step <= options_.dense_steps) {
     if (2 * plan.step > options_.dense_steps) fit(plan.step, loss);
     return;
@@ -40,8 +55,8 @@ void QualityGuard::observe(const StepPlan& plan, double loss) {
     holds_ = false;
     return;
   }
-  const bool refresh = options_.dense_refresh > 0 && plan.step % options_.dense_refresh == 0;
-  if (!refresh) excess_ += (loss - *promised - excess_) / static_cast<double>(options_.window);
+  if (!refreshes(plan))
+    excess_ += (loss - *promised - excess_) / static_cast<double>(options_.window);
   holds_ = excess_ > options_.tolerance;
 }
 

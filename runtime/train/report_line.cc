@@ -67,6 +67,7 @@ std::string report_line(const StepReport& report, const RateBasis& basis) {
     line +=
         number("  sparsity %.2f", report.sparsity) + number("  gate %.2f", report.gate_openness);
   }
+  if (report.sparsity_cost) line += number("  sparsity costs %.4f", *report.sparsity_cost);
   if (report.tree_recall >= 0) line += number("  tree recall %.2f", report.tree_recall);
   if (report.expert_load.experts > 0) {
     line += number("  experts max/mean %.2f", report.expert_load.experts);
@@ -123,6 +124,7 @@ std::string report_json(const StepReport& report, const RateBasis& basis) {
   }
   if (!report.plan.weights.empty()) json["source_weights"] = report.plan.weights;
   if (report.plan.pool < 1) json["pool"] = report.plan.pool;
+  if (report.sparsity_cost) json["sparsity_cost"] = finite(*report.sparsity_cost);
   if (report.tree_recall >= 0) json["tree_recall"] = report.tree_recall;
   if (!report.plan.kept_of_layers.empty()) json["kept_of_layers"] = report.plan.kept_of_layers;
   if (report.validation_loss >= 0) json["validation_loss"] = finite(report.validation_loss);

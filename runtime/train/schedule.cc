@@ -94,6 +94,17 @@ void attend_to_everything(const TrainConfig& config, StepPlan& plan) {
   plan.gate_strength = 0;
 }
 
+StepPlan full_attention(const TrainConfig& config, StepPlan plan) {
+  if (plan.sequence_length == 0) plan.sequence_length = config.batch().sequence_length();
+  attend_to_everything(config, plan);
+  plan.stage = Stage::kDense;
+  plan.gated = false;
+  plan.kept_of_layers.clear();
+  plan.measure_gates = false;
+  plan.heat_maps = false;
+  return plan;
+}
+
 const char* name_of(Stage stage) {
   switch (stage) {
     case Stage::kDense:

@@ -30,4 +30,7 @@ StepPlan plan_step(const TrainConfig& config, int64_t step, int64_t held = 0);
 /// `plan`, which is gated, with everything visible to every token: what a dense refresh does.
 void attend_to_everything(const TrainConfig& config, StepPlan& plan);
 
+/// The same batch without gates, by the kernels of full attention, measuring nothing.
+StepPlan full_attention(const TrainConfig& config, StepPlan plan);
+
 }  // namespace tessera

@@ -64,6 +64,10 @@ StepResult run_step(Training& t, const StepPlan& plan, HookCalls& hooks) {
   t.mesh.world().log().set_place(plan.step, -1);
   t.state.store.zero_gradients(t.stream);
   DataPosition next = load_step(t, plan, hooks);
+  std::optional<double> dense_loss;
+  if (t.state.quality && t.state.quality->compares(plan)) {
+    dense_loss = t.batch.loss_under(full_attention(t.config, plan));
+  }
   t.batch.forward_backward(plan);
   CollectiveLog& log = t.mesh.world().log();
   log.set_phase(Phase::kSums);
@@ -94,6 +98,7 @@ StepResult run_step(Training& t, const StepPlan& plan, HookCalls& hooks) {
                     .data_seconds = totals.data_seconds,
                     .gates = totals.gates};
   report.expert_load.dropped = std::llround(totals.dropped_pairs);
+  if (dense_loss) report.sparsity_cost = report.loss - *dense_loss;
   log.set_phase(Phase::kUpdate);
   update(t, plan, report);
   log.recorder().finish_step();
@@ -115,18 +120,21 @@ void guard_quality(Training& t, const StepReport& report) {
   const int64_t waited = t.state.progress.held_steps;
   const bool held = guard.holds_at(waited);
   const int64_t step = report.plan.step;
-  guard.observe(report.plan, report.loss);
+  guard.observe(report.plan, report.loss, report.sparsity_cost);
+  const QualityGuard::Options& options = guard.options();
   const std::optional<double> trend = guard.trend(step + 1);
-  if (guard.options().tolerance > 0 && step == guard.options().dense_steps && !trend) {
-    log_once(concat("quality guard: the dense stage had fewer than ", 2 * guard.options().window,
+  if (options.tolerance > 0 && !options.paired && step == options.dense_steps && !trend) {
+    log_once(concat("quality guard: the dense stage had fewer than ", 2 * options.window,
                     " steps, which show no trend; the transition will not wait"));
   }
   if (guard.holds_at(waited) == held) return;
+  const std::string against = options.paired
+                                  ? "that of full attention with the same weights on the same batch"
+                                  : concat("the dense trend, ", trend.value_or(0), " by now");
   log_once(concat("quality guard: after step ", step, " the transition ",
                   guard.holds_at(waited) ? "waits" : "goes on", ": the loss is ", guard.excess(),
-                  " nats above the dense trend, ", trend.value_or(0), " by now; tolerated are ",
-                  guard.options().tolerance, "; it has waited ", waited, " of at most ",
-                  guard.options().limit, " steps"));
+                  " nats above ", against, "; tolerated are ", options.tolerance,
+                  "; it has waited ", waited, " of at most ", options.limit, " steps"));
 }
 
 bool due(int64_t every, int64_t step) {

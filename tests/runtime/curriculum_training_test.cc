@@ -142,6 +142,46 @@ TEST_F(CurriculumTrainingTest, TheTransitionWaitsForTheLossAndGoesOnBitByBit) {
   }
 }
 
+// Nothing costs as little as is asked for here: so it waits from the first comparison on.
+TEST_F(CurriculumTrainingTest, ThePairedGuardMeasuresWhatSparsityCostsAndWaitsBitByBit) {
+  const std::vector<std::string> more{
+      "sparsity.start=TRANSITION", "sparsity.transition_steps=4",   "sparsity.guard=PAIRED",
+      "sparsity.guard_window=2",   "sparsity.guard_tolerance=1e-9", "sparsity.guard_limit=3",
+      "model.attention.window=2"};
+  ASSERT_EQ(run(curriculum("whole", more)), TrainingEnd::kFinished);
+  EXPECT_EQ(progress("whole", "00000012").held_steps, 3);
+  std::vector<int> compared;
+  for (const std::string& line : metrics("whole")) {
+    const auto json = nlohmann::json::parse(line);
+    if (!json.contains("sparsity_cost")) continue;
+    const int step = json["step"].get<int>();
+    compared.push_back(step);
+    // A dense run that begins with the same weights sees the same batch.
+    const std::string dense = concat("dense", step);
+    std::vector<std::string> full = more;
+    full.insert(full.end(), {"sparsity={}", concat("steps=", step)});
+    if (step == 1) {
+      ASSERT_EQ(run(curriculum(dense, full)), TrainingEnd::kFinished);
+    } else {
+      ASSERT_EQ(run(curriculum(dense, full), from("whole", name_of_step(step - 1))),
+                TrainingEnd::kFinished);
+    }
+    const double cost = json["loss"].get<double>() - metric(dense, "loss").back();
+    EXPECT_NEAR(json["sparsity_cost"].get<double>(), cost, 1e-5) << step;
+  }
+  // Every third step is a dense refresh.
+  EXPECT_EQ(compared, (std::vector<int>{1, 5, 7}));
+  for (const int step : {4, 5, 6}) {
+    const std::string resumed = concat("from", step);
+    ASSERT_EQ(run(curriculum(resumed, more), from("whole", name_of_step(step))),
+              TrainingEnd::kFinished);
+    expect_same_state(saved("whole", "00000012"), saved(resumed, "00000012"));
+  }
+  run_on(MeshShape{1, 2, 1, 2}, curriculum("mesh", more));
+  expect_close_state(saved("mesh", "00000012"), saved("whole", "00000012"), 2e-5);
+  EXPECT_EQ(progress("mesh", "00000012"), progress("whole", "00000012"));
+}
+
 TEST_F(CurriculumTrainingTest, GatesThatKeepEverythingAreNotSeenInTheLoss) {
   ASSERT_EQ(run(config("dense", {"sparsity={}", "optimizer.epsilon=1e-4"})),
             TrainingEnd::kFinished);

@@ -126,6 +126,55 @@ TEST(QualityGuard, GoesOnFromItsStateBitByBit) {
   EXPECT_TRUE(whole.holds_at(0));
 }
 
+QualityGuard make_paired(double tolerance = 0.02) {
+  return QualityGuard({.paired = true,
+                       .tolerance = tolerance,
+                       .window = 8,
+                       .limit = 50,
+                       .dense_steps = kDense,
+                       .dense_refresh = 9});
+}
+
+TEST(QualityGuard, PairedComparesBehindEveryWindowInTheTransitionButInNoRefresh) {
+  const QualityGuard guard = make_paired();
+  std::vector<int64_t> steps;
+  for (int64_t step = 1; step <= kDense + 60; ++step) {
+    if (guard.compares(plan(step))) steps.push_back(step);
+  }
+  EXPECT_EQ(steps, (std::vector<int64_t>{105, 113, 121, 129, 137, 145}));  // 153 is a refresh
+  StepPlan tuning = plan(105);
+  tuning.stage = Stage::kTuning;
+  EXPECT_FALSE(guard.compares(tuning));
+  EXPECT_FALSE(make_paired(0).compares(plan(105)));
+  EXPECT_FALSE(make().compares(plan(105)));
+}
+
+TEST(QualityGuard, PairedWaitsFromOneComparisonToTheNextAndNeedsNoTrend) {
+  QualityGuard guard = make_paired();
+  guard.observe(plan(kDense + 1), 9);
+  EXPECT_FALSE(guard.holds_at(0));
+  guard.observe(plan(105), 3, 0.03);
+  for (int64_t step = 106; step < 113; ++step) {
+    EXPECT_TRUE(guard.holds_at(0)) << step;
+    EXPECT_FALSE(guard.holds_at(50)) << step;
+    guard.observe(plan(step), 9);
+  }
+  QualityGuard resumed = make_paired();
+  resumed.restore(guard.state());
+  EXPECT_TRUE(resumed.holds_at(0));
+  guard.observe(plan(113), 9, std::nan(""));
+  EXPECT_EQ(guard.excess(), 0.03);
+  guard.observe(plan(121), 9, 0.019);
+  EXPECT_FALSE(guard.holds_at(0));
+  EXPECT_EQ(guard.excess(), 0.019);
+  guard.observe(plan(129), 9, 0.5);
+  EXPECT_TRUE(guard.holds_at(0));
+  StepPlan tuning = plan(130);
+  tuning.stage = Stage::kTuning;
+  guard.observe(tuning, 9);
+  EXPECT_FALSE(guard.holds_at(0));
+}
+
 TEST(QualityGuard, RefusesADamagedState) {
   QualityGuard guard = make();
   for (const char* text : {"", "1 2 3", "1 2 3 4 5 6", "1 2 3 4 5 6 waits", "-1 2 3 4 5 6 goes",
