@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that Tessera is built from, those that are missing. Without the right
 # to install it prints the line to run and stops.
+#   scripts/packages.sh          what builds, and runs the quick start
+#   scripts/packages.sh tests    and what some tests want besides: a browser, a Python of their own
 set -euo pipefail
 
 packages=(
@@ -16,6 +18,7 @@ packages=(
   slurm-wlm munge iproute2 openssh-server openssh-client
   python3 python3-numpy
 )
+[[ ${1:-} != tests ]] || packages+=(chromium python3-venv)
 
 missing=()
 for package in "${packages[@]}"; do

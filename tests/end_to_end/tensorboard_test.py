@@ -17,7 +17,7 @@ import tempfile
 try:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 except ImportError as error:
-    print(f"skipped: {error}; pip install tensorboard, or set TENSORBOARD_PYTHON to one that has it")
+    print(f"skipped: {error}; pip install tensorboard, or run scripts/test.sh, which does it")
     sys.exit(77)
 
 tessera, source = (os.path.realpath(name) for name in sys.argv[1:3])
