@@ -24,7 +24,7 @@ class SparsityConfig;
 ///   e <- loss - loss under full attention   e = 0 at the beginning
 /// which needs no stage 1 and no trend, and knows nothing of a model that would have stayed dense.
 ///
-/// Losses are the same on every rank, so the guard is. Skipped updates count in nothing.
+/// Losses are the same on every rank, so the guard is. Skipped updates count in no trend.
 class QualityGuard {
  public:
   struct Options {
@@ -43,7 +43,7 @@ class QualityGuard {
   /// of the transition whose number is 1 more than a multiple of `window`, if it is no dense
   /// refresh.
   bool compares(const StepPlan& plan) const;
-  /// After a step that was applied, with the new e of a step that compares.
+  /// After a step that was applied, or that compares, with its new e.
   void observe(const StepPlan& plan, double loss, std::optional<double> cost = {});
   /// Whether the step after the last one observed waits, when the transition has waited for `held`
   /// steps already.

@@ -115,8 +115,10 @@ StepResult run_step(Training& t, const StepPlan& plan, HookCalls& hooks) {
 
 // Whether the transition goes on is a matter of the loss. After the step.
 void guard_quality(Training& t, const StepReport& report) {
-  if (!t.state.quality || report.skipped) return;
+  if (!t.state.quality) return;
   QualityGuard& guard = *t.state.quality;
+  // A pair is as true where the update was skipped, and a batch that sparsity spoils often is.
+  if (report.skipped && !report.sparsity_cost) return;
   const int64_t waited = t.state.progress.held_steps;
   const bool held = guard.holds_at(waited);
   const int64_t step = report.plan.step;
