@@ -53,10 +53,11 @@ constexpr std::array kSentences = std::to_array<Sentence>({
     {Kind::kSave, "saved ", "", "/step-"},
     {Kind::kSkip, "step ", " is skipped: ", "step "},
     {Kind::kStop, "", " asked to stop: ", " after step "},
-    {Kind::kHold, "hold", "", "step "},
-    {Kind::kHold, "", " is held", "step "},
+    {Kind::kHold, "quality guard: ", " the transition waits: ", " after step "},
+    {Kind::kHold, "quality guard: ", " the transition goes on: ", " after step "},
     {Kind::kWarning, "warning: ", "", "step "},
     {Kind::kWarning, "HANG", "", ""},
+    {Kind::kResume, "changed since the checkpoint: ", "", ""},
     {Kind::kResume, "step ", " is bit-exact: ", "step "},
     {Kind::kResume, "step ", " differs in bits from ", "step "},
 });

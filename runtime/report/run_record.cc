@@ -64,9 +64,8 @@ void tell_gaps(RunRecord& run) {
 
 void add_changes(RunRecord& run) {
   for (const GateChange& change : run.gates.changes) {
-    const bool hold = change.what.find("hold") != std::string::npos;
     run.events.push_back(
-        {.kind = hold ? RunEvent::Kind::kHold : RunEvent::Kind::kChange,
+        {.kind = RunEvent::Kind::kChange,
          .step = change.step,
          .clock = {},
          .text =

@@ -38,7 +38,9 @@ train() {
     --set sparsity.dense_steps=20 --set sparsity.gate_warmup_steps=8 \
     --set sparsity.transition_steps=16 --set checkpoint.every=20 \
     --set checkpoint.background=false --set runtime.validate_every=10 --set monitor.gate_every=4 \
-    --set monitor.heat_map_every=8 --set monitor.experts_every=4 "$@" 2>train.txt ||
+    --set monitor.heat_map_every=8 --set monitor.experts_every=4 --set sparsity.guard=PAIRED \
+    --set sparsity.guard_window=4 --set sparsity.guard_tolerance=1e-9 --set sparsity.guard_limit=4 \
+    --set model.attention.window=2 "$@" 2>train.txt ||
     { cat train.txt; fail "training"; }
 }
 train
@@ -60,6 +62,8 @@ has ">Gates</h2>"
 has ">Heat maps</h2>"
 has ">Expert load</h2>"
 has 'words">from here on 20 steps were done again'
+has 'words">quality guard: after step '
+grep -oE '<h3>Sparsity cost<.*' page.html | grep -q "<circle" || fail "single measures are no points"
 has ">gate warm-up</text>"
 grep -c "<path" page.html | awk '$1 < 1 { exit 1 }' || fail "there are no curves"
 

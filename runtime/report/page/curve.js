@@ -3,8 +3,13 @@
 
 function columnCurve(column, name, color, more = {}) {
   const found = data.curves.columns[column];
-  if (!found || !found.mean.some((value) => value !== null)) return null;
-  return { name, steps: view.steps, ...found, color, ...more };
+  if (!found) return null;
+  const known = found.mean.flatMap((value, i) => value === null ? [] : [i]);
+  if (!known.length) return null;
+  if (2 * known.length >= found.mean.length) return { name, steps: view.steps, ...found, color, ...more };
+  // What is measured now and then: a line from one point to the next.
+  const of = (values) => values && known.map((i) => values[i]);
+  return { name, steps: of(view.steps), mean: of(found.mean), min: of(found.min), max: of(found.max), color, dots: true, ...more };
 }
 
 // Without the noise of single steps: an exponential mean over a hundredth of the run, forwards and
