@@ -53,6 +53,7 @@ TASKS = {
 # made global (tessera checkpoint choose); then the window shrinks at once, and the others drop
 # blocks until the transition ends.
 SPARSE, WINDOW_FIRST = 128, 0.01
+SHORT = 50  # steps of a transition that is too short
 
 # What a variant sets besides the stages; "full" stays dense.
 VARIANTS = {
@@ -73,9 +74,12 @@ VARIANTS = {
     "together": {"sparsity.window_first": 0},
     "late": {},
     "late-at-once": {"sparsity.transition_steps": 1, "sparsity.window_first": 0},
+    "late-short": {"sparsity.transition_steps": SHORT},
+    "late-guarded": {"sparsity.transition_steps": SHORT, "sparsity.guard": "PAIRED",
+                     "sparsity.guard_window": 8, "sparsity.guard_limit": 200},
 }
 # These are dense until the leg of so many tokens.
-LATE = {"late": 1024, "late-at-once": 1024}
+LATE = {name: 1024 for name in VARIANTS if name.startswith("late")}
 # These have a dense stage of their own; the rest begin with that of "full".
 OWN = ("full", "eight-groups")
 MAIN = ("full", "dgsa", "two-groups", "window", "random")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import plots
 from laboratory import Laboratory, Run, common_options, write_report
 
 # Steps of one sequence of LENGTH tokens; of longer ones in proportion fewer. Until TRUNK all variants
@@ -29,7 +30,7 @@ def stages(variant, scale):
         return {"sparsity.start": "TUNING"}
     sparse = {"sparsity.dense_steps": WARM // scale,
               "sparsity.gate_warmup_steps": (WARM - TRUNK) // scale,
-              "sparsity.transition_steps": TRANSITION // scale, "sparsity.guard_tolerance": 0}
+              "sparsity.transition_steps": TRANSITION // scale, "sparsity.guard": "PAIRED"}
     if variant == "direct":  # no transition
         sparse["sparsity.transition_steps"] = 1
     if variant == "window":  # no global groups
@@ -147,6 +148,36 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
+def curve(laboratory, result, before, width):
+    """[(core-seconds, loss)] of a run, means of `width` steps; `before` of them were spent already.
+    The processor time of the run, validations included, is shared out as its steps took time."""
+    lines = (laboratory.out / result["name"] / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    scale = result["cpu_seconds"] / sum(step["ms"] for step in steps)
+    points, spent = [], before
+    for begin in range(0, len(steps) - width + 1, width):
+        part = steps[begin:begin + width]
+        spent += scale * sum(step["ms"] for step in part)
+        points.append((spent, statistics.mean(step["loss"] for step in part)))
+    return points
+
+
+def plot(laboratory, length, path):
+    """Training loss behind the trunk over core-seconds; over the seeds, means of both."""
+    results = [result for result in laboratory.results() if result["length"] == length]
+    trunks = {result["seed"]: result["cpu_seconds"] for result in results
+              if result["variant"] == "trunk"}
+    series = {}
+    for variant in VARIANTS:
+        runs = [curve(laboratory, result, trunks.get(result["seed"], 0), 40 * LENGTH // length)
+                for result in results if result["variant"] == variant]
+        if runs and variant != "start":
+            series[variant] = {statistics.mean(point[0] for point in points):
+                               [point[1] for point in points] for points in zip(*runs)}
+    return not series or plots.draw(path, f"Training loss, sequences of {length} tokens",
+                                    "core-seconds", "nats per token", series)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     common_options(parser)
@@ -165,6 +196,8 @@ def main():
             return 0
         laboratory.run(grid(options))
     write_report(laboratory, table)
+    if not plot(laboratory, options.length, laboratory.out / f"loss-{options.length}.svg"):
+        print("no picture: it needs matplotlib (Debian: python3-matplotlib)")
     return 1 if laboratory.failed else 0
 
 
