@@ -142,14 +142,14 @@ TEST_F(CurriculumTrainingTest, TheTransitionWaitsForTheLossAndGoesOnBitByBit) {
   }
 }
 
-// Nothing costs as little as is asked for here: so it waits from the first comparison on.
+// A model that has learned a little misses what its window of 2 tokens leaves out.
 TEST_F(CurriculumTrainingTest, ThePairedGuardMeasuresWhatSparsityCostsAndWaitsBitByBit) {
   const std::vector<std::string> more{
-      "sparsity.start=TRANSITION", "sparsity.transition_steps=4",   "sparsity.guard=PAIRED",
-      "sparsity.guard_window=2",   "sparsity.guard_tolerance=1e-9", "sparsity.guard_limit=3",
-      "model.attention.window=2"};
+      "steps=40", "optimizer.learning_rate=0.02", "model.attention.window=2",
+      "sparsity={dense_steps: 28 gate_warmup_steps: 2 transition_steps: 4 dense_refresh: 3"
+      " guard: PAIRED guard_window: 2 guard_limit: 4}"};
   ASSERT_EQ(run(curriculum("whole", more)), TrainingEnd::kFinished);
-  EXPECT_EQ(progress("whole", "00000012").held_steps, 3);
+  EXPECT_EQ(progress("whole", "00000040").held_steps, 4);
   std::vector<int> compared;
   for (const std::string& line : metrics("whole")) {
     const auto json = nlohmann::json::parse(line);
@@ -160,26 +160,21 @@ TEST_F(CurriculumTrainingTest, ThePairedGuardMeasuresWhatSparsityCostsAndWaitsBi
     const std::string dense = concat("dense", step);
     std::vector<std::string> full = more;
     full.insert(full.end(), {"sparsity={}", concat("steps=", step)});
-    if (step == 1) {
-      ASSERT_EQ(run(curriculum(dense, full)), TrainingEnd::kFinished);
-    } else {
-      ASSERT_EQ(run(curriculum(dense, full), from("whole", name_of_step(step - 1))),
-                TrainingEnd::kFinished);
-    }
+    ASSERT_EQ(run(curriculum(dense, full), from("whole", name_of_step(step - 1))),
+              TrainingEnd::kFinished);
     const double cost = json["loss"].get<double>() - metric(dense, "loss").back();
     EXPECT_NEAR(json["sparsity_cost"].get<double>(), cost, 1e-5) << step;
   }
-  // Every third step is a dense refresh.
-  EXPECT_EQ(compared, (std::vector<int>{1, 5, 7}));
-  for (const int step : {4, 5, 6}) {
+  EXPECT_EQ(compared, (std::vector<int>{29, 31, 35}));  // step 33 is a dense refresh
+  for (const int step : {30, 31, 33}) {
     const std::string resumed = concat("from", step);
     ASSERT_EQ(run(curriculum(resumed, more), from("whole", name_of_step(step))),
               TrainingEnd::kFinished);
-    expect_same_state(saved("whole", "00000012"), saved(resumed, "00000012"));
+    expect_same_state(saved("whole", "00000040"), saved(resumed, "00000040"));
   }
   run_on(MeshShape{1, 2, 1, 2}, curriculum("mesh", more));
-  expect_close_state(saved("mesh", "00000012"), saved("whole", "00000012"), 2e-5);
-  EXPECT_EQ(progress("mesh", "00000012"), progress("whole", "00000012"));
+  EXPECT_EQ(progress("mesh", "00000040"), progress("whole", "00000040"));
+  expect_relative(metric("mesh", "loss"), metric("whole", "loss"), 1e-3, "mesh");
 }
 
 TEST_F(CurriculumTrainingTest, GatesThatKeepEverythingAreNotSeenInTheLoss) {
