@@ -18,8 +18,10 @@ from laboratory import Laboratory, Run, common_options, write_report
 # are one dense run; until WARM the gate learns.
 LENGTH = 4096
 STEPS, TRUNK, WARM, TRANSITION, DECAY = 800, 160, 240, 240, 160
-FEWER = 40  # steps that "sooner" does without
-VARIANTS = ("dense", "dgsa", "sooner", "direct", "window", "start")
+# Steps that these do without; the learning rate falls in their last steps, as in the others.
+FEWER = {("sooner", LENGTH): 40, ("sooner", 2 * LENGTH): 40, ("direct-sooner", LENGTH): 80,
+         ("direct-sooner", 2 * LENGTH): 80}
+VARIANTS = ("dense", "dgsa", "sooner", "direct", "direct-sooner", "window", "start")
 
 
 def stages(variant, scale):
@@ -31,7 +33,7 @@ def stages(variant, scale):
     sparse = {"sparsity.dense_steps": WARM // scale,
               "sparsity.gate_warmup_steps": (WARM - TRUNK) // scale,
               "sparsity.transition_steps": TRANSITION // scale, "sparsity.guard": "PAIRED"}
-    if variant == "direct":  # no transition
+    if variant.startswith("direct"):  # no transition
         sparse["sparsity.transition_steps"] = 1
     if variant == "window":  # no global groups
         sparse["model.attention.selection"] = "NONE"
@@ -81,7 +83,7 @@ def grid(options):
                         settings | {"seed": seed, "steps": TRUNK // scale, "runtime.validate_every": 0},
                         facts | {"variant": "trunk"}))
         for variant in options.variants:
-            steps = (STEPS - (FEWER if variant == "sooner" else 0)) // scale
+            steps = STEPS // scale - FEWER.get((variant, length), 0)
             own = {"seed": seed, "steps": steps, "schedule.decay_steps": DECAY // scale}
             runs.append(Run(f"{variant}-{length}-seed{seed}", "text.textproto",
                             settings | own | stages(variant, scale), facts | {"variant": variant},
@@ -148,34 +150,29 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
-def curve(laboratory, result, before, width):
-    """[(core-seconds, loss)] of a run, means of `width` steps; `before` of them were spent already.
-    The processor time of the run, validations included, is shared out as its steps took time."""
-    lines = (laboratory.out / result["name"] / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines]
-    scale = result["cpu_seconds"] / sum(step["ms"] for step in steps)
-    points, spent = [], before
-    for begin in range(0, len(steps) - width + 1, width):
-        part = steps[begin:begin + width]
-        spent += scale * sum(step["ms"] for step in part)
-        points.append((spent, statistics.mean(step["loss"] for step in part)))
-    return points
+def losses(laboratory, name):
+    """{step: training loss} of a run."""
+    lines = (laboratory.out / name / "metrics.jsonl").read_text().splitlines()
+    return {step["step"]: step["loss"] for step in map(json.loads, lines)}
 
 
 def plot(laboratory, length, path):
-    """Training loss behind the trunk over core-seconds; over the seeds, means of both."""
-    results = [result for result in laboratory.results() if result["length"] == length]
-    trunks = {result["seed"]: result["cpu_seconds"] for result in results
-              if result["variant"] == "trunk"}
+    """Training loss behind the trunk minus that of full attention in the same steps."""
+    of = {(result["variant"], result["seed"]): losses(laboratory, result["name"])
+          for result in laboratory.results() if result["length"] == length}
+    width = 40 * LENGTH // length  # steps of a mean
     series = {}
-    for variant in VARIANTS:
-        runs = [curve(laboratory, result, trunks.get(result["seed"], 0), 40 * LENGTH // length)
-                for result in results if result["variant"] == variant]
-        if runs and variant != "start":
-            series[variant] = {statistics.mean(point[0] for point in points):
-                               [point[1] for point in points] for points in zip(*runs)}
-    return not series or plots.draw(path, f"Training loss, sequences of {length} tokens",
-                                    "core-seconds", "nats per token", series)
+    for (variant, seed), run in of.items():
+        dense = of.get(("dense", seed))
+        # Those that end sooner lower their learning rate sooner, too.
+        if variant not in ("dgsa", "direct", "window") or not dense:
+            continue
+        steps = sorted(set(run) & set(dense))
+        for part in (steps[i:i + width] for i in range(0, len(steps) - width + 1, width)):
+            gap = statistics.mean(run[step] - dense[step] for step in part)
+            series.setdefault(variant, {}).setdefault(part[-1] * length / 1e6, []).append(gap)
+    return not series or plots.draw(path, f"Training loss minus full attention's, {length} tokens",
+                                    "million tokens seen", "nats per token", series)
 
 
 def main():
