@@ -22,10 +22,10 @@ page=run/report.html
 open() {
   local width=$1 height=$2
   shift 2
-  HOME=$work timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars \
-    --no-first-run --disable-background-networking --disable-component-update \
-    --enable-logging=stderr --v=0 --virtual-time-budget=5000 --window-size="$width,$height" "$@" \
-    "file://$work/$page" 2>browser.txt
+  HOME=$work timeout 120 "$browser" --headless --no-sandbox --disable-dev-shm-usage \
+    --disable-gpu --hide-scrollbars --no-first-run --disable-background-networking \
+    --disable-component-update --enable-logging=stderr --v=0 --virtual-time-budget=5000 \
+    --window-size="$width,$height" "$@" "file://$work/$page" 2>browser.txt
   grep CONSOLE browser.txt >console.txt || true
   [[ ! -s console.txt ]] || fail "at $width pixels the page complains: $(cat console.txt)"
 }
