@@ -101,7 +101,7 @@ std::string settings(const JobConfig& job, const JobRun& run) {
   line(shell_array("train_options", run.train_options));
   line(shell_array("starter_options", starter_options(job, run)));
   line(concat("nodes=", job.nodes(), " ranks=", job.nodes() * job.tasks_per_node()));
-  line(concat("lives_without_progress=", kLivesWithoutProgress));
+  line(concat("lives_without_progress=", kLivesWithoutProgress, " steps=", run.steps));
   const bool spares = job.spare_nodes() > 0;
   if (job.starter() == JobConfig::SRUN) line(concat("tasks_per_node=", job.tasks_per_node()));
   if (job.go_on() == JobConfig::REQUEUE) line(concat("most_restarts=", job.restarts()));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@ struct JobRun {
   std::vector<std::string> train_options;  ///< behind `tessera train`
   std::filesystem::path directory;         ///< that all relative paths begin in
   std::filesystem::path run_dir;           ///< absolute
+  int64_t steps = 1;                       ///< of the whole run
   bool root = false;                       ///< the user is root, which mpirun wants to be told
 };
 

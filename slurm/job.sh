@@ -32,7 +32,7 @@ save_state() { echo "$barren $newest $ended" >"$state.new" && mv "$state.new" "$
 saw_new_checkpoint() {
   local step
   step=$(newest_step)
-  [[ $step != unknown && $step != "$newest" ]] || return 1
+  [[ $step =~ ^[0-9]+$ && $step != "$newest" ]] || return 1 # nothing: a signal ended who was asked
   newest=$step barren=0
 }
 
@@ -60,6 +60,11 @@ end_life() {
     ((barren -= 1)) # it was given no time
   fi
   say "the ranks ended with exit code $code; the newest checkpoint is of step $newest"
+  # srun says 0, too, where ranks could not be started on a node that has just come back.
+  if [[ $code == 0 && $newest =~ ^[0-9]+$ ]] && ((newest < steps)); then
+    say "but the run has $steps steps: it is not finished"
+    code=75
+  fi
   case $code in
     0 | 2 | 65 | 66 | 93) finish "$code" ;;
   esac

@@ -203,6 +203,7 @@ int run_submit(const std::vector<std::string>& arguments) {
                    .train_options = options,
                    .directory = fs::current_path(),
                    .run_dir = fs::absolute(config->run_dir()).lexically_normal(),
+                   .steps = config->steps(),
                    .root = geteuid() == 0};
   complete_job(job, run);
   if ((*values)["dry-run"].as<bool>()) {

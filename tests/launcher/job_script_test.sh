@@ -154,6 +154,19 @@ exit_codes() {
     fail "started otherwise: $(cat started)"
 }
 
+# An end that srun calls good, of ranks that were never started.
+good_without_work() {
+  render
+  lives "75 5" "0 5" "0 20"
+  requeued_until_end
+  expect_end 0 2
+  expect_log "but the run has 20 steps: it is not finished"
+  render
+  lives "0 0" "0 0" "0 0"
+  requeued_until_end
+  expect_end 93 2
+}
+
 no_progress() {
   render
   lives "137 0" "137 0" "137 0"
