@@ -1,6 +1,7 @@
 #include "kernels/cache_append.h"
 
 #include "kernels/core/build.h"
+#include "kernels/core/expect_tensor.h"
 
 namespace tessera {
 
@@ -8,14 +9,13 @@ void cache_append(Stream& stream, const CacheAppend& a) {
   const Shape cache = a.cache.shape();
   const Shape x = a.x.shape();
   const auto groups = static_cast<int64_t>(a.groups.size());
-  CHECK(cache.rank() == 3 && cache[0] == groups, "cache_append: cache is ", cache, ", expected [",
-        groups, " groups, rows, d]");
-  CHECK(x.rank() == 3 && x[0] == 1 && x[2] == cache[2], "cache_append: x is ", x,
-        ", expected [1, kv_heads, ", cache[2], "]");
+  CHECK(cache.rank() == 4 && cache[0] == groups, "cache_append: cache is ", cache, ", expected [",
+        groups, " groups, sequences, rows, d]");
+  CHECK(x.rank() == 3 && x[0] == cache[1] && x[2] == cache[3], "cache_append: x is ", x,
+        ", expected [", cache[1], ", kv_heads, ", cache[3], "]");
   CHECK(a.x.dtype() == a.cache.dtype(), "cache_append: x is ", name_of(a.x.dtype()),
         ", expected the dtype of cache, ", name_of(a.cache.dtype()));
-  CHECK(a.row >= 0 && a.row < cache[1], "cache_append: row is ", a.row, ", expected 0 to ",
-        cache[1] - 1);
+  expect_tensor(a.rows, DType::kI32, {cache[1]}, "cache_append: rows", "[sequences]");
   for (const int32_t group : a.groups) {
     CHECK(group >= 0 && group < x[1], "cache_append: group ", group, ", expected 0 to ", x[1] - 1);
   }

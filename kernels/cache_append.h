@@ -6,13 +6,14 @@
 
 namespace tessera {
 
-/// Puts the keys or values of one new token into a cache:
-///   cache[c, row, :] = x[0, groups[c], :].
+/// Puts the keys or values of one new token of each sequence into a cache:
+///   cache[c, s, rows[s], :] = x[s, groups[c], :].
+/// A row outside of the cache throws on the CPU; a GPU stops.
 struct CacheAppend {
-  TensorView cache;   ///< in and out [groups, rows, d]; other rows are not touched
-  ConstTensorView x;  ///< [1, kv_heads, d], dtype of cache
+  TensorView cache;      ///< in and out [groups, sequences, rows, d]; other rows are not touched
+  ConstTensorView x;     ///< [sequences, kv_heads, d], dtype of cache
+  ConstTensorView rows;  ///< [sequences], i32
   std::span<const int32_t> groups;
-  int64_t row;
 };
 void cache_append(Stream& stream, const CacheAppend& a);
 

@@ -4,12 +4,13 @@
 #include "kernels/core/device_check.cuh"
 #include "kernels/core/workspace.h"
 
-// One token against the rows of a cache: every key and value is read once, 2 d numbers per row, and
-// the heads of a group share them: 2 g FLOP per byte in bf16, so memory sets the pace. To have
-// enough reads under way the panels of a group's spans are divided over up to 64 blocks of threads.
-// A block takes a panel of 64 rows after another, 16 rows per warp, for 16 heads at once; a second
-// kernel merges the parts of a head in their order. Neither the parts nor any order depend on the
-// GPU.
+// One token per sequence against the rows of its cache: every key and value is read once, 2 d
+// numbers per row, and the heads of a group share them: 2 g FLOP per byte in bf16, so memory sets
+// the pace. To have enough reads under way the panels of a group's spans are divided over up to 64
+// blocks of threads. A block takes a panel of 64 rows after another, 16 rows per warp, for 16 heads
+// at once; a second kernel merges the parts of a head in their order. Neither the parts nor any
+// order depend on the GPU, or on how many sequences there are: a text does not change with those
+// beside it.
 
 namespace tessera::gpu {
 namespace {
@@ -33,27 +34,49 @@ struct DecodeShape {
 
 /// What a block of threads found out about 16 heads: unscaled o, and the scores' largest and sum.
 struct Parts {
-  float* o;        // [groups, parts, g, d]
-  float* largest;  // [groups, parts, g], in units of log2(e)
-  float* sum;      // [groups, parts, g]
+  float* o;        // [groups, sequences of the launch, parts, g, d]
+  float* largest;  // [groups, sequences, parts, g], in units of log2(e)
+  float* sum;      // [groups, sequences, parts, g]
   int count;       // parts of a group
+};
+
+/// Some sequences of a call, and what both kernels know of it.
+struct Launch {
+  GroupList groups;
+  Parts parts;
+  int first;      // sequence of the launch
+  int count;      // sequences of the launch
+  int sequences;  // of the call
+  int heads;
+  int group_heads;
+  int d;
+};
+
+/// A block of threads has a group and a sequence: blockIdx.y of groups.size() * count.
+struct Place {
+  __device__ explicit Place(const Launch& a)
+      : group(static_cast<int>(blockIdx.y) / a.count),
+        sequence(a.first + static_cast<int>(blockIdx.y) % a.count),
+        first_head(a.groups.at[group] * a.group_heads) {}
+
+  int group;       // place in the list
+  int sequence;    // of the call
+  int first_head;  // of the group
 };
 
 template <class T>
 struct DecodeArguments {
-  const T* q;  // [heads, d]
-  const T* k;  // [groups, rows, d]
+  const T* q;  // [sequences, heads, d]
+  const T* k;  // [groups, sequences, rows, d]
   const T* v;
-  const int32_t* spans;    // [groups, most, 2]
-  const float* log_gates;  // [groups, most], or null
-  const int32_t* counts;   // [groups]
-  GroupList groups;
-  Parts parts;
+  const int32_t* spans;    // [lists, sequences, most, 2]
+  const float* log_gates;  // [lists, sequences, most], or null
+  const int32_t* counts;   // [lists, sequences]
+  Launch launch;
   int64_t rows;
   int most;
-  int group_heads;
-  int d;
-  float scale;  // with log2(e)
+  bool same_lists;  // for all groups: there is one
+  float scale;      // with log2(e)
 };
 
 /// The panels of a group's spans from `first` to `end`, one number for all: 64 rows or the rest of
@@ -63,10 +86,12 @@ class SpanWalk {
  public:
   /// Panels of part `part` of `parts`. All lanes of a warp call it, and get the same.
   template <class T>
-  __device__ SpanWalk(const DecodeArguments<T>& a, int place, int part)
-      : spans_(a.spans + int64_t{place} * a.most * 2),
-        log_gates_(a.log_gates == nullptr ? nullptr : a.log_gates + int64_t{place} * a.most),
-        count_(a.counts[place]) {
+  __device__ SpanWalk(const DecodeArguments<T>& a, const Place& place, int part) {
+    const int64_t list =
+        int64_t{a.same_lists ? 0 : place.group} * a.launch.sequences + place.sequence;
+    spans_ = a.spans + list * a.most * 2;
+    log_gates_ = a.log_gates == nullptr ? nullptr : a.log_gates + list * a.most;
+    count_ = a.counts[list];
     device_check(count_ >= 1 && count_ <= a.most,
                  "decode_attention: a group has no spans, or more than there is room for");
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -80,7 +105,7 @@ class SpanWalk {
     }
     total = __reduce_add_sync(kWholeWarp, total);
     const auto number = [&](int of) {
-      return static_cast<int>(int64_t{total} * of / a.parts.count);
+      return static_cast<int>(int64_t{total} * of / a.launch.parts.count);
     };
     left_ = number(part + 1) - number(part);
     if (left_ > 0) read_span(skip(number(part)));
@@ -204,21 +229,24 @@ __global__ void __launch_bounds__(DecodeShape<T, kD>::kThreads) decode_part(Deco
   float* const sums = shared.take<float>(16 * Shape::kWarps);
 
   const auto part = static_cast<int>(blockIdx.x);
-  const auto place = static_cast<int>(blockIdx.y);
+  const Launch& of = a.launch;
+  const Place place(of);
   const int first_head = static_cast<int>(blockIdx.z) * 16;  // of the group
-  const int heads = std::min(16, a.group_heads - first_head);
-  const T* const q = a.q + (int64_t{a.groups.at[place]} * a.group_heads + first_head) * a.d;
-  copy_rows<Shape::kThreads>(queries, 16, a.d, a.q,
-                             [&](int i) -> const T* { return i < heads ? q + i * a.d : nullptr; });
+  const int heads = std::min(16, of.group_heads - first_head);
+  const int64_t head = int64_t{place.sequence} * of.heads + place.first_head + first_head;
+  const T* const q = a.q + head * of.d;
+  copy_rows<Shape::kThreads>(queries, 16, of.d, a.q,
+                             [&](int i) -> const T* { return i < heads ? q + i * of.d : nullptr; });
+  const int64_t first_row = (int64_t{place.group} * of.sequences + place.sequence) * a.rows;
   SpanWalk<Shape::kPanel> walk(a, place, part);
   Panel next{};
   int stage = 0;
   const auto copy_next = [&] {
     const auto copy = [&](T* to, const T* tensor) {
-      const T* const first = tensor + (place * a.rows + next.row) * a.d;
+      const T* const first = tensor + (first_row + next.row) * of.d;
       copy_rows<Shape::kThreads>(
-          Rows{to}, (next.count + 15) / 16 * 16, a.d, tensor,
-          [&](int i) -> const T* { return i < next.count ? first + int64_t{i} * a.d : nullptr; });
+          Rows{to}, (next.count + 15) / 16 * 16, of.d, tensor,
+          [&](int i) -> const T* { return i < next.count ? first + int64_t{i} * of.d : nullptr; });
     };
     T* const place_of_panel = panels + 2 * Shape::kPanelSize * stage;
     copy(place_of_panel, a.k);
@@ -254,66 +282,133 @@ __global__ void __launch_bounds__(DecodeShape<T, kD>::kThreads) decode_part(Deco
     wait_for_copies<0>();
     __syncthreads();
   }
-  const int64_t first = (int64_t{place} * a.parts.count + part) * a.group_heads + first_head;
-  write_part<T, kD>(state, reinterpret_cast<float*>(panels), largest, sums, heads, first, a.parts,
-                    a.d);
+  const int64_t first = (int64_t{blockIdx.y} * of.parts.count + part) * of.group_heads + first_head;
+  write_part<T, kD>(state, reinterpret_cast<float*>(panels), largest, sums, heads, first, of.parts,
+                    of.d);
 }
 
 template <class T>
 struct MergeArguments {
-  T* o;                      // [heads, d]
-  float* lse;                // [heads], or null
+  T* o;                      // [sequences, heads, d]
+  float* lse;                // [sequences, heads], or null
   const float* sink_logits;  // [heads], or null
-  Parts parts;
-  GroupList groups;
-  int group_heads;
-  int d;
+  Launch launch;
+  int lanes;   // d, in whole warps
+  int strips;  // parts are divided among so many times `lanes` threads
 };
 
-/// A block per head, a lane per number of it.
+constexpr int kMostStrips = 8;
+constexpr int kMergeThreads = 1024;
+
+/// A block per head, group and sequence; a lane per number of the head. A strip of lanes adds up
+/// its parts, whose loads do not wait for each other; the first one adds up the strips.
 template <class T>
-__global__ void __launch_bounds__(kMaxHeadDim) merge_parts(MergeArguments<T> a) {
-  const auto place = static_cast<int>(blockIdx.y);
+__global__ void __launch_bounds__(kMergeThreads) merge_parts(MergeArguments<T> a) {
+  SharedMemory shared;
+  float* const largest_of = shared.take<float>(kMostStrips);
+  float* const sum_of = shared.take<float>(kMostStrips);
+  float* const o_of = shared.take<float>(a.strips * a.lanes);
+  const Launch& of = a.launch;
+  const Place place(of);
   const auto head_of_group = static_cast<int>(blockIdx.x);
-  const int head = a.groups.at[place] * a.group_heads + head_of_group;
   const auto row = [&](int part) {
-    return (int64_t{place} * a.parts.count + part) * a.group_heads + head_of_group;
+    return (int64_t{blockIdx.y} * of.parts.count + part) * of.group_heads + head_of_group;
   };
-  const float sink = a.sink_logits == nullptr ? kHidden : a.sink_logits[head] * kLog2E;
-  float largest = sink;
-  for (int i = 0; i < a.parts.count; ++i) largest = fmaxf(largest, a.parts.largest[row(i)]);
-  const auto i_d = static_cast<int>(threadIdx.x);
-  float sum = sink == kHidden ? 0.0f : fast_exp2(sink - largest);
-  float o = 0;
-  for (int i = 0; i < a.parts.count; ++i) {
-    const float of_part = a.parts.largest[row(i)];
-    const float weight = of_part == kHidden ? 0.0f : fast_exp2(of_part - largest);
-    sum += weight * a.parts.sum[row(i)];
-    if (i_d < a.d) o += weight * a.parts.o[row(i) * a.d + i_d];
+  const int strip = static_cast<int>(threadIdx.x) / a.lanes;
+  const int i = static_cast<int>(threadIdx.x) % a.lanes;
+  const int begin = of.parts.count * strip / a.strips;
+  const int end = of.parts.count * (strip + 1) / a.strips;
+  float largest = kHidden;
+#pragma unroll 8
+  for (int part = begin; part < end; ++part) {
+    largest = fmaxf(largest, of.parts.largest[row(part)]);
   }
-  if (i_d < a.d) a.o[int64_t{head} * a.d + i_d] = from_float<T>(o / sum);
-  if (i_d == 0 && a.lse != nullptr) a.lse[head] = (largest + log2f(sum)) * kLn2;
+  float sum = 0;
+  float o = 0;
+#pragma unroll 8
+  for (int part = begin; part < end; ++part) {
+    const float of_part = of.parts.largest[row(part)];
+    const float weight = of_part == kHidden ? 0.0f : fast_exp2(of_part - largest);
+    sum += weight * of.parts.sum[row(part)];
+    if (i < of.d) o += weight * of.parts.o[row(part) * of.d + i];
+  }
+  o_of[strip * a.lanes + i] = o;
+  if (i == 0) {
+    largest_of[strip] = largest;
+    sum_of[strip] = sum;
+  }
+  __syncthreads();
+  if (strip != 0) return;
+  const int head = place.first_head + head_of_group;
+  const float sink = a.sink_logits == nullptr ? kHidden : a.sink_logits[head] * kLog2E;
+  largest = sink;
+  for (int other = 0; other < a.strips; ++other) largest = fmaxf(largest, largest_of[other]);
+  sum = sink == kHidden ? 0.0f : fast_exp2(sink - largest);
+  o = 0;
+  for (int other = 0; other < a.strips; ++other) {
+    const float of_strip = largest_of[other];
+    const float weight = of_strip == kHidden ? 0.0f : fast_exp2(of_strip - largest);
+    sum += weight * sum_of[other];
+    o += weight * o_of[other * a.lanes + i];
+  }
+  const int64_t to = int64_t{place.sequence} * of.heads + head;
+  if (i < of.d) a.o[to * of.d + i] = from_float<T>(o / sum);
+  if (i == 0 && a.lse != nullptr) a.lse[to] = (largest + log2f(sum)) * kLn2;
 }
 
-/// Parts of a group: about four panels each where all rows of the cache are attended to.
+/// Parts of a group: a panel each, or some where all rows of a long cache are attended to.
 int part_count(int64_t rows) {
   constexpr int64_t kMostParts = 64;
-  return static_cast<int>(std::clamp<int64_t>(rows / 256, 1, kMostParts));
+  return static_cast<int>(std::clamp<int64_t>(rows / 64, 1, kMostParts));
+}
+
+/// Both kernels for the sequences from launch.first on.
+template <class T>
+void run_some(Stream& stream, DecodeArguments<T> arguments, MergeArguments<T> merge,
+              const Launch& some, int64_t groups) {
+  arguments.launch = some;
+  merge.launch = some;
+  const auto places = static_cast<unsigned>(groups * some.count);
+  with_head_dim(some.d, [&]<int kD>() {
+    using Shape = DecodeShape<T, kD>;
+    launch(stream, decode_part<T, kD>,
+           dim3(static_cast<unsigned>(some.parts.count), places, blocks_for(some.group_heads, 16)),
+           Shape::kThreads, Shape::kSharedBytes, arguments);
+  });
+  launch(stream, merge_parts<T>, dim3(static_cast<unsigned>(some.group_heads), places),
+         merge.lanes * merge.strips,
+         2 * shared_bytes_of<float>(kMostStrips) +
+             shared_bytes_of<float>(int64_t{merge.lanes} * merge.strips),
+         merge);
 }
 
 template <class T>
 void run(Stream& stream, const DecodeAttention& a) {
   constexpr const char* kWho = "decode_attention";
-  const int64_t d = a.q.shape()[1];
-  const int64_t group_heads = a.q.shape()[0] / a.kv_heads;
+  const int64_t sequences = a.q.shape()[0];
+  const int64_t heads = a.q.shape()[1];
+  const int64_t d = a.q.shape()[2];
+  const int64_t group_heads = heads / a.kv_heads;
   const auto groups = static_cast<int64_t>(a.groups.size());
-  const int count = part_count(a.k.shape()[1]);
+  const int parts = part_count(a.k.shape()[2]);
+  // As many sequences at a time as there is room for their parts, less what alignment takes.
+  const int64_t rows_of_one = groups * parts * group_heads;
+  const int64_t bytes_of_one = rows_of_one * (d + 2) * static_cast<int64_t>(sizeof(float));
+  const int64_t at_once =
+      std::clamp<int64_t>((stream.workspace_bytes() - 1024) / bytes_of_one, 1, sequences);
   Workspace workspace(stream, kWho);
-  const int64_t rows = groups * count * group_heads;
-  const Parts parts{.o = workspace.take<float>(rows * d),
-                    .largest = workspace.take<float>(rows),
-                    .sum = workspace.take<float>(rows),
-                    .count = count};
+  const int64_t rows = at_once * rows_of_one;
+  Launch some{.groups = group_list(a.groups, kWho),
+              .parts = {.o = workspace.take<float>(rows * d),
+                        .largest = workspace.take<float>(rows),
+                        .sum = workspace.take<float>(rows),
+                        .count = parts},
+              .first = 0,
+              .count = 0,
+              .sequences = static_cast<int>(sequences),
+              .heads = static_cast<int>(heads),
+              .group_heads = static_cast<int>(group_heads),
+              .d = static_cast<int>(d)};
   const DecodeArguments<T> arguments{
       .q = a.q.as<T>().data(),
       .k = a.k.as<T>().data(),
@@ -321,33 +416,26 @@ void run(Stream& stream, const DecodeAttention& a) {
       .spans = a.spans.as<int32_t>().data(),
       .log_gates = a.log_gates.empty() ? nullptr : a.log_gates.as<float>().data(),
       .counts = a.counts.as<int32_t>().data(),
-      .groups = group_list(a.groups, kWho),
-      .parts = parts,
-      .rows = a.k.shape()[1],
-      .most = static_cast<int>(a.spans.shape()[1]),
-      .group_heads = static_cast<int>(group_heads),
-      .d = static_cast<int>(d),
+      .launch = some,
+      .rows = a.k.shape()[2],
+      .most = static_cast<int>(a.spans.shape()[2]),
+      .same_lists = a.spans.shape()[0] == 1,
       .scale = a.scale * kLog2E};
   CHECK(in_packs(arguments.q, d) && in_packs(arguments.k, d) && in_packs(arguments.v, d), kWho,
         ": a tensor's address is not a multiple of 16");
-  with_head_dim(d, [&]<int kD>() {
-    using Shape = DecodeShape<T, kD>;
-    launch(stream, decode_part<T, kD>,
-           dim3(static_cast<unsigned>(count), static_cast<unsigned>(groups),
-                blocks_for(group_heads, 16)),
-           Shape::kThreads, Shape::kSharedBytes, arguments);
-  });
+  const int lanes = (some.d + kWarpSize - 1) / kWarpSize * kWarpSize;
   const MergeArguments<T> merge{
       .o = a.o.as<T>().data(),
       .lse = a.lse.empty() ? nullptr : a.lse.as<float>().data(),
       .sink_logits = a.sink_logits.empty() ? nullptr : a.sink_logits.as<float>().data(),
-      .parts = parts,
-      .groups = arguments.groups,
-      .group_heads = arguments.group_heads,
-      .d = arguments.d};
-  launch(stream, merge_parts<T>,
-         dim3(static_cast<unsigned>(group_heads), static_cast<unsigned>(groups)),
-         (arguments.d + kWarpSize - 1) / kWarpSize * kWarpSize, 0, merge);
+      .launch = some,
+      .lanes = lanes,
+      .strips = std::min(kMostStrips, kMergeThreads / lanes)};
+  for (int64_t first = 0; first < sequences; first += at_once) {
+    some.first = static_cast<int>(first);
+    some.count = static_cast<int>(std::min(at_once, sequences - first));
+    run_some(stream, arguments, merge, some, groups);
+  }
 }
 
 }  // namespace

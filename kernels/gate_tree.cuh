@@ -16,7 +16,7 @@ __host__ __device__ constexpr bool needs_tree(const TreeSearch& tree, int64_t ca
 /// the rows of all tokens that need one.
 void select_in_trees(Stream& stream, const ScoreSelect& a, const GridView& grid);
 
-/// The part of decode_select that has a tree: fills the selection of a token that needs one.
-void select_pages_in_tree(Stream& stream, const DecodeSelect& a, int64_t candidates);
+/// The part of decode_select that has a tree: fills the selection of those tokens that need one.
+void select_pages_in_tree(Stream& stream, const DecodeSelect& a);
 
 }  // namespace tessera::gpu

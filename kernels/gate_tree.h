@@ -76,11 +76,12 @@ constexpr int64_t tree_rows(int64_t blocks) {
 /// Throws unless a search has a radix that there is. `who` begins the sentence.
 void check_tree(const TreeSearch& tree, int64_t gate_keys, const char* who);
 
-/// Decoding: adds the gate key of a complete page to the trees of all groups, and the nodes that it
-/// completes. Pages come in ascending order.
+/// Decoding: adds the gate key of a complete page of one sequence to its trees, those of all
+/// groups, and the nodes that it completes. Pages of a sequence come in ascending order.
 struct InsertPage {
-  TensorView nodes;    ///< in and out [groups, tree_rows(pages), gate_dim], f32
-  ConstTensorView kt;  ///< [groups, pages, gate_dim], f32
+  TensorView nodes;    ///< in and out [groups, sequences, tree_rows(pages), gate_dim], f32
+  ConstTensorView kt;  ///< [groups, sequences, pages, gate_dim], f32
+  int64_t sequence;
   int64_t page;
   int64_t sink_blocks;
   TreeSearch tree;

@@ -355,13 +355,15 @@ void insert_leaf(const TreeLayout& layout, int64_t gate_dim, int64_t leaf, const
 
 void insert_page(ThreadPool&, const InsertPage& a) {
   if (a.page < a.sink_blocks) return;
-  const int64_t pages = a.kt.shape()[1];
-  const int64_t gate_dim = a.kt.shape()[2];
+  const Shape& shape = a.kt.shape();
+  const int64_t pages = shape[2];
+  const int64_t gate_dim = shape[3];
   const TreeLayout layout(pages - a.sink_blocks, a.tree.radix);
-  for (int64_t c = 0; c < a.kt.shape()[0]; ++c) {
+  for (int64_t c = 0; c < shape[0]; ++c) {
+    const int64_t place = c * shape[1] + a.sequence;
     insert_leaf(layout, gate_dim, a.page - a.sink_blocks,
-                a.kt.as<float>().data() + (c * pages + a.page) * gate_dim,
-                a.nodes.as<float>().data() + c * tree_rows(pages) * gate_dim);
+                a.kt.as<float>().data() + (place * pages + a.page) * gate_dim,
+                a.nodes.as<float>().data() + place * tree_rows(pages) * gate_dim);
   }
 }
 

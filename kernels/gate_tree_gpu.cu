@@ -359,11 +359,24 @@ __global__ void __launch_bounds__(kThreads, 2) search_trees(Search a, Trees tree
       candidates);
 }
 
-/// Decoding: a block of lanes for the one token of a group. `stride`: floats of a group's nodes.
+/// The tokens that are decoded, one of each sequence.
+struct Pages {
+  const float* nodes;        // [groups, sequences, tree rows, gate_dim]
+  const int32_t* positions;  // [sequences]
+  int64_t stride;            // floats of a sequence's nodes
+  TreeLayout layout;
+  BlockRule rule;
+  int64_t block;
+};
+
+/// Decoding: a block of lanes per group and sequence.
 template <int R>
-__global__ void __launch_bounds__(kThreads)
-    search_pages(Search a, const float* nodes, int64_t stride, TreeLayout layout, int candidates) {
-  search_tokens<R>(a, nodes + int64_t{blockIdx.x} * stride, layout, blockIdx.x, 1, candidates);
+__global__ void __launch_bounds__(kThreads) search_pages(Search a, Pages pages) {
+  const int64_t place = int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
+  const auto candidates =
+      static_cast<int>(pages.rule.candidates(pages.positions[blockIdx.y] / pages.block));
+  if (!needs_tree(a.tree, candidates, a.kept)) return;
+  search_tokens<R>(a, pages.nodes + place * pages.stride, pages.layout, place, 1, candidates);
 }
 
 template <int R>
@@ -439,8 +452,8 @@ void select_in_trees(Stream& stream, const ScoreSelect& a, const GridView& grid)
   return search<16>(stream, tokens, trees, a.rule, groups);
 }
 
-void select_pages_in_tree(Stream& stream, const DecodeSelect& a, int64_t candidates) {
-  const int64_t pages = a.page_rows.elements();
+void select_pages_in_tree(Stream& stream, const DecodeSelect& a) {
+  const int64_t pages = a.page_rows.shape()[1];
   Search token = search_of(a.selection, a.qt, a.tree, a.rule);
   const auto radix = static_cast<int>(a.tree.radix);
   choose_length(token, radix, 1, 1);
@@ -448,9 +461,14 @@ void select_pages_in_tree(Stream& stream, const DecodeSelect& a, int64_t candida
          radix == 4   ? search_pages<4>
          : radix == 8 ? search_pages<8>
                       : search_pages<16>,
-         dim3(static_cast<unsigned>(a.qt.shape()[0])), kThreads, shared_bytes(token, radix), token,
-         a.nodes.as<float>().data(), tree_rows(pages) * token.gate_dim,
-         TreeLayout(pages - a.rule.sink_blocks, a.tree.radix), static_cast<int>(candidates));
+         dim3(static_cast<unsigned>(a.qt.shape()[0]), static_cast<unsigned>(a.qt.shape()[1])),
+         kThreads, shared_bytes(token, radix), token,
+         Pages{.nodes = a.nodes.as<float>().data(),
+               .positions = a.positions.as<int32_t>().data(),
+               .stride = tree_rows(pages) * token.gate_dim,
+               .layout = TreeLayout(pages - a.rule.sink_blocks, a.tree.radix),
+               .rule = a.rule,
+               .block = a.block});
 }
 
 }  // namespace tessera::gpu

@@ -9,8 +9,10 @@ namespace {
 constexpr int kThreads = 64;
 
 struct Page {
-  float* nodes;     // [groups, tree_rows(pages), gate_dim]
-  const float* kt;  // [groups, pages, gate_dim]
+  float* nodes;     // [groups, sequences, tree_rows(pages), gate_dim]
+  const float* kt;  // [groups, sequences, pages, gate_dim]
+  int64_t sequences;
+  int64_t sequence;
   int64_t pages;
   int64_t page;
   int64_t sink_blocks;
@@ -24,8 +26,9 @@ __global__ void __launch_bounds__(kThreads) insert_leaf(Page a) {
   const int64_t r = a.radix;
   const int64_t levels = layout.levels();
   const float share = 1.0f / static_cast<float>(r);
-  float* const nodes = a.nodes + int64_t{blockIdx.x} * tree_rows(a.pages) * a.gate_dim;
-  const float* const key = a.kt + (int64_t{blockIdx.x} * a.pages + a.page) * a.gate_dim;
+  const int64_t place = int64_t{blockIdx.x} * a.sequences + a.sequence;
+  float* const nodes = a.nodes + place * tree_rows(a.pages) * a.gate_dim;
+  const float* const key = a.kt + (place * a.pages + a.page) * a.gate_dim;
   for (int64_t d = threadIdx.x; d < a.gate_dim; d += kThreads) {
     int64_t node = a.page - a.sink_blocks;
     float x = key[d];
@@ -51,11 +54,13 @@ void insert_page(Stream& stream, const InsertPage& a) {
   launch(stream, insert_leaf, dim3(static_cast<unsigned>(shape[0])), kThreads, 0,
          Page{.nodes = a.nodes.as<float>().data(),
               .kt = a.kt.as<float>().data(),
-              .pages = shape[1],
+              .sequences = shape[1],
+              .sequence = a.sequence,
+              .pages = shape[2],
               .page = a.page,
               .sink_blocks = a.sink_blocks,
               .radix = a.tree.radix,
-              .gate_dim = static_cast<int>(shape[2])});
+              .gate_dim = static_cast<int>(shape[3])});
 }
 
 }  // namespace tessera::gpu

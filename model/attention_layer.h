@@ -63,13 +63,12 @@ class AttentionLayer {
   /// dx [tokens, hidden] is overwritten.
   void backward(StepContext& step, const Saved& saved, ConstTensorView dy, TensorView dx) const;
 
-  /// An empty cache for one sequence of at most `max_tokens` tokens under `plan`, in pages
-  /// of `block` tokens.
+  /// An empty cache for sequences under `plan`, in pages of `block` tokens.
   AttentionCache make_cache(Stream& stream, const SparsityPlan& plan, int64_t block,
-                            int64_t max_tokens) const;
-  /// The forward of one new token at `position`: x and y are [1, hidden]. Adds it to the cache.
-  /// For a rank that has all heads.
-  void decode(StepContext& step, ConstTensorView x, int64_t position, AttentionCache& cache,
+                            const CacheSize& size) const;
+  /// The forward of the new tokens of a plan: x and y are [sequences, hidden]. Adds them to the
+  /// cache. For a rank that has all heads.
+  void decode(StepContext& step, ConstTensorView x, const DecodePlan& plan, AttentionCache& cache,
               TensorView y) const;
 
  private:
@@ -117,13 +116,11 @@ class AttentionLayer {
                                        const HeadGradients& d, const RowExchange& rows,
                                        Communicator& ranks) const;
 
-  void decode_local(StepContext& step, const HeadProjection::Saved& now, int64_t position,
+  void decode_local(StepContext& step, const HeadProjection::Saved& now, const DecodePlan& plan,
                     AttentionCache& cache, TensorView o) const;
   void decode_global(StepContext& step, const HeadProjection::Saved& now, ConstTensorView q0,
-                     ConstTensorView k0, int64_t position, AttentionCache& cache,
+                     ConstTensorView k0, const DecodePlan& plan, AttentionCache& cache,
                      TensorView o) const;
-  SpanLists same_spans(StepContext& step, std::span<const int32_t> groups,
-                       std::span<const CacheSpan> spans) const;
   void attend_spans(StepContext& step, const HeadProjection& kind, ConstTensorView q,
                     const SpanLists& lists, std::span<const int32_t> groups, ConstTensorView k,
                     ConstTensorView v, TensorView o) const;

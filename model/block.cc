@@ -47,7 +47,7 @@ void Block::run_feed_forward(StepContext& step, Activations& activations, ConstT
   add(step.stream, {.y = y, .a = y, .b = x2});
 }
 
-TensorView Block::decode(StepContext& step, ConstTensorView x, int64_t position,
+TensorView Block::decode(StepContext& step, ConstTensorView x, const DecodePlan& plan,
                          AttentionCache& cache) const {
   const TensorView y = step.arena.allocate(x.dtype(), x.shape(), "block.y");
   const Arena::Scope scratch(step.arena);
@@ -55,7 +55,7 @@ TensorView Block::decode(StepContext& step, ConstTensorView x, int64_t position,
   if (moe() != nullptr) decision = moe()->allocate_decision(step);
   const Norm::Output normed = attention_norm_.forward(step, x);
   const TensorView x2 = step.arena.allocate(x.dtype(), x.shape(), "block.attention");
-  attention_.decode(step, normed.y, position, cache, x2);
+  attention_.decode(step, normed.y, plan, cache, x2);
   Activations unused{
       .attention_norm = {}, .attention = {}, .feed_forward_norm = {}, .feed_forward = Mlp::Saved{}};
   run_feed_forward(step, unused, x, x2, decision, y);

@@ -46,11 +46,11 @@ class Block {
   /// As forward, and keeps nothing but y: for evaluation.
   [[nodiscard]] TensorView infer(StepContext& step, ConstTensorView x) const;
   AttentionCache make_cache(Stream& stream, const SparsityPlan& plan, int64_t block,
-                            int64_t max_tokens) const {
-    return attention_.make_cache(stream, plan, block, max_tokens);
+                            const CacheSize& size) const {
+    return attention_.make_cache(stream, plan, block, size);
   }
-  /// The forward of one new token at `position`, x [1, hidden], against its sequence's cache.
-  [[nodiscard]] TensorView decode(StepContext& step, ConstTensorView x, int64_t position,
+  /// The forward of the new tokens of a plan, x [sequences, hidden], against their caches.
+  [[nodiscard]] TensorView decode(StepContext& step, ConstTensorView x, const DecodePlan& plan,
                                   AttentionCache& cache) const;
   /// d is dy before and dx after.
   void backward(StepContext& step, const Saved& saved, TensorView d) const;

@@ -4,6 +4,7 @@
 
 #include "kernels/block_selection.h"
 #include "kernels/sparse_attention.h"
+#include "model/decode_plan.h"
 #include "model/kv_cache.h"
 #include "model/parameter.h"
 #include "model/step_context.h"
@@ -60,18 +61,17 @@ class Gate {
   void backward(StepContext& step, const Saved& saved, ConstTensorView dlog_gate,
                 ConstTensorView aux_dscores, TensorView dq0, TensorView dk0) const;
 
-  /// What one new token of a sequence attends to: see DecodeSelect.
+  /// What one new token of each sequence attends to: see DecodeSelect.
   struct Choice {
-    TensorView spans;      ///< [groups, most, 2], i32
-    TensorView log_gates;  ///< [groups, most], f32
-    TensorView counts;     ///< [groups], i32
+    TensorView spans;      ///< [groups, sequences, most, 2], i32
+    TensorView log_gates;  ///< [groups, sequences, most], f32
+    TensorView counts;     ///< [groups, sequences], i32
   };
-  /// Decoding: chooses for the token at `position`, whose query without RoPE is q0
-  /// [groups, 1, g * d]. Allocates in the arena.
-  Choice choose(StepContext& step, ConstTensorView q0, int64_t position,
-                const GateCache& cache) const;
-  /// Decoding, after choose(): adds the token's key k0 [groups, 1, d] to its page.
-  void remember(StepContext& step, ConstTensorView k0, int64_t position,
+  /// Decoding: chooses for the step's tokens, whose queries without RoPE are q0
+  /// [groups, sequences, g * d]. Allocates in the arena.
+  Choice choose(StepContext& step, ConstTensorView q0, const GateCache& cache) const;
+  /// Decoding, after choose(): adds the tokens' keys k0 [groups, sequences, d] to their pages.
+  void remember(StepContext& step, ConstTensorView k0, const DecodePlan& plan,
                 const GateCache& cache) const;
 
  private:
@@ -80,6 +80,7 @@ class Gate {
     TensorView dkt;    ///< shape of kt, dtype of the model
     TensorView dkbar;  ///< shape of kbar, f32
   };
+  void add_key(StepContext& step, int64_t sequence, int64_t part, const GateCache& cache) const;
   KeyGradients backward_scores(StepContext& step, const Saved& saved,
                                ConstTensorView dscores) const;
   void backward_pool(StepContext& step, const Saved& saved, ConstTensorView dkbar, TensorView dk0,

@@ -288,47 +288,25 @@ void Transformer::logits(Run& run, const Batch& batch, TensorView logits) const 
 }
 
 std::vector<AttentionCache> Transformer::make_caches(Stream& stream, const SparsityPlan& plan,
-                                                     int64_t max_tokens) const {
+                                                     const CacheSize& size) const {
   std::vector<AttentionCache> caches;
   for (const Block& block : blocks_) {
-    caches.push_back(block.make_cache(stream, plan, block_, max_tokens));
+    caches.push_back(block.make_cache(stream, plan, block_, size));
   }
   return caches;
 }
 
-void Transformer::decode(Run& run, ConstTensorView recent, int64_t position,
-                         std::vector<AttentionCache>& caches, TensorView logits) const {
+void Transformer::decode(Run& run, const DecodeInput& input, std::vector<AttentionCache>& caches,
+                         TensorView logits) const {
   const Arena::Scope scratch(run.arena);
-  const int64_t smear = embedding_.smear_tokens();
-  const int64_t past = std::min(position, smear);
-  CHECK(recent.shape() == Shape{past + 1}, "decode: recent is ", recent.shape(), ", expected [",
-        past + 1, "] at position ", position, " of a model with ", smear, " smear tokens");
-  const bool planned = run.stream.on(DeviceKind::kPlan);
-  // A plan of one token: what the layers ask of it are its size and the token's position.
-  std::vector<int32_t> numbers{0, 1, static_cast<int32_t>(position)};
-  for (int64_t j = 0; j <= smear; ++j) {
-    const bool known = j <= past && !planned;
-    numbers.push_back(known ? recent.as<int32_t>()[static_cast<size_t>(past - j)] : -1);
-  }
-  const TensorView there = to_arena(run.stream, run.arena, host_view(numbers), "decode.plan");
-  const ConstTensorView starts = there.rows(0, 2);
-  TokenPlan tokens;
-  tokens.sequences = 1;
-  tokens.sequence_length = 1;
-  tokens.share = {.starts = starts,
-                  .positions = there.rows(2, 1),
-                  .tile_starts = starts,
-                  .block_starts = starts,
-                  .block = block_};
-  tokens.scope_starts = starts;
-  tokens.ids = there.rows(3, 1);
-  if (smear > 0) tokens.before = there.rows(4, smear).reshape({smear, 1});
-  StepContext step{run.stream, run.arena, run.planner.mesh(), tokens, run.sparsity,
+  const DecodePlan plan =
+      plan_decoding(run.stream, run.arena, input, block_, smear_tokens(), caches.front().window);
+  StepContext step{run.stream, run.arena, run.planner.mesh(), plan.tokens, run.sparsity,
                    run.router, run.sums};
   TensorView x = embedding_.forward(step);
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     enter_layer(run, static_cast<int64_t>(layer), step);
-    x = blocks_[layer].decode(step, x, position, caches[layer]);
+    x = blocks_[layer].decode(step, x, plan, caches[layer]);
   }
   head_->logits(step, x, logits);
 }

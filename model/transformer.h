@@ -63,14 +63,14 @@ class Transformer {
   /// the caches and decode.
   void logits(Run& run, const Batch& batch, TensorView logits) const;
 
-  /// Decoding: empty caches of one sequence of at most `max_tokens` tokens, one per layer.
+  /// Decoding: empty caches, one per layer.
   std::vector<AttentionCache> make_caches(Stream& stream, const SparsityPlan& plan,
-                                          int64_t max_tokens) const;
-  /// Decoding: logits [1, vocabulary], f32, of what follows the token at `position` of a sequence.
-  /// Equals logits() at that position. `recent`: i32 in host memory, that token behind the
-  /// min(position, smear_tokens()) tokens before it.
-  void decode(Run& run, ConstTensorView recent, int64_t position,
-              std::vector<AttentionCache>& caches, TensorView logits) const;
+                                          const CacheSize& size) const;
+  /// Decoding: logits [sequences, vocabulary], f32, of what follows each new token. Row s equals
+  /// logits() at position s of its sequence, but that experts with a capacity keep all tokens only
+  /// where there is one sequence. The caches have room for as many sequences as there are.
+  void decode(Run& run, const DecodeInput& input, std::vector<AttentionCache>& caches,
+              TensorView logits) const;
 
   /// Once per optimizer step: loss-free balance biases from the counts of the global batch.
   void update_balance_bias(Stream& stream, ConstTensorView expert_counts) const;

@@ -1,7 +1,5 @@
 #include "runtime/generate/generator.h"
 
-#include <algorithm>
-
 #include "kernels/core/copy.h"
 #include "runtime/config/train.pb.h"
 #include "runtime/train/global_batch.h"
@@ -21,9 +19,9 @@ SparsityPlan decoding_plan(const StepPlan& plan, int64_t max_tokens) {
   return decoding;
 }
 
-// Decoding uses little, and the same at every position: one planned step counts it.
+// Decoding uses the same at every position: one planned step counts it.
 int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan,
-                    std::span<const int64_t> kept_of_layers, int64_t max_tokens) {
+                    std::span<const int64_t> kept_of_layers, const CacheSize& size) {
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
@@ -31,66 +29,107 @@ int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan,
   store.allocate(device, /*gradients=*/false);
   Arena arena(device, 0);
   StepSumsBuffer sums(device, model);
-  std::vector<AttentionCache> caches = model.make_caches(stream, plan, max_tokens);
+  std::vector<AttentionCache> caches = model.make_caches(stream, plan, size);
   SingleRank alone(model);
   Transformer::Run run = alone.run(stream, arena, plan, sums.views());
   run.kept_of_layers = kept_of_layers;
-  const Shape logits{1, loaded.config->model().vocabulary()};
-  // Late enough that every kind of span is there.
-  const int64_t last = max_tokens - 1;
-  const Shape recent{1 + std::min(last, model.smear_tokens())};
-  model.decode(run, {nullptr, DType::kI32, recent, device}, last, caches,
-               TensorView(nullptr, DType::kF32, logits, device));
+  const std::vector<int32_t> positions(static_cast<size_t>(size.sequences), 0);
+  std::vector<int32_t> ids(static_cast<size_t>(size.sequences * (1 + model.smear_tokens())), 0);
+  const Shape logits{size.sequences, loaded.config->model().vocabulary()};
+  model.decode(run, {host_view(ids).reshape({size.sequences, 1 + model.smear_tokens()}), positions},
+               caches, TensorView(nullptr, DType::kF32, logits, device));
   return arena.high_water() + 4 * Buffer::kAlignment * loaded.config->model().layers();
 }
 
 }  // namespace
 
-Generator::Generator(const LoadedModel& loaded, Stream& stream, int64_t max_tokens, int64_t step)
+Generator::Generator(const LoadedModel& loaded, Stream& stream, const CacheSize& size, int64_t step)
     : loaded_(loaded),
       stream_(stream),
-      max_tokens_(max_tokens),
-      plan_(decoding_plan(plan_of(loaded, step), max_tokens)),
+      size_(size),
+      plan_(decoding_plan(plan_of(loaded, step), size.tokens)),
       kept_of_layers_(plan_of(loaded, step).kept_of_layers),
-      caches_(loaded.model->make_caches(stream, plan_, max_tokens)),
+      caches_(loaded.model->make_caches(stream, plan_, size)),
       sums_(stream.device(), *loaded.model),
       alone_(*loaded.model),
-      arena_(stream.device(), arena_bytes(loaded, plan_, kept_of_layers_, max_tokens)),
-      logits_(stream.device(), loaded.config->model().vocabulary() * 4) {}
-
-ConstTensorView Generator::next(int32_t token) {
-  Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
-  run.kept_of_layers = kept_of_layers_;
-  const TensorView logits = logits_.view(DType::kF32, {1, loaded_.config->model().vocabulary()});
-  recent_.push_back(token);
-  if (std::ssize(recent_) > 1 + loaded_.model->smear_tokens()) recent_.erase(recent_.begin());
-  loaded_.model->decode(run, host_view(recent_), position_, caches_, logits);
-  ++position_;
-  return logits;
+      arena_(stream.device(), arena_bytes(loaded, plan_, kept_of_layers_, size)),
+      memory_(stream.device(), size.sequences * loaded.config->model().vocabulary() * 4),
+      logits_(memory_.view(DType::kF32, {size.sequences, loaded.config->model().vocabulary()})) {
+  CHECK(loaded.config->model().moe().capacity_factor() == 0,
+        "the generator's model has experts with a capacity, which would drop tokens of one text "
+        "for another's; load it without");
 }
 
-void Generator::run(const std::vector<int32_t>& prompt, int64_t count, int32_t end_of_document,
-                    const SamplerOptions& options, const std::function<void(int32_t)>& on_token) {
-  const auto length = static_cast<int64_t>(prompt.size());
-  if (length < 1 || count < 0 || length + count > max_tokens_) {
-    throw Error(ExitCode::kUsage, concat("the prompt has ", length, " tokens and ", count,
-                                         " more were asked for, expected at least 1 and together ",
-                                         "at most ", max_tokens_));
-  }
-  ConstTensorView logits;
-  for (const int32_t token : prompt) {
-    if (token < 0 || token >= loaded_.config->model().vocabulary()) {
-      throw Error(ExitCode::kUsage, concat("token ", token, " of the prompt is not in the model's ",
-                                           "vocabulary of ", loaded_.config->model().vocabulary()));
+int32_t Generator::Place::token(int64_t at) const {
+  const std::vector<int32_t>& prompt = request->prompt;
+  if (at < std::ssize(prompt)) return prompt[static_cast<size_t>(at)];
+  return text.tokens[static_cast<size_t>(at) - prompt.size()];
+}
+
+bool Generator::Place::draw(std::span<const float> logits, int32_t end_of_document) {
+  const int32_t token = sample(logits, request->sampler, text.tokens.size());
+  text.ended = token == end_of_document;
+  if (!text.ended) text.tokens.push_back(token);
+  return text.ended || std::ssize(text.tokens) == request->tokens;
+}
+
+/// A free place computes too, for a token that nobody asks for, in a cache that nobody reads.
+void Generator::decode(std::span<const Place> places) {
+  const int64_t smear = loaded_.model->smear_tokens();
+  std::vector<int32_t> positions, ids;
+  for (const Place& place : places) {
+    positions.push_back(static_cast<int32_t>(place.position));
+    for (int64_t j = 0; j <= smear; ++j) {
+      const bool known = place.request != nullptr && j <= place.position;
+      ids.push_back(known ? place.token(place.position - j) : j == 0 ? 0 : -1);
     }
-    logits = next(token);
   }
-  for (int64_t i = 0; i < count; ++i) {
-    const std::vector<float> scores = to_vector<float>(stream_, logits);
-    const int32_t token = sample(scores, options, static_cast<uint64_t>(i));
-    if (token == end_of_document) return;
-    on_token(token);
-    if (i + 1 < count) logits = next(token);
+  Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
+  run.kept_of_layers = kept_of_layers_;
+  loaded_.model->decode(run, {host_view(ids).reshape({size_.sequences, 1 + smear}), positions},
+                        caches_, logits_);
+}
+
+void Generator::check(std::span<const GenerateRequest> requests) const {
+  const int64_t vocabulary = loaded_.config->model().vocabulary();
+  for (const GenerateRequest& request : requests) {
+    const auto length = std::ssize(request.prompt);
+    if (length < 1 || request.tokens < 1 || length + request.tokens > size_.tokens) {
+      throw Error(ExitCode::kUsage,
+                  concat("a prompt has ", length, " tokens and ", request.tokens,
+                         " more were asked for, expected at least 1 of each and together at most ",
+                         size_.tokens));
+    }
+    for (const int32_t token : request.prompt) {
+      if (token >= 0 && token < vocabulary) continue;
+      throw Error(ExitCode::kUsage, concat("token ", token, " of a prompt is not in the model's ",
+                                           "vocabulary of ", vocabulary));
+    }
+  }
+}
+
+void Generator::run(std::span<const GenerateRequest> requests, int32_t end_of_document,
+                    const std::function<void(size_t, const GeneratedText&)>& on_text) {
+  check(requests);
+  std::vector<Place> places(static_cast<size_t>(size_.sequences));
+  size_t next = 0;
+  for (size_t ended = 0; ended < requests.size();) {
+    for (Place& place : places) {
+      if (place.request != nullptr || next == requests.size()) continue;
+      place = {.request = &requests[next], .number = next};
+      ++next;
+    }
+    decode(places);
+    for (size_t p = 0; p < places.size(); ++p) {
+      Place& place = places[p];
+      if (place.request == nullptr || ++place.position < std::ssize(place.request->prompt))
+        continue;
+      const auto row = logits_.rows(static_cast<int64_t>(p), 1);
+      if (!place.draw(to_vector<float>(stream_, row), end_of_document)) continue;
+      on_text(place.number, place.text);
+      place = {};
+      ++ended;
+    }
   }
 }
 

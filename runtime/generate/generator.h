@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "model/single_rank.h"
@@ -10,34 +11,62 @@
 
 namespace tessera {
 
-/// Continues one text with a cached model, a token at a time.
+/// A text to be continued.
+struct GenerateRequest {
+  std::vector<int32_t> prompt;  ///< at least one token
+  int64_t tokens;               ///< to draw at most, >= 1
+  SamplerOptions sampler;
+};
+
+/// What a prompt was continued with.
+struct GeneratedText {
+  std::vector<int32_t> tokens;
+  bool ended = false;  ///< at the end of a document, which is not among the tokens
+};
+
+/// Continues texts with a cached model, a token of each per step. Steps have a fixed number of
+/// places; when a text ends, the next one that waits takes its place. A text does not depend on
+/// those beside it, but for the rounding of matrix products, whose order of additions may be
+/// another one for another number of rows.
 class Generator {
  public:
-  /// Room for `max_tokens` tokens, prompt included. Attention is as in step `step` of the model's
-  /// run; 0: as in its last one. All references must outlive this.
-  Generator(const LoadedModel& loaded, Stream& stream, int64_t max_tokens, int64_t step = 0);
+  /// Room for size.sequences texts at a time, of size.tokens tokens each, prompt included.
+  /// Attention is as in step `step` of the model's run; 0: as in its last one. The model is one
+  /// that was loaded without capacities. All references must outlive this.
+  Generator(const LoadedModel& loaded, Stream& stream, const CacheSize& size, int64_t step = 0);
 
-  /// Reads `prompt` (at least one token), then draws up to `count` tokens and hands each to
-  /// `on_token`; stops early after `end_of_document`. Call once.
-  /// Throws Error(kUsage) when prompt and count do not fit, or a token is not of the vocabulary.
-  void run(const std::vector<int32_t>& prompt, int64_t count, int32_t end_of_document,
-           const SamplerOptions& options, const std::function<void(int32_t)>& on_token);
+  /// Calls on_text(i, text) as soon as request i has ended: not in the order of requests.
+  /// Throws Error(kUsage) before anything is computed when a request does not fit, or a token is
+  /// not of the vocabulary.
+  void run(std::span<const GenerateRequest> requests, int32_t end_of_document,
+           const std::function<void(size_t, const GeneratedText&)>& on_text);
 
  private:
-  ConstTensorView next(int32_t token);
+  struct Place {
+    const GenerateRequest* request = nullptr;  ///< nullptr: free
+    size_t number = 0;
+    int64_t position = 0;  ///< of the next token to be read
+    GeneratedText text = {};
+
+    int32_t token(int64_t at) const;
+    /// Takes the model's word for what follows. Returns whether the text is at its end.
+    bool draw(std::span<const float> logits, int32_t end_of_document);
+  };
+
+  void check(std::span<const GenerateRequest> requests) const;
+  void decode(std::span<const Place> places);
 
   const LoadedModel& loaded_;
   Stream& stream_;
-  int64_t max_tokens_;
+  CacheSize size_;
   SparsityPlan plan_;
   std::vector<int64_t> kept_of_layers_;
   std::vector<AttentionCache> caches_;
   StepSumsBuffer sums_;
   SingleRank alone_;
   Arena arena_;
-  Buffer logits_;
-  std::vector<int32_t> recent_;  ///< the token at position_ - 1 and what the model's smear sees
-  int64_t position_ = 0;
+  Buffer memory_;
+  TensorView logits_;  ///< [sequences, vocabulary], f32
 };
 
 }  // namespace tessera

@@ -72,6 +72,8 @@ LoadedModel load_model(Stream& stream, const std::filesystem::path& path,
   const CheckpointReader reader(find_checkpoint(path));
   LoadedModel loaded;
   loaded.config = std::make_unique<TrainConfig>(stored_config(reader));
+  ModelConfig& config = *loaded.config->mutable_model();
+  if (!options.capacities && config.has_moe()) config.mutable_moe()->set_capacity_factor(0);
   loaded.step = reader.facts().id.step;
   if (const auto progress = saved_progress(reader)) loaded.held_steps = progress->held_steps;
   if (reader.contains_blob(kGateControlBlob)) {

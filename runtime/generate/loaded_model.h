@@ -12,7 +12,7 @@ namespace tessera {
 class CheckpointReader;
 class TrainConfig;
 
-/// A trained model, ready to run on the CPU.
+/// A trained model, ready to run.
 struct LoadedModel {
   LoadedModel();
   ~LoadedModel();
@@ -32,6 +32,9 @@ struct LoadOptions {
   /// "checkpoint": as it was trained; "f32", "bf16". In f32 a bf16 run's master weights are used.
   std::string precision = "checkpoint";
   bool gradients = false;  ///< allocate gradients too
+  /// Experts drop tokens as in training, where they have a capacity; false: they take all, and the
+  /// configuration is changed to say so.
+  bool capacities = true;
 };
 
 /// `path` is a checkpoint, or a run directory: then its newest valid checkpoint.

@@ -9,7 +9,7 @@
 
 // Attention of one new token per sequence in one layer of 32 heads in 8 KV groups, d 128, bf16:
 // dense over all that the cache keeps; and DGSA, one group that chooses pages and seven with a
-// window of 1024. A batch is one sequence after the other, all as one graph. One line of JSON each.
+// window of 1024. Kernels of a step are one graph. One line of JSON each.
 
 namespace tessera {
 namespace {
@@ -19,8 +19,9 @@ constexpr int64_t kBlock = 64;
 constexpr int64_t kGateDim = 64;
 
 struct Sizes {
-  explicit Sizes(const GpuBench& bench, int64_t n)
+  Sizes(const GpuBench& bench, int64_t n, int64_t sequences)
       : tokens(n),
+        batch(sequences),
         heads(bench.size(32, 4)),
         groups(bench.size(8, 2)),
         d(bench.size(128, 16)),
@@ -37,35 +38,35 @@ struct Sizes {
             .kept = 4 * static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(pages() - 1)))};
   }
   float scale() const { return 1 / std::sqrt(static_cast<float>(d)); }
+  std::string name() const { return concat(thousands(tokens), " tokens, batch ", batch); }
   /// Of keys and values.
   double bytes(int64_t rows, int64_t of_groups) const {
-    return 2 * 2 * static_cast<double>(rows * of_groups * d);
+    return 2 * 2 * static_cast<double>(batch * rows * of_groups * d);
   }
 
-  int64_t tokens, heads, groups, d, window;
+  int64_t tokens, batch, heads, groups, d, window;
   std::vector<int32_t> all, global, local;
 };
 
-/// Keys and values of some groups of one sequence, and what its new token attends to.
+/// Keys and values of some groups, and what the new tokens attend to.
 struct Cache {
   Cache(GpuTensors& tensors, const Sizes& s, std::span<const int32_t> of, int64_t rows)
       : groups(of),
-        k(tensors.random(kType, {std::ssize(of), rows, s.d})),
+        k(tensors.random(kType, {std::ssize(of), s.batch, rows, s.d})),
         v(tensors.random(kType, k.shape())) {}
 
-  /// The same rows in all groups.
+  /// The same rows in all groups and sequences.
   void attend_to(GpuTensors& tensors, std::span<const CacheSpan> list) {
-    const auto count = static_cast<int64_t>(groups.size());
+    const int64_t batch = k.shape()[1];
     std::vector<int32_t> numbers;
-    for (int64_t g = 0; g < count; ++g) {
+    for (int64_t i = 0; i < batch; ++i) {
       for (const CacheSpan& span : list) {
-        numbers.push_back(span.first_row);
-        numbers.push_back(span.rows);
+        numbers.insert(numbers.end(), {span.first_row, span.rows});
       }
     }
-    spans = tensors.from({count, std::ssize(list), 2}, numbers);
-    counts = tensors.from({count},
-                          std::vector<int32_t>(groups.size(), static_cast<int32_t>(list.size())));
+    spans = tensors.from({1, batch, std::ssize(list), 2}, numbers);
+    counts = tensors.from({1, batch}, std::vector<int32_t>(static_cast<size_t>(batch),
+                                                           static_cast<int32_t>(list.size())));
   }
 
   std::span<const int32_t> groups;
@@ -86,52 +87,49 @@ void attend(Stream& stream, const Sizes& s, ConstTensorView q, TensorView o, con
                             .scale = s.scale()});
 }
 
-void dense(GpuBench& bench, int64_t n, int64_t batch) {
-  const Sizes s(bench, n);
+void dense(GpuBench& bench, const Sizes& s) {
   GpuTensors tensors(bench);
-  const TensorView q = tensors.random(kType, {s.heads, s.d});
-  const TensorView o = tensors.zeros(kType, {s.heads, s.d});
-  const CacheSpan everything[] = {{0, static_cast<int32_t>(n)}};
-  std::vector<Cache> caches;
-  for (int64_t i = 0; i < batch; ++i) {
-    caches.emplace_back(tensors, s, s.all, n).attend_to(tensors, everything);
-  }
+  const TensorView q = tensors.random(kType, {s.batch, s.heads, s.d});
+  const TensorView o = tensors.zeros(kType, q.shape());
+  const CacheSpan everything[] = {{0, static_cast<int32_t>(s.tokens)}};
+  Cache cache(tensors, s, s.all, s.tokens);
+  cache.attend_to(tensors, everything);
   bench.run({.name = "decode_dense",
-             .shape = concat(thousands(n), " tokens, batch ", batch),
+             .shape = s.name(),
              .dtype = kType,
-             .bytes = static_cast<double>(batch) * s.bytes(n, s.groups),
-             .call =
-                 [&] {
-                   for (const Cache& cache : caches) attend(bench.stream(), s, q, o, cache);
-                 },
+             .bytes = s.bytes(s.tokens, s.groups),
+             .call = [&] { attend(bench.stream(), s, q, o, cache); },
              .graph = true});
 }
 
-/// One sequence whose global group chooses.
+/// Sequences whose global group chooses.
 struct Chooser {
   Chooser(GpuTensors& t, const Sizes& s)
       : rule(s.rule()),
         most(rule.sink_blocks + rule.kept + rule.window_blocks),
         global(t, s, s.global, s.tokens),
         local(t, s, s.local, WindowCache{s.window, kBlock}.rows()),
-        selection{t.zeros(DType::kI32, {1, 1, rule.kept + 1}),
-                  t.zeros(DType::kF32, {1, 1, rule.kept + 1}), t.zeros(DType::kI32, {1, 1})},
-        scores(t.zeros(DType::kF32, {1, s.pages()})),
-        qt(t.random(DType::kF32, {1, kGateDim})),
-        kt(t.random(DType::kF32, {1, s.pages(), kGateDim})),
+        selection{t.zeros(DType::kI32, {1, s.batch, rule.kept + 1}),
+                  t.zeros(DType::kF32, {1, s.batch, rule.kept + 1}),
+                  t.zeros(DType::kI32, {1, s.batch})},
+        scores(t.zeros(DType::kF32, {1, s.batch, s.pages()})),
+        qt(t.random(DType::kF32, {1, s.batch, kGateDim})),
+        kt(t.random(DType::kF32, {1, s.batch, s.pages(), kGateDim})),
         widths(t.from<float>({1}, {1.0f})),
-        state(t.zeros(DType::kF32, {1, s.d + 2})),
-        kbar(t.zeros(kType, {1, s.d})),
-        k0(t.random(kType, {1, s.d})),
+        state(t.zeros(DType::kF32, {1, s.batch, s.d + 2})),
+        kbar(t.zeros(kType, {1, s.batch, s.d})),
+        k0(t.random(kType, {1, s.batch, s.d})),
         r(t.random(DType::kF32, {1, s.d}, 0.1)) {
     std::vector<int32_t> rows;
-    for (int64_t page = 0; page < s.pages(); ++page) {
-      rows.push_back(static_cast<int32_t>(page * kBlock));
+    for (int64_t i = 0; i < s.batch * s.pages(); ++i) {
+      rows.push_back(static_cast<int32_t>(i % s.pages() * kBlock));
     }
-    page_rows = t.from({s.pages()}, rows);
-    global.spans = t.zeros(DType::kI32, {1, most, 2});
-    global.log_gates = t.zeros(DType::kF32, {1, most});
-    global.counts = t.zeros(DType::kI32, {1});
+    page_rows = t.from({s.batch, s.pages()}, rows);
+    positions = t.from({s.batch}, std::vector<int32_t>(static_cast<size_t>(s.batch),
+                                                       static_cast<int32_t>(s.tokens - 1)));
+    global.spans = t.zeros(DType::kI32, {1, s.batch, most, 2});
+    global.log_gates = t.zeros(DType::kF32, {1, s.batch, most});
+    global.counts = t.zeros(DType::kI32, {1, s.batch});
     std::array<CacheSpan, 3> spans;
     const int64_t count = WindowCache{s.window, kBlock}.spans(s.tokens - 1, spans);
     local.attend_to(t, std::span(spans).first(static_cast<size_t>(count)));
@@ -146,7 +144,7 @@ struct Chooser {
                            .qt = qt,
                            .kt = kt,
                            .page_rows = page_rows,
-                           .position = s.tokens - 1,
+                           .positions = positions,
                            .block = kBlock,
                            .rule = rule,
                            .gate_keys = 1,
@@ -155,34 +153,28 @@ struct Chooser {
     attend(stream, s, q, o, local);
     page_gate(
         stream,
-        {.state = state, .kbar = kbar, .k0 = k0, .r = r, .position = s.tokens - 1, .part = kBlock});
+        {.state = state, .kbar = kbar, .k0 = k0, .r = r, .positions = positions, .part = kBlock});
   }
 
   BlockRule rule;
   int64_t most;
   Cache global, local;
   BlockSelection selection;
-  TensorView scores, qt, kt, widths, state, kbar, k0, r, page_rows;
+  TensorView scores, qt, kt, widths, state, kbar, k0, r, page_rows, positions;
 };
 
-void sparse(GpuBench& bench, int64_t n, int64_t batch) {
-  const Sizes s(bench, n);
+void sparse(GpuBench& bench, const Sizes& s) {
   GpuTensors tensors(bench);
-  const TensorView q = tensors.random(kType, {s.heads, s.d});
-  const TensorView o = tensors.zeros(kType, {s.heads, s.d});
-  std::vector<Chooser> choosers;
-  for (int64_t i = 0; i < batch; ++i) choosers.emplace_back(tensors, s);
-  const double chosen = s.bytes(choosers.front().most * kBlock, 1);
+  const TensorView q = tensors.random(kType, {s.batch, s.heads, s.d});
+  const TensorView o = tensors.zeros(kType, q.shape());
+  const Chooser chooser(tensors, s);
+  const double chosen = s.bytes(chooser.most * kBlock, 1);
   const double near = s.bytes(s.window + kBlock, std::ssize(s.local));
-  const auto gate = static_cast<double>(choosers.front().kt.bytes());
   bench.run({.name = "decode_sparse",
-             .shape = concat(thousands(n), " tokens, batch ", batch),
+             .shape = s.name(),
              .dtype = kType,
-             .bytes = static_cast<double>(batch) * (chosen + near + gate),
-             .call =
-                 [&] {
-                   for (const Chooser& chooser : choosers) chooser.decode(bench.stream(), s, q, o);
-                 },
+             .bytes = chosen + near + static_cast<double>(chooser.kt.bytes()),
+             .call = [&] { chooser.decode(bench.stream(), s, q, o); },
              .graph = true,
              .note = "scores, choice and the pool of the open page included"});
 }
@@ -203,8 +195,9 @@ int run(const GpuBenchOptions& options) {
   GpuBench bench(options);
   for (const int64_t n : lengths(bench)) {
     for (const int64_t batch : batches(bench)) {
-      bench.group("dense", [&] { dense(bench, n, batch); });
-      bench.group("sparse", [&] { sparse(bench, n, batch); });
+      const Sizes sizes(bench, n, batch);
+      bench.group("dense", [&] { dense(bench, sizes); });
+      bench.group("sparse", [&] { sparse(bench, sizes); });
     }
   }
   return bench.end();

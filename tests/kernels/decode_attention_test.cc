@@ -46,9 +46,9 @@ struct Sequence {
         o(support::filled(dtype, {tokens, kHeads, kDim}, 0)),
         lse(DType::kF32, {kHeads, tokens}) {}
 
-  /// The row of the new token, [heads, d].
+  /// The row of the new token, [1, heads, d].
   static TensorView token(const Tensor& x, int64_t position) {
-    return x.view().rows(position, 1).reshape({kHeads, kDim});
+    return x.view().rows(position, 1).reshape({1, kHeads, kDim});
   }
 
   Tensor q, k, v, sink_logits, o, lse;
@@ -75,10 +75,10 @@ TEST(DecodeAttention, AWindowCacheGivesWhatTrainingGives) {
                                  .scale = kScale,
                                  .sink_logits = x.sink_logits});
       const Tensor o = support::filled(dtype, x.o.shape(), 0);
-      const Tensor k = support::filled(dtype, {2, cache.rows(), kDim}, 1e6);
-      const Tensor v = support::filled(dtype, {2, cache.rows(), kDim}, 1e6);
-      const Tensor spans(DType::kI32, {2, 3, 2});
-      const Tensor counts(DType::kI32, {2});
+      const Tensor k = support::filled(dtype, {2, 1, cache.rows(), kDim}, 1e6);
+      const Tensor v = support::filled(dtype, {2, 1, cache.rows(), kDim}, 1e6);
+      const Tensor spans(DType::kI32, {2, 1, 3, 2});
+      const Tensor counts(DType::kI32, {2, 1});
       for (int64_t position = 0; position < kTokens; ++position) {
         std::array<CacheSpan, 3> of_token;
         const int64_t count = cache.spans(position, of_token);
@@ -235,7 +235,7 @@ class PagedDecoding {
                             .qt = qt,
                             .kt = kt_,
                             .page_rows = page_rows_,
-                            .position = position,
+                            .positions = support::from_ints({static_cast<int32_t>(position)}),
                             .block = block_,
                             .rule = rule_,
                             .gate_keys = gate_keys_,
@@ -272,13 +272,13 @@ class PagedDecoding {
   void pool(int64_t position) {
     const Tensor k0 = of_token(gate_.k0, position);
     const int64_t part = block_ / gate_keys_;
-    const bool complete = page_gate(stream_, {.state = state_,
-                                              .kbar = kbar_,
-                                              .k0 = k0,
-                                              .r = gate_.r,
-                                              .position = position,
-                                              .part = part});
-    EXPECT_EQ(complete, position % part == part - 1);
+    page_gate(stream_, {.state = state_,
+                        .kbar = kbar_,
+                        .k0 = k0,
+                        .r = gate_.r,
+                        .positions = support::from_ints({static_cast<int32_t>(position)}),
+                        .part = part});
+    const bool complete = position % part == part - 1;
     for (int64_t c = 0; complete && c < kGroups; ++c) {
       const auto pooled = support::to_doubles(kbar_.view().rows(c, 1));
       for (int64_t i = 0; i < kGateDim; ++i) {
@@ -290,6 +290,7 @@ class PagedDecoding {
     if (complete && tree_.enabled()) {
       insert_page(stream_, {.nodes = nodes_,
                             .kt = kt_,
+                            .sequence = 0,
                             .page = position / block_,
                             .sink_blocks = rule_.sink_blocks,
                             .tree = tree_});
@@ -297,9 +298,9 @@ class PagedDecoding {
   }
 
   GateRamp ramp() const { return {0.9f, gate_.widths}; }
-  /// [groups, n] of [groups, tokens, n].
+  /// [groups, 1, n] of [groups, tokens, n].
   static Tensor of_token(const Tensor& x, int64_t position) {
-    Tensor row(x.dtype(), {kGroups, x.shape()[2]});
+    Tensor row(x.dtype(), {kGroups, 1, x.shape()[2]});
     for (int64_t c = 0; c < kGroups; ++c) copy_row(row, c, x, c * x.shape()[1] + position);
     return row;
   }
@@ -320,19 +321,19 @@ class PagedDecoding {
   int64_t pages_;
   int64_t rows_;
   int64_t most_;
-  Tensor page_rows_{DType::kI32, {pages_}};
-  Tensor k_ = support::filled(dtype_, {kGroups, rows_, kDim}, 1e6);
-  Tensor v_ = support::filled(dtype_, {kGroups, rows_, kDim}, 1e6);
-  Tensor kt_ = support::filled(DType::kF32, {kGroups, pages_* gate_keys_, kGateDim}, 1e6);
-  Tensor nodes_ = support::filled(DType::kF32, {kGroups, tree_rows(pages_), kGateDim}, 1e6);
-  Tensor state_ = support::filled(DType::kF32, {kGroups, kGateDim + 2}, 1e6);
-  Tensor kbar_{dtype_, {kGroups, kGateDim}};
-  Tensor spans_{DType::kI32, {kGroups, most_, 2}};
-  Tensor log_gates_{DType::kF32, {kGroups, most_}};
-  Tensor counts_{DType::kI32, {kGroups}};
-  Tensor scores_{DType::kF32, {kGroups, pages_}};
+  Tensor page_rows_{DType::kI32, {1, pages_}};
+  Tensor k_ = support::filled(dtype_, {kGroups, 1, rows_, kDim}, 1e6);
+  Tensor v_ = support::filled(dtype_, {kGroups, 1, rows_, kDim}, 1e6);
+  Tensor kt_ = support::filled(DType::kF32, {kGroups, 1, pages_* gate_keys_, kGateDim}, 1e6);
+  Tensor nodes_ = support::filled(DType::kF32, {kGroups, 1, tree_rows(pages_), kGateDim}, 1e6);
+  Tensor state_ = support::filled(DType::kF32, {kGroups, 1, kGateDim + 2}, 1e6);
+  Tensor kbar_{dtype_, {kGroups, 1, kGateDim}};
+  Tensor spans_{DType::kI32, {kGroups, 1, most_, 2}};
+  Tensor log_gates_{DType::kF32, {kGroups, 1, most_}};
+  Tensor counts_{DType::kI32, {kGroups, 1}};
+  Tensor scores_{DType::kF32, {kGroups, 1, pages_}};
   Tensor o_ = support::filled(dtype_, {tokens_, kHeads, kDim}, 0);
-  Tensor lse_{DType::kF32, {kHeads}};
+  Tensor lse_{DType::kF32, {1, kHeads}};
   Stream stream_{support::device(), 2};
 };
 
@@ -383,11 +384,11 @@ TEST(DecodeAttention, SaysWhatIsWrong) {
   const auto ints = [](Shape shape) { return support::plan_view(DType::kI32, shape); };
   const std::vector<int32_t> groups{1};
   const auto attend = [&](Stream& stream, TensorView k, TensorView spans, TensorView counts) {
-    decode_attention(stream, {.o = floats({4, 8}),
+    decode_attention(stream, {.o = floats({1, 4, 8}),
                               .lse = {},
-                              .q = floats({4, 8}),
+                              .q = floats({1, 4, 8}),
                               .k = k,
-                              .v = floats({1, 32, 8}),
+                              .v = floats({1, 1, 32, 8}),
                               .spans = spans,
                               .log_gates = {},
                               .counts = counts,
@@ -397,32 +398,33 @@ TEST(DecodeAttention, SaysWhatIsWrong) {
   };
   support::expect_error(
       [&] {
-        attend(plan, floats({2, 32, 8}), ints({1, 3, 2}), ints({1}));
+        attend(plan, floats({2, 1, 32, 8}), ints({1, 1, 3, 2}), ints({1, 1}));
       },
-      "decode_attention: k is f32 [2, 32, 8], expected f32 [groups, rows, d] = [1, 32, 8]");
+      "decode_attention: k is f32 [2, 1, 32, 8], expected f32 [groups, sequences, rows, d] = "
+      "[1, 1, 32, 8]");
   support::expect_error(
       [&] {
-        attend(plan, floats({1, 32, 8}), ints({1, 3}), ints({1}));
+        attend(plan, floats({1, 1, 32, 8}), ints({2, 1, 3, 2}), ints({2, 1}));
       },
-      "decode_attention: spans is [1, 3], expected [groups, most, 2]");
+      "decode_attention: spans is [2, 1, 3, 2], expected [1 groups or 1, sequences, most, 2]");
   support::expect_error(
       [&] {
-        page_gate(plan, {.state = floats({1, 9}),
-                         .kbar = floats({1, 8}),
-                         .k0 = floats({1, 8}),
+        page_gate(plan, {.state = floats({1, 2, 9}),
+                         .kbar = floats({1, 2, 8}),
+                         .k0 = floats({1, 2, 8}),
                          .r = floats({1, 8}),
-                         .position = 0,
+                         .positions = ints({2}),
                          .part = 16});
       },
-      "page_gate: state is f32 [1, 9], expected f32 [groups, d + 2] = [1, 10]");
+      "page_gate: state is f32 [1, 2, 9], expected f32 [groups, sequences, d + 2] = [1, 2, 10]");
 }
 
 TEST(DecodeAttention, ASpanMustLieInTheCache) {
   Stream stream(support::device(), 1);
-  const Tensor q(DType::kF32, {2, 8});
-  const Tensor k(DType::kF32, {1, 32, 8});
-  const Tensor spans(DType::kI32, {1, 1, 2});
-  const Tensor counts = support::filled(DType::kI32, {1}, 1);
+  const Tensor q(DType::kF32, {1, 2, 8});
+  const Tensor k(DType::kF32, {1, 1, 32, 8});
+  const Tensor spans(DType::kI32, {1, 1, 1, 2});
+  const Tensor counts = support::filled(DType::kI32, {1, 1}, 1);
   spans.as<int32_t>()[0] = 20;
   spans.as<int32_t>()[1] = 13;
   const std::vector<int32_t> groups{0};

@@ -145,14 +145,15 @@ TEST(DeviceTwins, ManyGroupsOfHeads) {
     for (const int64_t d : {8, 3}) {
       const Tensor x = random_tensor(dtype, {3, 144, d}, 7);
       const Tensor y = random_tensor(dtype, {count, 3, 2 * d}, 8);
-      const Tensor key = random_tensor(dtype, {1, 144, d}, 9);
+      const Tensor keys = random_tensor(dtype, {2, 144, d}, 9);
+      const Tensor rows = support::from_ints({1, 2});
       expect_twins(concat(name_of(dtype), " d ", d), [&](Stream& stream) {
         Tensor sum = support::copy_of(x);
         Tensor taken(dtype, y.shape());
-        Tensor cache(dtype, {count, 3, d});
+        Tensor cache(dtype, {count, 2, 3, d});
         add_groups(stream, {.x = sum, .y = y, .groups = groups, .group_heads = 2});
         take_groups(stream, {.y = taken, .x = x, .groups = groups, .group_heads = 2});
-        cache_append(stream, {.cache = cache, .x = key, .groups = groups, .row = 1});
+        cache_append(stream, {.cache = cache, .x = keys, .rows = rows, .groups = groups});
         return support::tensors(std::move(sum), std::move(taken), std::move(cache));
       });
     }

@@ -230,9 +230,9 @@ TEST(GateTree, DecodingChoosesTheSameBits) {
     constexpr int64_t kPages = 120;
     const int64_t spans = c.rule.sink_blocks + c.rule.kept + c.rule.window_blocks;
     const Tensor nodes =
-        support::filled(DType::kF32, {kGroups, tree_rows(kPages), c.gate_dim}, 1e6);
-    const Tensor kt = support::filled(DType::kF32, {kGroups, kPages, c.gate_dim}, 1e6);
-    const Tensor qt(DType::kF32, {kGroups, c.gate_dim});
+        support::filled(DType::kF32, {kGroups, 1, tree_rows(kPages), c.gate_dim}, 1e6);
+    const Tensor kt = support::filled(DType::kF32, {kGroups, 1, kPages, c.gate_dim}, 1e6);
+    const Tensor qt(DType::kF32, {kGroups, 1, c.gate_dim});
     const Tensor widths = support::filled(DType::kF32, {kGroups}, 1);
     const auto copy = [&](const Tensor& to, int64_t to_row, const Tensor& from, int64_t row) {
       for (int64_t group = 0; group < kGroups; ++group) {
@@ -246,19 +246,19 @@ TEST(GateTree, DecodingChoosesTheSameBits) {
     for (int64_t i = 0; i < in.segments.tokens(); i += step) {
       for (; page < i / 16; ++page) {
         copy(kt, page, in.kt, page);
-        insert_page(stream, {nodes, kt, page, c.rule.sink_blocks, c.tree});
+        insert_page(stream, {nodes, kt, 0, page, c.rule.sink_blocks, c.tree});
       }
       const Selection selection(kGroups, 1, c.rule.kept);
       copy(qt, 0, in.qt, i);
       decode_select(stream, {.selection = selection.view(),
-                             .spans = Tensor(DType::kI32, {kGroups, spans, 2}),
-                             .log_gates = Tensor(DType::kF32, {kGroups, spans}),
-                             .counts = Tensor(DType::kI32, {kGroups}),
-                             .scores = Tensor(DType::kF32, {kGroups, kPages}),
+                             .spans = Tensor(DType::kI32, {kGroups, 1, spans, 2}),
+                             .log_gates = Tensor(DType::kF32, {kGroups, 1, spans}),
+                             .counts = Tensor(DType::kI32, {kGroups, 1}),
+                             .scores = Tensor(DType::kF32, {kGroups, 1, kPages}),
                              .qt = qt,
                              .kt = kt,
-                             .page_rows = Tensor(DType::kI32, {kPages}),
-                             .position = i,
+                             .page_rows = Tensor(DType::kI32, {1, kPages}),
+                             .positions = support::from_ints({static_cast<int32_t>(i)}),
                              .block = 16,
                              .rule = c.rule,
                              .gate_keys = 1,
@@ -304,11 +304,12 @@ TEST(GateTree, PagesMakeTheNodesOfTheReference) {
   constexpr int64_t kPages = 150;
   constexpr int64_t kGateDim = 5;
   Stream stream{support::device()};
-  const Tensor kt = support::random_tensor(DType::kF32, {kGroups, kPages, kGateDim}, 3);
+  const Tensor kt = support::random_tensor(DType::kF32, {kGroups, 1, kPages, kGateDim}, 3);
   for (const int64_t radix : {4, 8, 16}) {
-    const Tensor nodes = support::filled(DType::kF32, {kGroups, tree_rows(kPages), kGateDim}, 1e6);
+    const Tensor nodes =
+        support::filled(DType::kF32, {kGroups, 1, tree_rows(kPages), kGateDim}, 1e6);
     for (int64_t page = 0; page < kPages; ++page) {
-      insert_page(stream, {nodes.view(), kt.view(), page, 2, {.radix = radix, .beam = 1}});
+      insert_page(stream, {nodes.view(), kt.view(), 0, page, 2, {.radix = radix, .beam = 1}});
     }
     const TreeLayout layout(kPages - 2, radix);
     std::vector<double> leaves = support::to_doubles(kt);
@@ -413,7 +414,12 @@ TEST(GateTree, SaysWhatIsWrong) {
       },
       "score_select: nodes is f32 [2, 3, 20], expected f32 "
       "[groups, tree_rows(max_blocks), gate_dim] = [2, 9, 20]");
-  const InsertPage page{nodes.view(), in.kt.view(), 0, 1, c.tree};
+  const InsertPage page{nodes.view().reshape({kGroups, 1, 9, 20}),
+                        in.kt.view().reshape({kGroups, 1, 3, 20}),
+                        0,
+                        0,
+                        1,
+                        c.tree};
   const auto expect_page = [&](const std::function<void(InsertPage&)>& change,
                                const std::string& sentence) {
     InsertPage wrong = page;
@@ -422,13 +428,14 @@ TEST(GateTree, SaysWhatIsWrong) {
   };
   insert_page(stream, page);
   expect_page([](InsertPage& x) { x.page = 3; }, "insert_page: page is 3, expected 0 to 2");
+  expect_page([](InsertPage& x) { x.sequence = 1; }, "insert_page: sequence is 1, expected 0 to 0");
   expect_page([](InsertPage& x) { x.tree = {}; },
               "insert_page: the tree has beam 0, expected at least 1");
   expect_page([](InsertPage& x) { x.sink_blocks = -1; },
               "insert_page: sink_blocks is -1, expected >= 0");
   expect_page([](InsertPage& x) { x.nodes = x.nodes.rows(0, 1); },
-              "insert_page: nodes is f32 [1, 9, 20], expected f32 "
-              "[groups, tree_rows(pages), gate_dim] = [2, 9, 20]");
+              "insert_page: nodes is f32 [1, 1, 9, 20], expected f32 "
+              "[groups, sequences, tree_rows(pages), gate_dim] = [2, 1, 9, 20]");
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "kernels/core/copy.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/compare.h"
 
@@ -14,6 +15,8 @@ using support::tiny_plan;
 using support::TinyBatch;
 using support::TinyModel;
 
+/// Three copies of a sequence, each behind the one before by some tokens and the last one begun
+/// where another sequence was: all rows must be what training gives at their positions.
 void expect_decoding_equals_training(const TrainConfig& config, const SparsityPlan& plan,
                                      double tolerance,
                                      std::span<const int64_t> kept_of_layers = {}) {
@@ -25,25 +28,48 @@ void expect_decoding_equals_training(const TrainConfig& config, const SparsityPl
   batch.tokens.resize(static_cast<size_t>(length));
   batch.targets.resize(static_cast<size_t>(length));
   const int64_t vocabulary = config.model().vocabulary();
-  Buffer buffer(support::bare_device(), 2 * length * vocabulary * 4);
+  const std::vector<int64_t> behind =
+      support::takes_less() ? std::vector<int64_t>{0, 5} : std::vector<int64_t>{0, 5, 37};
+  const auto sequences = std::ssize(behind);
+  Buffer buffer(support::bare_device(), (length + sequences) * vocabulary * 4);
   const TensorView expected = buffer.view(DType::kF32, {length, vocabulary});
-  const TensorView found = buffer.view(DType::kF32, {length, vocabulary}, length * vocabulary * 4);
+  const TensorView found =
+      buffer.view(DType::kF32, {sequences, vocabulary}, length * vocabulary * 4);
   Transformer::Run run = tiny.run(plan);
   run.kept_of_layers = kept_of_layers;
   tiny.model.logits(run, batch.view(), expected);
-  std::vector<AttentionCache> caches = tiny.model.make_caches(tiny.stream, plan, length);
-  for (int64_t position = 0; position < length; ++position) {
-    const int64_t past = std::min(position, tiny.model.smear_tokens());
-    const ConstTensorView recent(&batch.tokens[static_cast<size_t>(position - past)], DType::kI32,
-                                 {past + 1}, Device{});
-    tiny.model.decode(run, recent, position, caches, found.rows(position, 1));
-    if (config.runtime().precision() == RuntimeConfig::F32) {
-      support::expect_close(found.rows(position, 1),
-                            support::to_doubles(expected.rows(position, 1)), tolerance,
-                            concat("position ", position));
+  std::vector<AttentionCache> caches =
+      tiny.model.make_caches(tiny.stream, plan, {.sequences = sequences, .tokens = length});
+  const int64_t smear = tiny.model.smear_tokens();
+  std::vector<double> all_found, all_expected;
+  for (int64_t step = 0; step < length; ++step) {
+    std::vector<int32_t> positions, ids;
+    for (const int64_t late : behind) {
+      // Before its time a sequence is another one, of the tokens from the end on.
+      const bool begun = step >= late;
+      const int64_t position = begun ? step - late : step;
+      positions.push_back(static_cast<int32_t>(position));
+      for (int64_t j = 0; j <= smear; ++j) {
+        const int64_t from = begun ? position - j : length - 1 - (position - j);
+        ids.push_back(j <= position ? batch.tokens[static_cast<size_t>(from)] : -1);
+      }
+    }
+    const DecodeInput input{host_view(ids).reshape({sequences, smear + 1}), positions};
+    tiny.model.decode(run, input, caches, found);
+    for (int64_t s = 0; s < sequences; ++s) {
+      const int64_t position = step - behind[static_cast<size_t>(s)];
+      if (position < 0) continue;
+      const auto row = support::to_doubles(found.rows(s, 1));
+      const auto trained = support::to_doubles(expected.rows(position, 1));
+      if (config.runtime().precision() == RuntimeConfig::F32) {
+        support::expect_close(row, trained, tolerance,
+                              concat("sequence ", s, " position ", position));
+      }
+      all_found.insert(all_found.end(), row.begin(), row.end());
+      all_expected.insert(all_expected.end(), trained.begin(), trained.end());
     }
   }
-  support::expect_close(found, support::to_doubles(expected), tolerance, "all positions");
+  support::expect_close(all_found, all_expected, tolerance, "all positions");
 }
 
 TEST(Decode, EqualsTrainingAtEveryPositionOfASparseModel) {
