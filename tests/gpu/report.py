@@ -4,6 +4,8 @@
   report.py [RESULTS]           from that results.json, which becomes docs/benchmarks/gpu.json
   report.py --add RESULTS       what these have is put in place of the same in docs/benchmarks/gpu.json:
                                 after a run of some steps alone
+  report.py --changed STEP WHAT says below the date that what this step measured has changed since, until
+                                the step is measured again
   report.py --check             exit 1 unless the document is what docs/benchmarks/gpu.json gives
   report.py --output FILE ...   writes there, and keeps no copy of the results
 
@@ -103,7 +105,15 @@ def added(kept, results):
             "gpu": results.get("gpu", {}).get("name", ""),
             "steps": [step["step"] for step in results.get("steps", []) if step["step"] != "facts"]}
     return kept | {"measurements": lines + list(new.values()), "steps": list(steps.values()),
-                   "again": [*kept.get("again", []), part]}
+                   "again": [*kept.get("again", []), part],
+                   "changed": [one for one in kept.get("changed", []) if one["step"] not in part["steps"]]}
+
+
+def changes(results):
+    """What the figures are not of any more."""
+    if results.get("changed"):
+        yield "\nChanged since it was measured, and not measured again:\n"
+        yield from (f"* {one['what']} (`{one['step']}`)" for one in results["changed"])
 
 
 def row(*cells):
@@ -193,8 +203,8 @@ def facts(results):
         f"{number(product, 'TFLOP/s')}.",
         *(f"\nMeasured again: {part['date']}, commit {part['commit']}, {part['gpu']}: "
           f"{', '.join(part['steps'])}. Shares of a rate are of that run's own."
-          + (f" {part['note']}" if "note" in part else "")
           for part in results.get("again", [])),
+        *changes(results),
     ]
 
 
@@ -270,6 +280,7 @@ def main():
     parser.add_argument("results", nargs="?", type=pathlib.Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--add", action="store_true")
+    parser.add_argument("--changed", nargs=2, metavar=("STEP", "WHAT"))
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.add:
@@ -278,6 +289,11 @@ def main():
         kept = added(json.loads(KEPT.read_text()), json.loads(arguments.results.read_text()))
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
         arguments.results = KEPT
+    if arguments.changed:
+        kept = json.loads(KEPT.read_text())
+        step, what = arguments.changed
+        kept["changed"] = [*kept.get("changed", []), {"step": step, "what": what}]
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     source = arguments.results or (KEPT if KEPT.exists() else None)
     text = document(json.loads(source.read_text()) if source else {})
     if arguments.check:

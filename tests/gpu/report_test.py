@@ -110,6 +110,17 @@ class Report(unittest.TestCase):
         self.assertEqual(len(both["measurements"]), len(kept["measurements"]))
         self.assertIn("2031-03-04, commit fedcba987654", report.document(both))
 
+    def test_what_has_changed_is_told_until_it_is_measured_again(self):
+        kept = fake_results() | {"changed": [{"step": "kernels_test", "what": "norms are twice as slow"},
+                                             {"step": "gpu_decode_bench", "what": "batches are one call"}]}
+        text = report.document(kept)
+        self.assertIn("* norms are twice as slow (`kernels_test`)\n* batches are one call", text)
+        new = fake_results() | {"steps": [{"step": "kernels_test", "result": "passed", "detail": "all"}]}
+        text = report.document(report.added(kept, new))
+        self.assertNotIn("norms are twice as slow", text)
+        self.assertIn("not measured again:\n\n* batches are one call (`gpu_decode_bench`)\n", text)
+        self.assertNotIn("Changed since", report.document(fake_results()))
+
     def test_says_where_and_when(self):
         text = report.document(fake_results())
         for fact in ["2030-01-02", "0123456789ab", "2 x GPU of a test", "580.1", "4000 GB/s", "790 TFLOP/s"]:
