@@ -1,4 +1,8 @@
+#include <algorithm>
+#include <chrono>
 #include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "checkpoint/candidates.h"
@@ -6,6 +10,7 @@
 #include "kernels/core/error.h"
 #include "launcher/arguments.h"
 #include "launcher/commands/commands.h"
+#include "runtime/data/text_source.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/generate/generator.h"
 #include "runtime/train/train_state.h"
@@ -19,14 +24,24 @@ CommandLine command_line() {
   CommandLine line;
   line.name = "generate";
   line.usage = "--checkpoint DIR [options]";
-  line.about = "Continues a text with a trained model.";
+  line.about = "Continues a text with a trained model, or many texts at once.";
   line.examples =
-      "\n  tessera generate --checkpoint runs/quickstart --prompt 'template <' --tokens 200\n";
+      "\n  tessera generate --checkpoint runs/quickstart --prompt 'template <' --tokens 200\n"
+      "four texts for each line {\"prompt\": \"...\"} of a file, 32 at a time\n"
+      "  tessera generate --checkpoint runs/quickstart --prompts prompts.jsonl --samples 4 \\\n"
+      "    --batch 32 > texts.jsonl\n";
   line.options.add_options()  //
       ("checkpoint", options::value<std::string>()->value_name("DIR"),
        "a checkpoint, or a run directory for its newest one")  //
       ("prompt", options::value<std::string>()->default_value("")->value_name("TEXT"),
        "what the text begins with; without it a new document begins")  //
+      ("prompts", options::value<std::string>()->value_name("FILE"),
+       "JSON lines with a field `prompt`, or any other file as one prompt; prints lines of JSON, "
+       "in order")  //
+      ("samples", options::value<int64_t>()->default_value(1)->value_name("N"),
+       "texts for each prompt, of the seeds from --seed on; more than one are printed as JSON")  //
+      ("batch", options::value<int64_t>()->default_value(16)->value_name("N"),
+       "texts to continue at a time, at most")  //
       ("tokens", options::value<int64_t>()->default_value(200)->value_name("N"),
        "tokens to draw at most; a document's end stops it earlier")  //
       ("temperature", options::value<double>()->default_value(0.8, "0.8")->value_name("T"),
@@ -56,6 +71,86 @@ SamplerOptions sampler_options(const CommandLine& line,
   return options;
 }
 
+std::vector<std::string> prompts_of(const boost::program_options::variables_map& values) {
+  if (!values.count("prompts")) return {values["prompt"].as<std::string>()};
+  const std::filesystem::path file = values["prompts"].as<std::string>();
+  TextSource source(list_text_files({&file, 1}, "--prompts"),
+                    {.json_field = "prompt", .option = "--prompts", .way_out = "mend it"});
+  std::vector<std::string> prompts;
+  for (std::string prompt; source.next(prompt);) prompts.push_back(prompt);
+  if (prompts.empty()) {
+    throw Error(ExitCode::kUsage,
+                concat("--prompts ", file.string(), " has no prompts, expected lines like ",
+                       "{\"prompt\": \"once upon a time\"}"));
+  }
+  return prompts;
+}
+
+int64_t at_least_one(const CommandLine& line, const boost::program_options::variables_map& values,
+                     const char* name) {
+  const auto count = values[name].as<int64_t>();
+  if (count < 1) misuse(line.name, concat("--", name, " is ", count, ", expected at least 1"));
+  return count;
+}
+
+/// `samples` requests for each prompt.
+std::vector<GenerateRequest> requests_of(const std::vector<std::string>& prompts,
+                                         const Tokenizer& tokenizer, int64_t samples,
+                                         int64_t tokens, const SamplerOptions& sampler) {
+  std::vector<GenerateRequest> requests;
+  for (const std::string& text : prompts) {
+    GenerateRequest request{.prompt = {}, .tokens = tokens, .sampler = sampler};
+    tokenizer.encode(text, request.prompt);
+    if (request.prompt.empty()) request.prompt.push_back(tokenizer.end_of_document());
+    for (int64_t sample = 0; sample < samples; ++sample, ++request.sampler.seed) {
+      requests.push_back(request);
+    }
+  }
+  return requests;
+}
+
+/// Hands texts on in the order of their requests, however they come.
+class InOrder {
+ public:
+  using OnText = std::function<void(size_t, const GeneratedText&)>;
+
+  explicit InOrder(OnText next) : on_text_(std::move(next)) {}
+  void add(size_t number, const GeneratedText& text) {
+    waiting_.emplace(number, text);
+    for (; !waiting_.empty() && waiting_.begin()->first == next_; ++next_) {
+      on_text_(next_, waiting_.begin()->second);
+      waiting_.erase(waiting_.begin());
+    }
+  }
+
+ private:
+  OnText on_text_;
+  std::map<size_t, GeneratedText> waiting_;
+  size_t next_ = 0;
+};
+
+/// Bytes that are no UTF-8 become U+FFFD.
+void print_json(const std::string& prompt, int64_t sample, const GeneratedText& text,
+                const Tokenizer& tokenizer) {
+  const nlohmann::ordered_json line{{"prompt", prompt},
+                                    {"sample", sample},
+                                    {"text", tokenizer.decode(text.tokens)},
+                                    {"tokens", text.tokens.size()},
+                                    {"ended", text.ended}};
+  std::cout << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n"
+            << std::flush;
+}
+
+/// What the texts took, for the terminal: standard output has nothing but them.
+void print_speed(std::span<const GenerateRequest> requests, int64_t drawn, int64_t at_a_time,
+                 std::chrono::duration<double> time) {
+  int64_t read = 0;
+  for (const GenerateRequest& request : requests) read += std::ssize(request.prompt);
+  std::cerr << requests.size() << " texts, " << at_a_time << " at a time: " << read
+            << " tokens read and " << drawn << " drawn in " << time.count() << " s, "
+            << static_cast<double>(read + drawn) / time.count() << " tokens/s\n";
+}
+
 }  // namespace
 
 int run_generate(const std::vector<std::string>& arguments) {
@@ -63,27 +158,49 @@ int run_generate(const std::vector<std::string>& arguments) {
   const auto values = parse_arguments(line, arguments);
   if (!values) return static_cast<int>(ExitCode::kFinished);
   if (!values->count("checkpoint")) misuse(line.name, "--checkpoint is missing");
-  const int64_t count = (*values)["tokens"].as<int64_t>();
-  if (count < 1) misuse(line.name, concat("--tokens is ", count, ", expected at least 1"));
-  const SamplerOptions options = sampler_options(line, *values);
+  if (values->count("prompts") && !(*values)["prompt"].defaulted()) {
+    misuse(line.name, "--prompt and --prompts are both given, expected one");
+  }
+  const int64_t count = at_least_one(line, *values, "tokens");
+  const int64_t samples = at_least_one(line, *values, "samples");
+  const int64_t batch = at_least_one(line, *values, "batch");
+  const SamplerOptions sampler = sampler_options(line, *values);
+  const std::vector<std::string> prompts = prompts_of(*values);
 
   const WorkPlace place = work_place(line, *values);
   Stream stream(place.device, place.threads);
   const std::filesystem::path checkpoint =
       find_checkpoint((*values)["checkpoint"].as<std::string>());
   const LoadedModel loaded =
-      load_model(stream, checkpoint, {.precision = (*values)["precision"].as<std::string>()});
+      load_model(stream, checkpoint,
+                 {.precision = (*values)["precision"].as<std::string>(), .capacities = false});
   const Tokenizer tokenizer = Tokenizer::from_model(
       CheckpointReader(checkpoint).read_blob(kTokenizerBlob), checkpoint.string());
-  const std::string text = (*values)["prompt"].as<std::string>();
-  std::vector<int32_t> prompt;
-  tokenizer.encode(text, prompt);
-  if (prompt.empty()) prompt.push_back(tokenizer.end_of_document());
-  Generator generator(loaded, stream, static_cast<int64_t>(prompt.size()) + count);
-  std::vector<int32_t> tokens;
-  generator.run(prompt, count, tokenizer.end_of_document(), options,
-                [&](int32_t token) { tokens.push_back(token); });
-  std::cout << text << tokenizer.decode(tokens) << "\n";
+  const std::vector<GenerateRequest> requests =
+      requests_of(prompts, tokenizer, samples, count, sampler);
+  CacheSize size{.sequences = std::min(batch, std::ssize(requests)), .tokens = 0};
+  for (const GenerateRequest& request : requests) {
+    size.tokens = std::max(size.tokens, std::ssize(request.prompt) + count);
+  }
+  Generator generator(loaded, stream, size);
+  const bool json = values->count("prompts") > 0 || samples > 1;
+  int64_t drawn = 0;
+  InOrder texts([&](size_t number, const GeneratedText& text) {
+    const auto prompt = static_cast<int64_t>(number) / samples;
+    const std::string& begin = prompts[static_cast<size_t>(prompt)];
+    drawn += std::ssize(text.tokens);
+    if (json) {
+      print_json(begin, static_cast<int64_t>(number) % samples, text, tokenizer);
+    } else {
+      std::cout << begin << tokenizer.decode(text.tokens) << "\n";
+    }
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  generator.run(requests, tokenizer.end_of_document(),
+                [&](size_t number, const GeneratedText& text) { texts.add(number, text); });
+  if (json) {
+    print_speed(requests, drawn, size.sequences, std::chrono::steady_clock::now() - begin);
+  }
   return static_cast<int>(ExitCode::kFinished);
 }
 

@@ -28,6 +28,8 @@ constexpr size_t kMessageBytes = 200;
 /// Walks inputs; remembers what it has seen by device and inode number.
 class Walk {
  public:
+  explicit Walk(const std::string& option) : option_(option) {}
+
   void input(const fs::path& path) {
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0) fail(path, std::generic_category().message(errno));
@@ -40,8 +42,8 @@ class Walk {
   std::vector<TextFile> files;
 
  private:
-  [[noreturn]] static void fail(const fs::path& path, const std::string& why) {
-    throw Error(ExitCode::kUsage, concat("--input ", path.string(), " cannot be read: ", why));
+  [[noreturn]] void fail(const fs::path& path, const std::string& why) const {
+    throw Error(ExitCode::kUsage, concat(option_, " ", path.string(), " cannot be read: ", why));
   }
 
   void take(const fs::path& path, const struct stat& status, bool named) {
@@ -72,6 +74,7 @@ class Walk {
     }
   }
 
+  const std::string& option_;
   std::set<std::pair<dev_t, ino_t>> seen_;
 };
 
@@ -96,8 +99,8 @@ std::string plain(std::string message) {
 
 }  // namespace
 
-std::vector<TextFile> list_text_files(std::span<const fs::path> inputs) {
-  Walk walk;
+std::vector<TextFile> list_text_files(std::span<const fs::path> inputs, const std::string& option) {
+  Walk walk(option);
   for (const fs::path& path : inputs) walk.input(path);
   return std::move(walk.files);
 }
@@ -141,7 +144,9 @@ bool TextSource::open_next() {
 
 void TextSource::skip_file(const std::string& why) {
   const TextFile& file = files_[file_number_ - 1];
-  if (file.named) throw Error(ExitCode::kUsage, concat("--input ", file.path.string(), " ", why));
+  if (file.named) {
+    throw Error(ExitCode::kUsage, concat(options_.option, " ", file.path.string(), " ", why));
+  }
   ++counts_.skipped_files;
   --counts_.files;
   bytes_read_ += std::max(int64_t{0}, file_->size() - offset_);
@@ -238,7 +243,7 @@ bool TextSource::parse_line(std::string_view line, std::string& document) {
 void TextSource::bad_line(const std::string& why) {
   const std::string problem = concat(file_->path().string(), ":", line_, ": ", why);
   if (!options_.skip_bad_lines) {
-    throw Error(ExitCode::kBadData, problem + "; mend it or give --on-bad-line skip");
+    throw Error(ExitCode::kBadData, problem + "; " + options_.way_out);
   }
   if (++counts_.skipped_lines <= kBadLinesLogged) log_line("skipped " + problem);
 }

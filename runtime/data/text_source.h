@@ -26,12 +26,17 @@ struct TextFile {
 /// Directories are walked; hidden entries (".git"), entries that are neither file nor directory,
 /// and what cannot be read are passed over in silence. Symbolic links are followed, and each
 /// file and directory is taken once, however many names lead to it, so loops end.
-/// Throws Error (kUsage) when an input itself is missing, unreadable or something else.
-std::vector<TextFile> list_text_files(std::span<const std::filesystem::path> inputs);
+/// Throws Error (kUsage) when an input itself is missing, unreadable or something else; `option`
+/// is what named it.
+std::vector<TextFile> list_text_files(std::span<const std::filesystem::path> inputs,
+                                      const std::string& option = "--input");
 
 struct TextOptions {
   std::string json_field = "text";  ///< holds the text of a JSON line
   bool skip_bad_lines = false;      ///< false: the first bad JSON line is an error
+  /// For messages: what named the files, and what may be done about a bad line.
+  std::string option = "--input";
+  std::string way_out = "mend it or give --on-bad-line skip";
 };
 
 struct TextCounts {

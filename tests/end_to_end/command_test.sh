@@ -223,6 +223,31 @@ chosen_groups() {
   [[ $(wc -l <chosen/metrics.jsonl) == 16 ]] || fail "the run does not go on from step 4"
 }
 
+# Texts that are continued together are those of one at a time, in order, though each takes part of the
+# experts' capacity in training; and a text alone is the same text.
+many_texts() {
+  small_data >/dev/null
+  tiny run --set model.moe.capacity_factor=1
+  for begin in "namespace" "/// " "struct Stream" "a" "int64_t "; do echo "{\"prompt\": \"$begin\"}"; done >prompts.jsonl
+  local generate=(tessera generate --checkpoint run --precision f32 --tokens 30)
+  for batch in 1 3 64; do
+    "${generate[@]}" --prompts prompts.jsonl --samples 2 --seed 5 --batch $batch >$batch.jsonl 2>$batch.log ||
+      { cat $batch.log; fail "batch $batch"; }
+    cmp 1.jsonl $batch.jsonl || fail "batch $batch draws other texts"
+    cat $batch.log
+  done
+  grep -q '^10 texts, 10 at a time: .* tokens/s$' 64.log || fail "the speed is not told"
+  "${generate[@]}" --prompt "struct Stream" --seed 6 >alone.txt
+  python3 - <<'PYTHON'
+import json
+texts = [json.loads(line) for line in open("1.jsonl")]
+assert [(t["prompt"], t["sample"]) for t in texts[4:6]] == [("struct Stream", 0), ("struct Stream", 1)], texts
+assert all(t["ended"] or t["tokens"] == 30 for t in texts), texts
+assert open("alone.txt", errors="replace").read() == "struct Stream" + texts[5]["text"] + "\n"
+assert len({t["text"] for t in texts}) > 5, texts
+PYTHON
+}
+
 # Shapes and bytes of every shipped configuration, without training.
 dry_runs() {
   for config in configs/*.textproto; do
