@@ -68,6 +68,12 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
   return bits;
 }
+/// fma.rn.bf16x2: a b + c, of two numbers each, rounded once.
+__device__ __forceinline__ uint32_t multiply_add_bf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t bits;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(bits) : "r"(a), "r"(b), "r"(c));
+  return bits;
+}
 /// ex2.approx: 2^x to two units in the last place; 0 for -inf.
 __device__ __forceinline__ float fast_exp2(float x) {
   float y;

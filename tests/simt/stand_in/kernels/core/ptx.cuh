@@ -30,6 +30,18 @@ inline uint32_t to_tf32(float x) {
 inline uint32_t pack_bf16(float low, float high) {
   return uint32_t{from_float<BF16>(low).bits} | uint32_t{from_float<BF16>(high).bits} << 16;
 }
+inline uint32_t multiply_add_bf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t bits = 0;
+  for (int shift : {0, 16}) {
+    const auto number = [shift](uint32_t of) {
+      return double{to_float(BF16{static_cast<uint16_t>(of >> shift)})};
+    };
+    // Products and sums of bf16 are exact in double; float keeps enough of them to round once more.
+    const auto sum = static_cast<float>(number(a) * number(b) + number(c));
+    bits |= uint32_t{from_float<BF16>(sum).bits} << shift;
+  }
+  return bits;
+}
 inline float fast_exp2(float x) {
   return std::exp2(x);
 }
