@@ -2,12 +2,22 @@
 
 #include <utility>
 
+#include "kernels/int4_matmul.h"
 #include "kernels/matmul.h"
 
 namespace tessera {
 
+namespace {
+
+Parameter in_products(Parameter weight) {
+  weight.in_products = true;
+  return weight;
+}
+
+}  // namespace
+
 Linear::Linear(ParameterStore& store, Parameter weight, Rows used)
-    : weight_(&store.declare(std::move(weight))), rows_(used) {}
+    : weight_(&store.declare(in_products(std::move(weight)))), rows_(used) {}
 
 int64_t Linear::out() const {
   const Shape local = weight_->shard.local();
@@ -22,6 +32,11 @@ View Linear::used_rows(const View& matrix) const {
 }
 
 void Linear::forward(StepContext& step, ConstTensorView x, TensorView y, bool accumulate) const {
+  if (const Int4Weights all = weight_->int4(); !all.empty()) {
+    const Int4Weights used = rows_.count >= 0 ? all.rows(rows_.first, rows_.count) : all;
+    int4_matmul(step.stream, {.c = y, .a = x, .w = used, .accumulate = accumulate});
+    return;
+  }
   matmul(step.stream, {.c = y,
                        .a = x,
                        .b = used_rows(weight_->value),

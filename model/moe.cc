@@ -3,6 +3,7 @@
 #include "kernels/core/copy.h"
 #include "kernels/elementwise.h"
 #include "kernels/grouped_matmul.h"
+#include "kernels/int4_matmul.h"
 #include "kernels/permute_tokens.h"
 #include "kernels/swiglu.h"
 
@@ -31,7 +32,8 @@ Moe::Moe(ParameterStore& store, const std::string& name, const Options& options,
          .shard = Shard::split({options.experts, out, in}, 0, place.expert, place.expert_ranks),
          .placement = Placement::kExpert,
          .dtype = options.dtype,
-         .init = init});
+         .init = init,
+         .in_products = true});
   };
   gate_up_ = experts("gate_up", 2 * options.intermediate, options.hidden, options.init_std);
   down_ = experts("down", options.hidden, options.intermediate, options.out_init_std);
@@ -225,6 +227,17 @@ Moe::Saved Moe::forward(StepContext& step, ConstTensorView x, Decision& decision
   return saved;
 }
 
+/// y [rows, out] = x W^T, each row with the matrix of its expert.
+void Moe::multiply(StepContext& step, const Parameter& weight, ConstTensorView x,
+                   ConstTensorView offsets, TensorView y) {
+  if (!weight.int4().empty()) {
+    int4_matmul(step.stream, {.c = y, .a = x, .w = weight.int4(), .offsets = offsets});
+    return;
+  }
+  grouped_matmul(step.stream,
+                 {.c = y, .a = x, .b = weight.value, .offsets = offsets, .transpose_b = true});
+}
+
 void Moe::forward_experts(StepContext& step, const Saved& saved, TensorView row_weight,
                           TensorView gate_up, TensorView y) const {
   const Decision& decision = saved.decision;
@@ -247,14 +260,10 @@ void Moe::forward_experts(StepContext& step, const Saved& saved, TensorView row_
     exchange_.sort(step, decision.exchange, saved.received, rows_in);
   }
   const ConstTensorView offsets = offsets_here(decision);
-  grouped_matmul(
-      step.stream,
-      {.c = gate_up, .a = rows_in, .b = gate_up_->value, .offsets = offsets, .transpose_b = true});
+  multiply(step, *gate_up_, rows_in, offsets, gate_up);
   swiglu_forward(step.stream, {.y = a, .gate_up = gate_up, .row_weight = row_weight});
   const TensorView rows_out = rows_in;  // the gathered inputs are dead
-  grouped_matmul(
-      step.stream,
-      {.c = rows_out, .a = a, .b = down_->value, .offsets = offsets, .transpose_b = true});
+  multiply(step, *down_, a, offsets, rows_out);
   ConstTensorView own_out = rows_out;
   if (!exchange_.alone()) {
     const TensorView home =

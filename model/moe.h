@@ -84,6 +84,8 @@ class Moe {
                   TensorView aux_dlogits) const;
   void forward_router(StepContext& step, ConstTensorView x, Decision& decision, TensorView logits,
                       TensorView aux_dlogits) const;
+  static void multiply(StepContext& step, const Parameter& weight, ConstTensorView x,
+                       ConstTensorView offsets, TensorView y);
   void forward_experts(StepContext& step, const Saved& saved, TensorView row_weight,
                        TensorView gate_up, TensorView y) const;
   void receive_weights(StepContext& step, const Decision& decision, TensorView row_weight) const;

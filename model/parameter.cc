@@ -138,6 +138,33 @@ void ParameterStore::allocate(Device device, bool gradients, const GroupPlaces& 
   }
 }
 
+void ParameterStore::allocate_int4(Device device) {
+  int64_t bytes = 0;
+  const auto cut = [&](DType dtype, Shape shape) {
+    const int64_t begin = bytes;
+    bytes += aligned(shape.elements() * size_of(dtype));
+    return values_.bytes() == 0 ? TensorView{} : values_.view(dtype, shape, begin);
+  };
+  const auto cut_all = [&] {
+    bytes = 0;
+    for (Parameter& parameter : parameters_) {
+      const Shape shape = parameter.shard.local();
+      const int64_t k = shape[-1];
+      if (parameter.in_products && parameter.dtype == DType::kBF16 && k % Int4Weights::kRun == 0) {
+        const int64_t matrices = shape.rank() == 3 ? shape[0] : 1;
+        const int64_t n = shape.elements() / k / matrices;
+        parameter.codes = cut(DType::kU8, {matrices, n, k / 2});
+        parameter.scales = cut(DType::kBF16, {matrices, n, k / Int4Weights::kRun, 2});
+      } else {
+        parameter.value = cut(parameter.dtype, shape);
+      }
+    }
+  };
+  cut_all();
+  values_ = Buffer(device, bytes);
+  cut_all();
+}
+
 void ParameterStore::initialize(Stream& stream, uint64_t seed) {
   if (stream.on(DeviceKind::kPlan)) return;
   for (const Parameter& parameter : parameters_) {

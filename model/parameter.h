@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/core/buffer.h"
+#include "kernels/int4_weights.h"
 #include "parallel/bucket.h"
 #include "parallel/shard.h"
 
@@ -21,13 +22,18 @@ struct Parameter {
   Placement placement = Placement::kReplicated;
   DType dtype = DType::kF32;  ///< of the value
   Initializer initializer = Initializer::kNormal;
-  double init = 0.02;     ///< standard deviation of kNormal, value of kConstant
-  bool decay = true;      ///< subject to weight decay
-  bool trained = true;    ///< false: no gradient, no optimizer state (the balance bias)
-  TensorView value = {};  ///< shape shard.local()
-  TensorView grad = {};   ///< f32, shape shard.local(); backward adds to it; empty when not trained
-  size_t bucket = 0;      ///< number of the bucket that holds it, when trained
-  int64_t begin = 0;      ///< number of its first element there
+  double init = 0.02;        ///< standard deviation of kNormal, value of kConstant
+  bool decay = true;         ///< subject to weight decay
+  bool trained = true;       ///< false: no gradient, no optimizer state (the balance bias)
+  bool in_products = false;  ///< used as the W of y = x W^T alone, which may have 4 bits
+  TensorView value = {};     ///< shape shard.local(); empty where there are codes
+  TensorView codes = {};     ///< Int4Weights of a matrix, or of as many as its first axis has
+  TensorView scales = {};
+  TensorView grad = {};  ///< f32, shape shard.local(); backward adds to it; empty when not trained
+  size_t bucket = 0;     ///< number of the bucket that holds it, when trained
+  int64_t begin = 0;     ///< number of its first element there
+
+  Int4Weights int4() const { return {codes, scales}; }
 };
 
 /// Declares all parameters, then allocates them in one buffer of values and one of gradients.
@@ -39,6 +45,9 @@ class ParameterStore {
   /// Call once, after the last declaration. With `gradients` false only values: for inference.
   /// `places` say which part of each bucket this rank owns.
   void allocate(Device device, bool gradients = true, const GroupPlaces& places = {});
+  /// Instead of allocate(), for inference: bf16 parameters that are `in_products` get 4 bits in
+  /// place of a value where their rows are multiples of Int4Weights::kRun; the others values.
+  void allocate_int4(Device device);
   /// Every value as a function of (seed, name, global index) alone, whatever the mesh.
   void initialize(Stream& stream, uint64_t seed);
   /// Sets all gradients to 0.

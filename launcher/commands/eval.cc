@@ -31,7 +31,7 @@ CommandLine command_line() {
       ("step", options::value<int64_t>()->default_value(0)->value_name("N"),
        "attend as in step N of the run; 0: as in the checkpoint's last step")  //
       ("precision", options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
-       "f32, bf16, or as the checkpoint was trained")  //
+       "f32, bf16, int4 (weights in 4 bits), or as the checkpoint was trained")  //
       ("json", options::bool_switch(), "print one JSON object");
   add_work_place(line);
   line.options.add_options()("help", options::bool_switch(), "show this text");

@@ -39,7 +39,7 @@ CommandLine command_line() {
        "JSON lines with a field `prompt`, or any other file as one prompt; prints lines of JSON, "
        "in order")  //
       ("samples", options::value<int64_t>()->default_value(1)->value_name("N"),
-       "texts for each prompt, of the seeds from --seed on; more than one are printed as JSON")  //
+       "texts for each prompt; more than one are printed as JSON")  //
       ("batch", options::value<int64_t>()->default_value(16)->value_name("N"),
        "texts to continue at a time, at most")  //
       ("tokens", options::value<int64_t>()->default_value(200)->value_name("N"),
@@ -49,9 +49,9 @@ CommandLine command_line() {
       ("top-p", options::value<double>()->default_value(0.95, "0.95")->value_name("P"),
        "only the most likely tokens that together have this probability")  //
       ("seed", options::value<uint64_t>()->default_value(1)->value_name("N"),
-       "the same seed draws the same text")  //
+       "the same seed draws the same text; of several texts the next one has the next seed")  //
       ("precision", options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
-       "f32, bf16, or as the checkpoint was trained");
+       "f32, bf16, int4 (weights in 4 bits), or as the checkpoint was trained");
   add_work_place(line);
   line.options.add_options()("help", options::bool_switch(), "show this text");
   return line;
@@ -93,7 +93,8 @@ int64_t at_least_one(const CommandLine& line, const boost::program_options::vari
   return count;
 }
 
-/// `samples` requests for each prompt.
+/// `samples` requests for each prompt, each with the next seed: with the same one texts of a model
+/// that does not know much begin alike.
 std::vector<GenerateRequest> requests_of(const std::vector<std::string>& prompts,
                                          const Tokenizer& tokenizer, int64_t samples,
                                          int64_t tokens, const SamplerOptions& sampler) {
@@ -102,7 +103,8 @@ std::vector<GenerateRequest> requests_of(const std::vector<std::string>& prompts
     GenerateRequest request{.prompt = {}, .tokens = tokens, .sampler = sampler};
     tokenizer.encode(text, request.prompt);
     if (request.prompt.empty()) request.prompt.push_back(tokenizer.end_of_document());
-    for (int64_t sample = 0; sample < samples; ++sample, ++request.sampler.seed) {
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      request.sampler.seed = sampler.seed + requests.size();
       requests.push_back(request);
     }
   }
@@ -130,10 +132,10 @@ class InOrder {
 };
 
 /// Bytes that are no UTF-8 become U+FFFD.
-void print_json(const std::string& prompt, int64_t sample, const GeneratedText& text,
+void print_json(const std::string& prompt, uint64_t seed, const GeneratedText& text,
                 const Tokenizer& tokenizer) {
   const nlohmann::ordered_json line{{"prompt", prompt},
-                                    {"sample", sample},
+                                    {"seed", seed},
                                     {"text", tokenizer.decode(text.tokens)},
                                     {"tokens", text.tokens.size()},
                                     {"ended", text.ended}};
@@ -190,7 +192,7 @@ int run_generate(const std::vector<std::string>& arguments) {
     const std::string& begin = prompts[static_cast<size_t>(prompt)];
     drawn += std::ssize(text.tokens);
     if (json) {
-      print_json(begin, static_cast<int64_t>(number) % samples, text, tokenizer);
+      print_json(begin, requests[number].sampler.seed, text, tokenizer);
     } else {
       std::cout << begin << tokenizer.decode(text.tokens) << "\n";
     }

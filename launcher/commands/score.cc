@@ -29,7 +29,7 @@ CommandLine command_line() {
       ("output", options::value<std::string>()->value_name("FILE"), "safetensors to write")  //
       ("gradients", options::bool_switch(), "also the gradient of every parameter")          //
       ("precision", options::value<std::string>()->default_value("checkpoint")->value_name("KIND"),
-       "f32, bf16, or as the checkpoint was trained")  //
+       "f32, bf16, int4 (weights in 4 bits), or as the checkpoint was trained")  //
       ("step", options::value<int64_t>()->default_value(0)->value_name("N"),
        "attend as in step N of the run; 0: as in the checkpoint's last step");
   add_work_place(line);

@@ -29,9 +29,11 @@ struct LoadedModel {
 };
 
 struct LoadOptions {
-  /// "checkpoint": as it was trained; "f32", "bf16". In f32 a bf16 run's master weights are used.
+  /// "checkpoint": as it was trained; "f32", "bf16", "int4". In f32 a bf16 run's master weights are
+  /// used. int4 is bf16 with weights of products in 4 bits (ParameterStore::allocate_int4), made
+  /// from the master weights; embedding, head, norms, routers and gates stay as in bf16.
   std::string precision = "checkpoint";
-  bool gradients = false;  ///< allocate gradients too
+  bool gradients = false;  ///< allocate gradients too; not with int4
   /// Experts drop tokens as in training, where they have a capacity; false: they take all, and the
   /// configuration is changed to say so.
   bool capacities = true;
@@ -49,7 +51,9 @@ StepPlan plan_of(const LoadedModel& loaded, int64_t step, int64_t sequence_lengt
 
 /// The configuration of the run that saved a checkpoint. Throws Error(kUsage).
 TrainConfig stored_config(const CheckpointReader& reader);
-/// Of a model's matrices, by LoadOptions::precision.
-DType chosen_dtype(const std::string& precision, const TrainConfig& config);
+/// Of a model's matrices, by "checkpoint", "f32" or "bf16".
+/// Throws Error(kUsage) that names what is `expected`.
+DType chosen_dtype(const std::string& precision, const TrainConfig& config,
+                   const char* expected = "checkpoint, f32 or bf16");
 
 }  // namespace tessera

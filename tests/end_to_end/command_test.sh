@@ -227,25 +227,44 @@ chosen_groups() {
 # experts' capacity in training; and a text alone is the same text.
 many_texts() {
   small_data >/dev/null
-  tiny run --set model.moe.capacity_factor=1
+  tiny run --set model.moe.capacity_factor=1 --set model.hidden=64 --set model.intermediate=128 \
+    --set model.moe.intermediate=64
   for begin in "namespace" "/// " "struct Stream" "a" "int64_t "; do echo "{\"prompt\": \"$begin\"}"; done >prompts.jsonl
-  local generate=(tessera generate --checkpoint run --precision f32 --tokens 30)
+  local generate=(tessera generate --checkpoint run --tokens 30)
   for batch in 1 3 64; do
-    "${generate[@]}" --prompts prompts.jsonl --samples 2 --seed 5 --batch $batch >$batch.jsonl 2>$batch.log ||
+    "${generate[@]}" --precision f32 --prompts prompts.jsonl --samples 2 --seed 5 --batch $batch >$batch.jsonl 2>$batch.log ||
       { cat $batch.log; fail "batch $batch"; }
     cmp 1.jsonl $batch.jsonl || fail "batch $batch draws other texts"
     cat $batch.log
   done
   grep -q '^10 texts, 10 at a time: .* tokens/s$' 64.log || fail "the speed is not told"
-  "${generate[@]}" --prompt "struct Stream" --seed 6 >alone.txt
+  "${generate[@]}" --precision f32 --prompt "struct Stream" --seed 10 >alone.txt
+  "${generate[@]}" --prompts prompts.jsonl --precision int4 --batch 3 >int4.jsonl || fail "4 bits"
   python3 - <<'PYTHON'
 import json
 texts = [json.loads(line) for line in open("1.jsonl")]
-assert [(t["prompt"], t["sample"]) for t in texts[4:6]] == [("struct Stream", 0), ("struct Stream", 1)], texts
+assert [(t["prompt"], t["seed"]) for t in texts[4:6]] == [("struct Stream", 9), ("struct Stream", 10)], texts
 assert all(t["ended"] or t["tokens"] == 30 for t in texts), texts
 assert open("alone.txt", errors="replace").read() == "struct Stream" + texts[5]["text"] + "\n"
 assert len({t["text"] for t in texts}) > 5, texts
+assert [json.loads(line)["prompt"] for line in open("int4.jsonl")] == [t["prompt"] for t in texts[::2]]
+
+# Some tokens, to be scored in bf16 and in 4 bits.
+import struct
+tokens = [(7 * i * i + i) % 100 + 20 for i in range(128)]
+head = json.dumps({"tokens": {"dtype": "I32", "shape": [2, 64], "data_offsets": [0, 512]}}).encode()
+head += b" " * (-len(head) % 8)
+open("tokens.safetensors", "wb").write(struct.pack("<Q", len(head)) + head + struct.pack("<128i", *tokens))
 PYTHON
+  local loss
+  for precision in bf16 int4; do
+    loss=$(tessera score --checkpoint run --input tokens.safetensors --output out --precision $precision)
+    echo "$precision: $loss"
+    awk '{ print $2 }' <<<"$loss" >>losses.txt
+  done
+  # 4 bits change it, and not by much.
+  awk 'NR == 1 { bf16 = $1 } NR == 2 { d = ($1 - bf16) / bf16; exit !(d != 0 && d < 0.02 && d > -0.02) }' losses.txt ||
+    fail "the losses in bf16 and in 4 bits are $(paste -sd' ' losses.txt)"
 }
 
 # Shapes and bytes of every shipped configuration, without training.

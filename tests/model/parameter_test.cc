@@ -189,6 +189,35 @@ TEST(ParameterStore, ForInferenceThereAreValuesOnly) {
   EXPECT_EQ(store.value_bytes(), 256);
 }
 
+TEST(ParameterStore, MatricesOfProductsHave4BitsWhereTheyFit) {
+  ParameterStore store;
+  const auto declare = [&](const char* name, Shape shape, DType dtype, bool in_products) {
+    store.declare({.name = name,
+                   .shard = Shard::replicated(shape),
+                   .dtype = dtype,
+                   .in_products = in_products});
+  };
+  declare("matrix", {6, 128}, DType::kBF16, true);
+  declare("experts", {3, 6, 64}, DType::kBF16, true);
+  declare("table", {6, 128}, DType::kBF16, false);
+  declare("router", {6, 128}, DType::kF32, true);
+  declare("odd", {6, 96}, DType::kBF16, true);
+  store.allocate_int4(Device{});
+  EXPECT_EQ(store.find("matrix").codes.shape(), (Shape{1, 6, 64}));
+  EXPECT_EQ(store.find("matrix").scales.shape(), (Shape{1, 6, 2, 2}));
+  EXPECT_EQ(store.find("experts").int4().codes.shape(), (Shape{3, 6, 32}));
+  for (const Parameter& parameter : store.all()) {
+    const bool int4 = parameter.name == "matrix" || parameter.name == "experts";
+    EXPECT_EQ(parameter.value.empty(), int4) << parameter.name;
+    EXPECT_EQ(parameter.int4().empty(), !int4) << parameter.name;
+    if (!int4) {
+      EXPECT_EQ(parameter.value.shape(), parameter.shard.local());
+    }
+  }
+  // 4.5 bits, 2 and 4 bytes each, in pieces of 256 bytes.
+  EXPECT_EQ(store.value_bytes(), (512 + 256) + (768 + 256) + 1536 + 3072 + 1280);
+}
+
 }  // namespace
 
 }  // namespace tessera
