@@ -5,11 +5,15 @@
 #include <numeric>
 
 #include "kernels/decode_attention.h"
+#include "kernels/int4_matmul.h"
+#include "kernels/matmul.h"
 #include "tests/bench/gpu_bench.h"
 
 // Attention of one new token per sequence in one layer of 32 heads in 8 KV groups, d 128, bf16:
 // dense over all that the cache keeps; and DGSA, one group that chooses pages and seven with a
-// window of 1024. Kernels of a step are one graph. One line of JSON each.
+// window of 1024. And with the products of that layer, hidden 4096 and 14336 in the feed-forward
+// part: dense with weights in bf16, DGSA with weights in 4 bits. Kernels of a step are one graph.
+// One line of JSON each.
 
 namespace tessera {
 namespace {
@@ -87,13 +91,18 @@ void attend(Stream& stream, const Sizes& s, ConstTensorView q, TensorView o, con
                             .scale = s.scale()});
 }
 
+Cache dense_cache(GpuTensors& tensors, const Sizes& s) {
+  const CacheSpan everything[] = {{0, static_cast<int32_t>(s.tokens)}};
+  Cache cache(tensors, s, s.all, s.tokens);
+  cache.attend_to(tensors, everything);
+  return cache;
+}
+
 void dense(GpuBench& bench, const Sizes& s) {
   GpuTensors tensors(bench);
   const TensorView q = tensors.random(kType, {s.batch, s.heads, s.d});
   const TensorView o = tensors.zeros(kType, q.shape());
-  const CacheSpan everything[] = {{0, static_cast<int32_t>(s.tokens)}};
-  Cache cache(tensors, s, s.all, s.tokens);
-  cache.attend_to(tensors, everything);
+  const Cache cache = dense_cache(tensors, s);
   bench.run({.name = "decode_dense",
              .shape = s.name(),
              .dtype = kType,
@@ -179,6 +188,73 @@ void sparse(GpuBench& bench, const Sizes& s) {
              .note = "scores, choice and the pool of the open page included"});
 }
 
+/// y = x W^T for the new tokens.
+struct Product {
+  int64_t n, k;
+};
+std::vector<Product> products_of_layer(const Sizes& s) {
+  const int64_t hidden = s.heads * s.d;
+  const int64_t wide = hidden / 2 * 7;
+  return {
+      {hidden + 2 * s.groups * s.d, hidden}, {hidden, hidden}, {2 * wide, hidden}, {hidden, wide}};
+}
+
+void dense_layer(GpuBench& bench, const Sizes& s) {
+  GpuTensors tensors(bench);
+  const TensorView q = tensors.random(kType, {s.batch, s.heads, s.d});
+  const TensorView o = tensors.zeros(kType, q.shape());
+  const Cache cache = dense_cache(tensors, s);
+  std::vector<Matmul> products;
+  double weights = 0;
+  for (const Product& of : products_of_layer(s)) {
+    products.push_back({.c = tensors.zeros(kType, {s.batch, of.n}),
+                        .a = tensors.random(kType, {s.batch, of.k}),
+                        .b = tensors.random(kType, {of.n, of.k}),
+                        .transpose_b = true});
+    weights += static_cast<double>(of.n * of.k);
+  }
+  bench.run({.name = "decode_layer_dense",
+             .shape = s.name(),
+             .dtype = kType,
+             .bytes = s.bytes(s.tokens, s.groups) + 2 * weights,
+             .call =
+                 [&] {
+                   for (const Matmul& product : products) matmul(bench.stream(), product);
+                   attend(bench.stream(), s, q, o, cache);
+                 },
+             .graph = true});
+}
+
+void int4_layer(GpuBench& bench, const Sizes& s) {
+  GpuTensors tensors(bench);
+  const TensorView q = tensors.random(kType, {s.batch, s.heads, s.d});
+  const TensorView o = tensors.zeros(kType, q.shape());
+  const Chooser chooser(tensors, s);
+  std::vector<Int4Matmul> products;
+  double weights = 0;
+  for (const Product& of : products_of_layer(s)) {
+    // Any bits are codes.
+    products.push_back(
+        {.c = tensors.zeros(kType, {s.batch, of.n}),
+         .a = tensors.random(kType, {s.batch, of.k}),
+         .w = {tensors.zeros(DType::kU8, {1, of.n, of.k / 2}),
+               tensors.random(DType::kBF16, {1, of.n, of.k / Int4Weights::kRun, 2})}});
+    weights += static_cast<double>(of.n * of.k);
+  }
+  const double near = s.bytes(s.window + kBlock, std::ssize(s.local));
+  bench.run({.name = "decode_layer_int4",
+             .shape = s.name(),
+             .dtype = kType,
+             .bytes = s.bytes(chooser.most * kBlock, 1) + near + 4.5 / 8 * weights,
+             .call =
+                 [&] {
+                   for (const Int4Matmul& product : products) int4_matmul(bench.stream(), product);
+                   chooser.decode(bench.stream(), s, q, o);
+                 },
+             .graph = true,
+             .note = "weights in 4 bits, sparse attention"});
+}
+
 std::vector<int64_t> lengths(const GpuBench& bench) {
   if (bench.options().tiny) return {1024};
   if (bench.options().quick) return {32768, 131072};
@@ -198,6 +274,10 @@ int run(const GpuBenchOptions& options) {
       const Sizes sizes(bench, n, batch);
       bench.group("dense", [&] { dense(bench, sizes); });
       bench.group("sparse", [&] { sparse(bench, sizes); });
+      bench.group("layer", [&] {
+        dense_layer(bench, sizes);
+        int4_layer(bench, sizes);
+      });
     }
   }
   return bench.end();
@@ -207,7 +287,7 @@ int run(const GpuBenchOptions& options) {
 }  // namespace tessera
 
 int main(int count, char** arguments) {
-  constexpr const char* kGroups[] = {"dense", "sparse"};
+  constexpr const char* kGroups[] = {"dense", "sparse", "layer"};
   try {
     return tessera::run(tessera::gpu_bench_options(count, arguments, kGroups));
   } catch (const std::exception& error) {

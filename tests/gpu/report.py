@@ -48,6 +48,8 @@ PRODUCTS = [
 DGSA = [("8k tokens", 1), ("32k tokens", 5), ("128k tokens", 15)]
 DECODE = [("32k tokens, batch 1", 3), ("32k tokens, batch 16", 3),
           ("128k tokens, batch 1", 3), ("128k tokens, batch 16", 3)]
+DECODED = [("attention of a layer", "decode_sparse", "decode_dense", "our dense"),
+           ("a layer, weights in 4 bits", "decode_layer_int4", "decode_layer_dense", "dense, bf16")]
 STEPS = [
     ("core_test", "tests of streams, events, copies, graphs"),
     ("kernels_test", "tests of all kernels"),
@@ -160,13 +162,13 @@ def dgsa_rows(found):
 
 
 def decode_rows(found):
-    for shape, times in DECODE:
-        ours, dense = (found.milliseconds([name], shape) for name in ("decode_sparse", "decode_dense"))
-        both = not isinstance(ours, str) and not isinstance(dense, str)
-        text = number(ours, "ms", 3) + (f" = {dense / ours:.1f} x" if both else "")
-        yield row(f"decoding, attention of a layer, {shape}", text,
-                  f"our dense: {number(dense, 'ms', 3)}", f"{times} x dense",
-                  of_target(dense / ours, times) if both else "-")
+    for what, name, plain, peer in DECODED:
+        for shape, times in DECODE:
+            ours, dense = (found.milliseconds([of], shape) for of in (name, plain))
+            both = not isinstance(ours, str) and not isinstance(dense, str)
+            text = number(ours, "ms", 3) + (f" = {dense / ours:.1f} x" if both else "")
+            yield row(f"decoding, {what}, {shape}", text, f"{peer}: {number(dense, 'ms', 3)}",
+                      f"{times} x dense", of_target(dense / ours, times) if both else "-")
 
 
 def training_rows(found):

@@ -160,8 +160,9 @@ class Names(unittest.TestCase):
             for name in ["attention_forward", "attention_backward"]:
                 self.assertIn((report.CUDNN, name, shape), theirs)
         for shape, _ in report.DECODE:
-            self.assertIn(("decode_sparse", shape), ours)
-            self.assertIn(("decode_dense", shape), ours)
+            for _, name, plain, _ in report.DECODED:
+                self.assertIn((name, shape), ours)
+                self.assertIn((plain, shape), ours)
         for _, name, shape in theirs:
             self.assertIn((name, shape), ours)
         quick = self.dry_runs("--quick")

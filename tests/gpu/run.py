@@ -19,7 +19,7 @@ BENCHES = {
                          "sums"],
     "gpu_attention_bench": ["dgsa", "dense", "window"],
     "gpu_matmul_bench": ["grouped", "dense"],
-    "gpu_decode_bench": ["sparse", "dense"],
+    "gpu_decode_bench": ["sparse", "dense", "layer"],
 }
 CHECKS = ["memcheck", "racecheck", "synccheck"]
 PEERS = {"peers": ["copy", "matmul", "sdpa", "grouped"], "peers_compiled": ["compiled", "adamw"],
@@ -172,7 +172,7 @@ def plan(session, work, chosen, processes):
         ("gpu_memory_bench", bench("gpu_memory_bench", 30 if quick else 45)),
         ("gpu_attention_bench", bench("gpu_attention_bench", 40 if quick else 70)),
         ("gpu_matmul_bench", bench("gpu_matmul_bench", 20 if quick else 30)),
-        ("gpu_decode_bench", bench("gpu_decode_bench", 20 if quick else 40)),
+        ("gpu_decode_bench", bench("gpu_decode_bench", 30 if quick else 70)),
         ("peers", peer("peers", 30 if quick else 40)),
         ("model_test", tests("model_test", 40 if quick else 60)),
         ("device_train_test", tests("device_train_test", 40)),
