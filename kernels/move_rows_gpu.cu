@@ -1,9 +1,13 @@
+#include <algorithm>
+
 #include "kernels/core/device_math.cuh"
 #include "kernels/core/launch.cuh"
 #include "kernels/permute_tokens.h"
 
-// Moving rows is memory alone: a warp per row, 16 bytes per lane at a time where rows allow it;
-// every row is read and written once, an index once per row. Indices out of range move nothing.
+// Moving rows is memory alone: a warp per row, 16 bytes per lane at a time where rows allow it.
+// Indices out of range move nothing. The rows of an expert are in the order of tokens, so whoever
+// goes by rows reads each token's row k times, far apart and so from memory each time; whoever goes
+// by tokens reads it once and writes it k times, or reads k rows and writes their sum.
 
 namespace tessera::gpu {
 namespace {
@@ -11,7 +15,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 
-/// Rows of `units` Units: to[r] = from[index[r] / slots], or to[index[r]] = from[r].
+/// Rows of `units` Units. A gather: to[r] = from[index[r] / slots] for `rows` rows of `to`. A
+/// scatter: to[index[r, s]] = from[r] for `rows` rows of `from` and s < slots.
 template <class Unit>
 struct Move {
   Unit* to;
@@ -20,34 +25,62 @@ struct Move {
   int64_t rows;
   int64_t limit;  // of an index
   int64_t units;
-  int64_t slots;
-  bool scatter;
+  int slots;
 };
 
-/// The lane's part of a row, four loads under way at a time.
-template <class Unit>
-__device__ __forceinline__ void copy_row(Unit* to, const Unit* from, int64_t units) {
+__device__ __forceinline__ int64_t row_of_warp() {
+  return int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
+}
+
+/// The warp reads a row once and writes it to place(c) for all c < copies, unless that is null;
+/// four loads of a lane are under way at a time.
+template <class Unit, class Place>
+__device__ __forceinline__ void copy_row(const Unit* from, int64_t units, int copies,
+                                         const Place& place) {
   constexpr int kAtOnce = 4;
-  int64_t u = static_cast<int>(threadIdx.x) % kWarpSize;
-  for (; u + (kAtOnce - 1) * kWarpSize < units; u += kAtOnce * kWarpSize) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  for (int64_t first = 0; first < units; first += kAtOnce * kWarpSize) {
     Unit parts[kAtOnce];
+    const int64_t own = first + lane;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) parts[i] = from[u + i * kWarpSize];
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (own + i * kWarpSize < units) parts[i] = from[own + i * kWarpSize];
+    }
+    for (int c = 0; c < copies; ++c) {
+      Unit* const to = place(c);
+      if (to == nullptr) continue;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) to[u + i * kWarpSize] = parts[i];
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (own + i * kWarpSize < units) to[own + i * kWarpSize] = parts[i];
+      }
+    }
   }
-  for (; u < units; u += kWarpSize) to[u] = from[u];
 }
 
 template <class Unit>
-__global__ void __launch_bounds__(kThreads) move_rows(Move<Unit> a) {
-  const int64_t row = int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
+__global__ void __launch_bounds__(kThreads) gather_row(Move<Unit> a) {
+  const int64_t row = row_of_warp();
   if (row >= a.rows) return;
-  const int64_t index = a.index[row];
+  const int index = a.index[row];
   if (index < 0 || index >= a.limit) return;
-  const int64_t to = a.scatter ? index : row;
-  const int64_t from = a.scatter ? row : index / a.slots;
-  copy_row(a.to + to * a.units, a.from + from * a.units, a.units);
+  copy_row(a.from + int64_t{index / a.slots} * a.units, a.units, 1,
+           [&](int) { return a.to + row * a.units; });
+}
+
+/// Lane s has the place of copy s, so that a row is read once per 32 slots.
+template <class Unit>
+__global__ void __launch_bounds__(kThreads) scatter_row(Move<Unit> a) {
+  const int64_t row = row_of_warp();
+  if (row >= a.rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  for (int first = 0; first < a.slots; first += kWarpSize) {
+    const int copies = std::min(a.slots - first, int{kWarpSize});
+    const int index = lane < copies ? a.index[row * a.slots + first + lane] : -1;
+    copy_row(a.from + row * a.units, a.units, copies, [&](int c) -> Unit* {
+      const int to = __shfl_sync(kWholeWarp, index, c);
+      return to >= 0 && to < a.limit ? a.to + to * a.units : nullptr;
+    });
+  }
 }
 
 /// The rows, not the numbers in them: whole packs, or else what one number is.
@@ -60,19 +93,19 @@ struct Rows {
   bool scatter;
 };
 void move(Stream& stream, const Rows& a) {
-  const int64_t rows = a.index.elements();
+  const int64_t rows = (a.scatter ? a.from : a.to).shape()[0];
   const int64_t bytes = a.from.shape()[1] * size_of(a.from.dtype());
   if (bytes == 0) return;
   const auto with_units = [&]<class Unit>(Unit) {
-    launch(stream, move_rows<Unit>, dim3(blocks_for(rows, kWarps)), kThreads, 0,
+    launch(stream, a.scatter ? scatter_row<Unit> : gather_row<Unit>, dim3(blocks_for(rows, kWarps)),
+           kThreads, 0,
            Move<Unit>{.to = static_cast<Unit*>(a.to.data()),
                       .from = static_cast<const Unit*>(a.from.data()),
                       .index = a.index.as<int32_t>().data(),
                       .rows = rows,
                       .limit = a.limit,
                       .units = bytes / static_cast<int64_t>(sizeof(Unit)),
-                      .slots = a.slots,
-                      .scatter = a.scatter});
+                      .slots = static_cast<int>(a.slots)});
   };
   const auto* to = static_cast<const char*>(a.to.data());
   const auto* from = static_cast<const char*>(a.from.data());
@@ -101,7 +134,7 @@ struct alignas(kStep * sizeof(T)) Numbers {
 template <class T, int kStep>
 __global__ void __launch_bounds__(kThreads) sum_rows(Sum<T> a) {
   using Values = Numbers<T, kStep>;
-  const int64_t token = int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
+  const int64_t token = row_of_warp();
   if (token >= a.tokens) return;
   const int* const rows = a.row_of + token * a.slots;
   const auto at = [](const T* x) { return *reinterpret_cast<const Values*>(x); };
@@ -128,6 +161,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows(Sum<T> a) {
 }  // namespace
 
 void gather_rows(Stream& stream, const GatherRows& a) {
+  if (!a.row_of.empty()) return move(stream, {a.y, a.x, a.row_of, a.y.shape()[0], a.slots, true});
   move(stream, {a.y, a.x, a.source_of, a.x.shape()[0] * a.slots, a.slots, false});
 }
 

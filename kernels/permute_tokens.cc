@@ -45,6 +45,10 @@ void gather_rows(Stream& stream, const GatherRows& a) {
   expect_tensor(a.source_of, DType::kI32, {rows}, "gather_rows: source_of", "[rows]");
   expect_tensor(a.y, a.x.dtype(), {rows, a.x.shape()[1]}, "gather_rows: y", "[rows, dim]");
   CHECK(a.slots >= 1, "gather_rows: slots is ", a.slots, ", expected at least 1");
+  if (!a.row_of.empty()) {
+    expect_tensor(a.row_of, DType::kI32, {a.x.shape()[0], a.slots}, "gather_rows: row_of",
+                  "[tokens, k]");
+  }
   if (stream.on(DeviceKind::kCpu)) cpu::gather_rows(stream.threads(), a);
   if constexpr (kCudaBuilt) {
     if (stream.on(DeviceKind::kGpu)) gpu::gather_rows(stream, a);

@@ -23,12 +23,14 @@ void sort_by_expert(Stream& stream, const SortByExpert& a);
 /// What a GPU has counters for, at most.
 inline constexpr int64_t kGpuMostSortedExperts = 2048;
 
-/// Permute: y[r] = x[source_of[r] / k].
+/// Permute: y[r] = x[source_of[r] / k]. With `row_of`, which says the same the other way round, a
+/// GPU reads every row of x once, not once for each of its rows of y.
 struct GatherRows {
-  TensorView y;               ///< out [rows, dim], dtype of x
-  ConstTensorView x;          ///< [tokens, dim], f32 or bf16
-  ConstTensorView source_of;  ///< [rows], i32
-  int64_t slots;              ///< k
+  TensorView y;                 ///< out [rows, dim], dtype of x
+  ConstTensorView x;            ///< [tokens, dim], f32 or bf16
+  ConstTensorView source_of;    ///< [rows], i32
+  int64_t slots;                ///< k
+  ConstTensorView row_of = {};  ///< [tokens, k], i32: inverse of source_of; -1: dropped; optional
 };
 void gather_rows(Stream& stream, const GatherRows& a);
 

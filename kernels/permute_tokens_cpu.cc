@@ -22,6 +22,23 @@ void check_indices(const char* what, std::span<const int32_t> indices, int64_t l
   }
 }
 
+// Rows are moved by source_of here and by row_of on a GPU: both have to say the same.
+void check_inverse(std::span<const int32_t> row_of, std::span<const int32_t> source_of) {
+  const auto rows = static_cast<int64_t>(source_of.size());
+  check_indices("gather_rows: row_of", row_of, rows, -1);
+  int64_t kept = 0;
+  for (size_t pair = 0; pair < row_of.size(); ++pair) {
+    const int32_t row = row_of[pair];
+    if (row < 0) continue;
+    const int32_t source = source_of[static_cast<size_t>(row)];
+    CHECK(source == static_cast<int64_t>(pair), "gather_rows: row_of has ", row, " for pair ", pair,
+          ", but source_of has ", source, " for that row");
+    ++kept;
+  }
+  CHECK(kept == rows, "gather_rows: row_of has ", kept, " rows, expected ", rows,
+        ", those of source_of");
+}
+
 }  // namespace
 
 // Two passes over a few thousand integers: not worth a second thread.
@@ -55,6 +72,7 @@ void gather_rows(ThreadPool& threads, const GatherRows& a) {
   const int64_t dim = a.x.shape()[1];
   const auto row_bytes = static_cast<size_t>(dim * size_of(a.x.dtype()));
   check_indices("gather_rows: source_of", source_of, a.x.shape()[0] * a.slots);
+  if (!a.row_of.empty()) check_inverse(a.row_of.as<int32_t>(), source_of);
   const auto* from = static_cast<const char*>(a.x.data());
   auto* to = static_cast<char*>(a.y.data());
   threads.for_ranges(a.y.shape()[0], row_grain(dim), [&](int64_t begin, int64_t end) {

@@ -151,9 +151,11 @@ int64_t Moe::most_rows(int64_t tokens) const {
 /// rows [pairs, hidden]: x of each pair that is not dropped, sorted by expert.
 void Moe::own_rows(StepContext& step, const Decision& decision, ConstTensorView x,
                    TensorView rows) const {
-  gather_rows(
-      step.stream,
-      {.y = rows, .x = x, .source_of = sources(decision), .slots = options_.experts_per_token});
+  gather_rows(step.stream, {.y = rows,
+                            .x = x,
+                            .source_of = sources(decision),
+                            .slots = options_.experts_per_token,
+                            .row_of = decision.row_of});
 }
 
 /// rows [rows here, hidden]: x of each pair that chose an expert here.

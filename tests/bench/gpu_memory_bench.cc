@@ -289,8 +289,9 @@ void experts(GpuBench& bench) {
              .dtype = kType,
              .bytes = bytes_of({x, y}),
              .call = [&] {
-               gather_rows(bench.stream(),
-                           {.y = y, .x = x, .source_of = source_of, .slots = slots});
+               gather_rows(
+                   bench.stream(),
+                   {.y = y, .x = x, .source_of = source_of, .slots = slots, .row_of = row_of});
              }});
   bench.run({.name = "gather_sum",
              .shape = concat(y.shape(), " to ", tokens),

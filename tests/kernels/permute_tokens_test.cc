@@ -104,42 +104,6 @@ TEST(SortByExpert, RefusesExpertsThatDoNotExist) {
   }
 }
 
-TEST(GatherRows, CopiesTheRowOfEachPairsToken) {
-  Stream stream(support::device());
-  for (const DType dtype : support::dtypes()) {
-    const Tensor x = random_tensor(dtype, {3, 19}, 1);
-    const Tensor source_of = from_ints({5, 0, 3, 1});
-    const Tensor y(dtype, {4, 19});
-    gather_rows(stream, {.y = y, .x = x, .source_of = source_of, .slots = 2});
-    for (const auto& [row, token] : {std::pair{0, 2}, {1, 0}, {2, 1}, {3, 0}}) {
-      support::expect_same_bits(y.view().rows(row, 1), x.view().rows(token, 1), "row");
-    }
-  }
-}
-
-TEST(GatherRows, CopiesLongRows) {
-  Stream stream(support::device());
-  for (const DType dtype : support::dtypes()) {
-    for (const int64_t dim : {1032, 1031}) {
-      const Tensor x = random_tensor(dtype, {2, dim}, 1);
-      const Tensor y(dtype, {3, dim});
-      gather_rows(stream, {.y = y, .x = x, .source_of = from_ints({1, 0, 1}), .slots = 1});
-      for (const int64_t row : {0, 1, 2}) {
-        support::expect_same_bits(y.view().rows(row, 1), x.view().rows(1 - row % 2, 1), "row");
-      }
-    }
-  }
-}
-
-TEST(GatherRows, TakesFewerRowsThanThereAre) {
-  Stream stream(support::device());
-  const Tensor x = random_tensor(DType::kF32, {5, 3}, 1);
-  const Tensor y(DType::kF32, {2, 3});
-  gather_rows(stream, {.y = y, .x = x, .source_of = from_ints({4, 1}), .slots = 1});
-  support::expect_same_bits(y.view().rows(0, 1), x.view().rows(4, 1), "row 0");
-  support::expect_same_bits(y.view().rows(1, 1), x.view().rows(1, 1), "row 1");
-}
-
 struct Merged {
   Tensor order, offsets;
 };
@@ -380,13 +344,6 @@ TEST(PermuteTokens, RefusesIndicesOutOfRange) {
   const Tensor x(DType::kF32, {2, 3});
   expect_error(
       [&] {
-        gather_rows(
-            stream,
-            {.y = Tensor(DType::kF32, {1, 3}), .x = x, .source_of = from_ints({4}), .slots = 2});
-      },
-      "gather_rows: source_of has 4, expected 0 to 3");
-  expect_error(
-      [&] {
         gather_sum(stream, {.y = Tensor(DType::kF32, {1, 3}),
                             .x = x,
                             .row_of = from_ints({-2}).view().reshape({1, 1})});
@@ -464,18 +421,6 @@ TEST(PermuteTokens, SaysWhatIsWrong) {
                                 .experts = i32({3, 2})});
       },
       "sort_by_expert: source_of is i32 [5], expected i32 [tokens * k] = [6]");
-  expect_error(
-      [&] {
-        gather_rows(stream,
-                    {.y = f32({6, 7}), .x = f32({3, 8}), .source_of = i32({6}), .slots = 2});
-      },
-      "gather_rows: y is f32 [6, 7], expected f32 [rows, dim] = [6, 8]");
-  expect_error(
-      [&] {
-        gather_rows(stream,
-                    {.y = f32({6, 8}), .x = f32({3, 8}), .source_of = i32({6}), .slots = 0});
-      },
-      "gather_rows: slots is 0, expected at least 1");
   expect_error(
       [&] {
         gather_sum(stream, {.y = f32({3, 8}), .x = f32({6, 8}), .row_of = i32({6})});
