@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 
 #include "kernels/core/add_chunks.h"
 #include "kernels/core/device_math.cuh"
@@ -8,18 +9,23 @@
 #include "kernels/core/workspace.h"
 #include "kernels/rms_norm.h"
 
-// A block per row. Forward reads x and residual once and writes y and h once: the row stays in
-// shared memory between the sum of squares and the product. Backward reads dy, h and dresidual once
-// and writes dh: rows stay in registers, and so does a block's part of the weight's gradient, for a
-// fixed number of chunks of rows that a second kernel adds up in a fixed order. Rows that are too
-// long or no packs are read twice, the second time from the L1 cache.
+// Forward has a block per row, reads x and residual once and writes y and h once. Backward reads
+// dy, h and dresidual once and writes dh, and keeps a block's part of the weight's gradient in
+// registers for a fixed number of chunks of rows, which a second kernel adds up in a fixed order.
+// Rows are in registers between the sum and what needs it. Rows that are too long or no packs are
+// read twice, the second time from the L1 cache.
 
 namespace tessera::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-/// Rows up to this many bytes are kept in shared memory.
-constexpr int64_t kKeptBytes = 32 * 1024;
+/// The most where rows are in registers.
+constexpr int kMostThreads = 512;
+/// Whole warps that have `each` packs of a row at most per lane.
+constexpr int lanes_for(int64_t packs, int each) {
+  const auto lanes = static_cast<int>((packs + each - 1) / each);
+  return (lanes + kWarpSize - 1) / kWarpSize * kWarpSize;
+}
 
 template <class T>
 struct Forward {
@@ -31,57 +37,112 @@ struct Forward {
   const T* weight;
   float epsilon;
   int dim;
-  bool keep;  // the row, in shared memory
 };
 
-/// x + residual, rounded to T.
-template <class T>
-__device__ Pack<T> summed(const Pack<T>& x, const Pack<T>& residual) {
-  Pack<T> sum;
-  for (int i = 0; i < Pack<T>::kSize; ++i) {
-    sum.values[i] = from_float<T>(to_float(x.values[i]) + to_float(residual.values[i]));
+/// A pack as it lies in memory: half the registers of its bf16 one by one.
+using Words = Chunk<uint32_t, 4>;
+__device__ __forceinline__ Floats<4> unpacked(const float*, const Words& words) {
+  return std::bit_cast<Floats<4>>(words);
+}
+__device__ __forceinline__ Floats<8> unpacked(const BF16*, const Words& words) {
+  Floats<8> x;
+  for (int i = 0; i < 4; ++i) {
+    x.at[2 * i] = __uint_as_float(words.values[i] << 16);
+    x.at[2 * i + 1] = __uint_as_float(words.values[i] & 0xFFFF0000u);
   }
-  return sum;
+  return x;
+}
+__device__ __forceinline__ Words packed(const float*, const Floats<4>& x) {
+  return std::bit_cast<Words>(x);
+}
+__device__ __forceinline__ Words packed(const BF16*, const Floats<8>& x) {
+  Words words;
+  for (int i = 0; i < 4; ++i) words.values[i] = pack_bf16(x.at[2 * i], x.at[2 * i + 1]);
+  return words;
 }
 
-/// One number at a time where rows are not whole packs.
-template <class T, bool kPacked>
+/// Rows of any length, one number at a time.
+template <class T>
 __global__ void __launch_bounds__(kThreads) forward_row(Forward<T> a) {
-  constexpr int kStep = kPacked ? Pack<T>::kSize : 1;
-  using Value = std::conditional_t<kPacked, Pack<T>, T>;
   SharedMemory shared;
   float* const sums = shared.take<float>(kWarpSize);
-  T* const kept = shared.take<T>(a.keep ? a.dim : 0);
   const int64_t row = int64_t{blockIdx.x} * a.dim;
-  const T* const read_again = a.keep ? kept : (a.h != nullptr ? a.h + row : a.x + row);
   float squares = 0;
-  for (int d = static_cast<int>(threadIdx.x) * kStep; d < a.dim; d += kThreads * kStep) {
-    Value h = *reinterpret_cast<const Value*>(a.x + row + d);
-    if constexpr (kPacked) {
-      if (a.residual != nullptr) h = summed(h, load_pack(a.residual + row + d));
-      for (const T& value : h.values) squares += to_float(value) * to_float(value);
-    } else {
-      if (a.residual != nullptr) h = from_float<T>(to_float(h) + to_float(a.residual[row + d]));
-      squares += to_float(h) * to_float(h);
-    }
-    if (a.h != nullptr) *reinterpret_cast<Value*>(a.h + row + d) = h;
-    if (a.keep) *reinterpret_cast<Value*>(kept + d) = h;
+  for (int d = static_cast<int>(threadIdx.x); d < a.dim; d += kThreads) {
+    T h = a.x[row + d];
+    if (a.residual != nullptr) h = from_float<T>(to_float(h) + to_float(a.residual[row + d]));
+    squares += to_float(h) * to_float(h);
+    if (a.h != nullptr) a.h[row + d] = h;
   }
   const float rstd = rsqrtf(block_sum(squares, sums) / static_cast<float>(a.dim) + a.epsilon);
   if (threadIdx.x == 0) a.rstd[blockIdx.x] = rstd;
-  for (int d = static_cast<int>(threadIdx.x) * kStep; d < a.dim; d += kThreads * kStep) {
-    Value y = *reinterpret_cast<const Value*>(read_again + d);
-    const Value weight = *reinterpret_cast<const Value*>(a.weight + d);
-    if constexpr (kPacked) {
-      for (int i = 0; i < Pack<T>::kSize; ++i) {
-        y.values[i] = from_float<T>(to_float(y.values[i]) * rstd * to_float(weight.values[i]));
-      }
-    } else {
-      y = from_float<T>(to_float(y) * rstd * to_float(weight));
-    }
-    *reinterpret_cast<Value*>(a.y + row + d) = y;
+  const T* const again = (a.h != nullptr ? a.h : a.x) + row;
+  for (int d = static_cast<int>(threadIdx.x); d < a.dim; d += kThreads) {
+    a.y[row + d] = from_float<T>(to_float(again[d]) * rstd * to_float(a.weight[d]));
   }
 }
+
+/// The same where a row is at most kPacks packs of each lane. All of them are read before the first
+/// is used: with one load of a lane at a time, too few bytes are under way for the memory's rate.
+template <class T, int kPacks>
+__global__ void __launch_bounds__(kMostThreads) forward_in_registers(Forward<T> a) {
+  constexpr int kN = Pack<T>::kSize;
+  SharedMemory shared;
+  float* const sums = shared.take<float>(kWarpSize);
+  const int64_t row = int64_t{blockIdx.x} * a.dim;
+  const int step = static_cast<int>(blockDim.x) * kN;
+  const int first = static_cast<int>(threadIdx.x) * kN;
+  Words h[kPacks] = {};
+  Words other[kPacks] = {};  // of residual, then of weight
+  for (int p = 0; p < kPacks; ++p) {
+    const int d = first + p * step;
+    if (d >= a.dim) continue;
+    h[p] = load_chunk<uint32_t, 4>(a.x + row + d);
+    if (a.residual != nullptr) other[p] = load_chunk<uint32_t, 4>(a.residual + row + d);
+  }
+  float squares = 0;
+  for (int p = 0; p < kPacks; ++p) {
+    const int d = first + p * step;
+    if (d >= a.dim) continue;
+    Floats<kN> x = unpacked(a.x, h[p]);
+    if (a.residual != nullptr) {
+      const Floats<kN> residual = unpacked(a.x, other[p]);
+      for (int i = 0; i < kN; ++i) x.at[i] += residual.at[i];
+      h[p] = packed(a.x, x);
+      x = unpacked(a.x, h[p]);
+    }
+    if (a.h != nullptr) store_chunk(a.h + row + d, h[p]);
+    for (int i = 0; i < kN; ++i) squares += x.at[i] * x.at[i];
+    other[p] = load_chunk<uint32_t, 4>(a.weight + d);
+  }
+  const float rstd = rsqrtf(block_sum(squares, sums) / static_cast<float>(a.dim) + a.epsilon);
+  if (threadIdx.x == 0) a.rstd[blockIdx.x] = rstd;
+  for (int p = 0; p < kPacks; ++p) {
+    const int d = first + p * step;
+    if (d >= a.dim) continue;
+    Floats<kN> y = unpacked(a.x, h[p]);
+    const Floats<kN> weight = unpacked(a.x, other[p]);
+    for (int i = 0; i < kN; ++i) y.at[i] = y.at[i] * rstd * weight.at[i];
+    store_floats(a.y + row + d, y);
+  }
+}
+
+/// The kernel for rows of `dim`, with how many lanes a block has.
+template <class T>
+struct ForwardKernel {
+  void (*kernel)(Forward<T>) = forward_row<T>;
+  int threads = kThreads;
+
+  explicit ForwardKernel(const Forward<T>& a) {
+    const int64_t packs = a.dim / Pack<T>::kSize;
+    const bool packed = in_packs(a.y, a.dim) && in_packs(a.x, a.dim) && in_packs(a.weight, a.dim) &&
+                        in_packs(a.h, a.dim) && in_packs(a.residual, a.dim);
+    if (!packed || packs > 4 * kMostThreads) return;
+    const int each = packs <= 2 * kMostThreads ? 2 : 4;
+    kernel = each == 2 ? forward_in_registers<T, 2> : forward_in_registers<T, 4>;
+    threads = lanes_for(packs, each);
+  }
+};
 
 template <class T>
 struct Backward {
@@ -126,7 +187,6 @@ __global__ void __launch_bounds__(kThreads) backward_chunk(Backward<T> a) {
   }
 }
 
-constexpr int kMostThreads = 512;
 /// The same where a row is at most kPacks packs of each lane, which all are read before the first
 /// is used.
 template <class T, int kPacks>
@@ -193,8 +253,7 @@ struct BackwardKernel {
     if (!packed || packs > 2 * kMostThreads) return;
     const int each = packs <= kMostThreads ? 1 : 2;
     kernel = each == 1 ? backward_in_registers<T, 1> : backward_in_registers<T, 2>;
-    const auto lanes = static_cast<int>((packs + each - 1) / each);
-    threads = (lanes + kWarpSize - 1) / kWarpSize * kWarpSize;
+    threads = lanes_for(packs, each);
   }
 };
 
@@ -206,23 +265,18 @@ const T* data_or_null(const ConstTensorView& x) {
 }  // namespace
 
 void rms_norm_forward(Stream& stream, const RmsNormForward& a) {
-  const int64_t dim = a.x.shape()[1];
   with_float_type(a.x.dtype(), [&]<class T>() {
-    Forward<T> row{.y = a.y.as<T>().data(),
-                   .rstd = a.rstd.as<float>().data(),
-                   .h = a.h.empty() ? nullptr : a.h.as<T>().data(),
-                   .x = a.x.as<T>().data(),
-                   .residual = data_or_null<T>(a.residual),
-                   .weight = a.weight.as<T>().data(),
-                   .epsilon = a.epsilon,
-                   .dim = static_cast<int>(dim),
-                   .keep = dim * static_cast<int64_t>(sizeof(T)) <= kKeptBytes};
-    const bool packed = in_packs(row.y, dim) && in_packs(row.x, dim) && in_packs(row.weight, dim) &&
-                        in_packs(row.h, dim) && in_packs(row.residual, dim);
-    const int64_t shared =
-        shared_bytes_of<float>(kWarpSize) + shared_bytes_of<T>(row.keep ? dim : 0);
-    launch(stream, packed ? forward_row<T, true> : forward_row<T, false>,
-           dim3(static_cast<unsigned>(a.x.shape()[0])), kThreads, shared, row);
+    const Forward<T> of{.y = a.y.as<T>().data(),
+                        .rstd = a.rstd.as<float>().data(),
+                        .h = a.h.empty() ? nullptr : a.h.as<T>().data(),
+                        .x = a.x.as<T>().data(),
+                        .residual = data_or_null<T>(a.residual),
+                        .weight = a.weight.as<T>().data(),
+                        .epsilon = a.epsilon,
+                        .dim = static_cast<int>(a.x.shape()[1])};
+    const ForwardKernel<T> chosen(of);
+    launch(stream, chosen.kernel, dim3(static_cast<unsigned>(a.x.shape()[0])), chosen.threads,
+           shared_bytes_of<float>(kWarpSize), of);
   });
 }
 
