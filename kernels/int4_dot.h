@@ -54,7 +54,7 @@ class Int4Codes {
   [[gnu::always_inline]] static F32x16 quarter(__m512i codes) {
     const __m512i wide =
         _mm512_maskz_cvtepu16_epi32(kAllLanes, _mm512_maskz_extracti64x4_epi64(0xF, codes, kHalf));
-    return F32x16(_mm512_slli_epi32(wide, 16)) - bias(BF16{});
+    return std::bit_cast<F32x16>(std::bit_cast<U32x16>(wide) << 16) - bias(BF16{});
   }
 
   __m512i low_;
