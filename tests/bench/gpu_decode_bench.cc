@@ -194,7 +194,8 @@ struct Product {
 };
 std::vector<Product> products_of_layer(const Sizes& s) {
   const int64_t hidden = s.heads * s.d;
-  const int64_t wide = hidden / 2 * 7;
+  const int64_t runs = (hidden / 2 * 7 + Int4Weights::kRun - 1) / Int4Weights::kRun;
+  const int64_t wide = runs * Int4Weights::kRun;
   return {
       {hidden + 2 * s.groups * s.d, hidden}, {hidden, hidden}, {2 * wide, hidden}, {hidden, wide}};
 }
