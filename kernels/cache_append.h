@@ -6,13 +6,15 @@
 
 namespace tessera {
 
-/// Puts the keys or values of one new token of each sequence into a cache:
-///   cache[c, s, rows[s], :] = x[s, groups[c], :].
-/// A row outside of the cache throws on the CPU; a GPU stops.
+/// Puts keys or values of new tokens into the caches of their sequences:
+///   cache[c, places[t], rows[t], :] = x[t, groups[c], :];  a token with a row of -1 is left out.
+/// No two tokens are put in one place and row. A place or a row outside of the cache throws on the
+/// CPU; a GPU stops.
 struct CacheAppend {
-  TensorView cache;      ///< in and out [groups, sequences, rows, d]; other rows are not touched
-  ConstTensorView x;     ///< [sequences, kv_heads, d], dtype of cache
-  ConstTensorView rows;  ///< [sequences], i32
+  TensorView cache;        ///< in and out [groups, sequences, rows, d]; other rows are not touched
+  ConstTensorView x;       ///< [tokens, kv_heads, d], dtype of cache
+  ConstTensorView places;  ///< [tokens], i32: the sequence of each
+  ConstTensorView rows;    ///< [tokens], i32
   std::span<const int32_t> groups;
 };
 void cache_append(Stream& stream, const CacheAppend& a);

@@ -76,21 +76,22 @@ constexpr int64_t tree_rows(int64_t blocks) {
 /// Throws unless a search has a radix that there is. `who` begins the sentence.
 void check_tree(const TreeSearch& tree, int64_t gate_keys, const char* who);
 
-/// Decoding: adds the gate key of a complete page of one sequence to its trees, those of all
-/// groups, and the nodes that it completes. Pages of a sequence come in ascending order.
-struct InsertPage {
-  TensorView nodes;    ///< in and out [groups, sequences, tree_rows(pages), gate_dim], f32
-  ConstTensorView kt;  ///< [groups, sequences, pages, gate_dim], f32
-  int64_t sequence;
-  int64_t page;
+/// Decoding: adds the gate keys of complete pages to the trees of their sequences, those of all
+/// groups, and the nodes that they complete. Pages of a sequence come in ascending order, in a call
+/// and from call to call. A place or a page outside of kt throws on the CPU; a GPU stops.
+struct InsertPages {
+  TensorView nodes;         ///< in and out [groups, sequences, tree_rows(pages), gate_dim], f32
+  ConstTensorView kt;       ///< [groups, sequences, pages, gate_dim], f32
+  ConstTensorView places;   ///< [new pages], i32: the sequence of each
+  ConstTensorView numbers;  ///< [new pages], i32: of the pages in their sequences; -1: none
   int64_t sink_blocks;
   TreeSearch tree;
 };
-void insert_page(Stream& stream, const InsertPage& a);
+void insert_pages(Stream& stream, const InsertPages& a);
 
 namespace cpu {
 
-void insert_page(ThreadPool& threads, const InsertPage& a);
+void insert_pages(ThreadPool& threads, const InsertPages& a);
 
 /// Adds leaf `leaf` to one tree; leaves come in ascending order. A parent is the sum of its
 /// children in ascending order, times 1 / r.
@@ -118,7 +119,7 @@ void search_tree(const TreeQueries& a);
 
 }  // namespace cpu
 namespace gpu {
-void insert_page(Stream& stream, const InsertPage& a);
+void insert_pages(Stream& stream, const InsertPages& a);
 }  // namespace gpu
 
 }  // namespace tessera

@@ -353,17 +353,25 @@ void insert_leaf(const TreeLayout& layout, int64_t gate_dim, int64_t leaf, const
   }
 }
 
-void insert_page(ThreadPool&, const InsertPage& a) {
-  if (a.page < a.sink_blocks) return;
+void insert_pages(ThreadPool&, const InsertPages& a) {
   const Shape& shape = a.kt.shape();
+  const int64_t sequences = shape[1];
   const int64_t pages = shape[2];
   const int64_t gate_dim = shape[3];
   const TreeLayout layout(pages - a.sink_blocks, a.tree.radix);
-  for (int64_t c = 0; c < shape[0]; ++c) {
-    const int64_t place = c * shape[1] + a.sequence;
-    insert_leaf(layout, gate_dim, a.page - a.sink_blocks,
-                a.kt.as<float>().data() + (place * pages + a.page) * gate_dim,
-                a.nodes.as<float>().data() + place * tree_rows(pages) * gate_dim);
+  for (int64_t i = 0; i < a.numbers.elements(); ++i) {
+    const int64_t sequence = a.places.as<int32_t>()[static_cast<size_t>(i)];
+    const int64_t page = a.numbers.as<int32_t>()[static_cast<size_t>(i)];
+    CHECK(sequence >= 0 && sequence < sequences, "insert_pages: place is ", sequence,
+          ", expected 0 to ", sequences - 1);
+    CHECK(page >= -1 && page < pages, "insert_pages: page is ", page, ", expected -1 to ",
+          pages - 1);
+    for (int64_t c = 0; page >= a.sink_blocks && c < shape[0]; ++c) {
+      const int64_t place = c * sequences + sequence;
+      insert_leaf(layout, gate_dim, page - a.sink_blocks,
+                  a.kt.as<float>().data() + (place * pages + page) * gate_dim,
+                  a.nodes.as<float>().data() + place * tree_rows(pages) * gate_dim);
+    }
   }
 }
 

@@ -29,6 +29,12 @@ class Cutter {
   int64_t at_ = 0;
 };
 
+void append(StepContext& step, ConstTensorView x, ConstTensorView places, ConstTensorView rows,
+            std::span<const int32_t> groups, TensorView cache) {
+  cache_append(step.stream,
+               {.cache = cache, .x = x, .places = places, .rows = rows, .groups = groups});
+}
+
 }  // namespace
 
 AttentionCache AttentionLayer::make_cache(Stream& stream, const SparsityPlan& plan, int64_t block,
@@ -80,7 +86,7 @@ void AttentionLayer::decode(StepContext& step, ConstTensorView x, const DecodePl
   const Arena::Scope scratch(step.arena);
   const ConstTensorView positions = step.tokens.share.positions;
   const int64_t d = options_.heads.head_dim;
-  const int64_t sequences = plan.sequences();
+  const int64_t sequences = x.shape()[0];
   const auto output = [&](const HeadProjection& kind) {
     return step.arena.allocate(x.dtype(), {sequences, kind.share().heads, d}, "attention.decode_o");
   };
@@ -129,9 +135,8 @@ void AttentionLayer::decode_local(StepContext& step, const HeadProjection::Saved
                                   const DecodePlan& plan, AttentionCache& cache,
                                   TensorView o) const {
   const std::span<const int32_t> groups = local_groups_;
-  const ConstTensorView rows = plan.window_rows;
-  cache_append(step.stream, {.cache = cache.local_k, .x = now.k, .rows = rows, .groups = groups});
-  cache_append(step.stream, {.cache = cache.local_v, .x = now.v, .rows = rows, .groups = groups});
+  append(step, now.k, plan.places, plan.window_rows, groups, cache.local_k);
+  append(step, now.v, plan.places, plan.window_rows, groups, cache.local_v);
   attend_spans(step, *local_, now.q,
                {.spans = plan.window_spans, .log_gates = {}, .counts = plan.window_counts}, groups,
                cache.local_k, cache.local_v, o);
@@ -141,9 +146,8 @@ void AttentionLayer::decode_global(StepContext& step, const HeadProjection::Save
                                    ConstTensorView q0, ConstTensorView k0, const DecodePlan& plan,
                                    AttentionCache& cache, TensorView o) const {
   const std::span<const int32_t> groups = global_groups_;
-  const ConstTensorView rows = plan.tokens.share.positions;
-  cache_append(step.stream, {.cache = cache.global_k, .x = now.k, .rows = rows, .groups = groups});
-  cache_append(step.stream, {.cache = cache.global_v, .x = now.v, .rows = rows, .groups = groups});
+  append(step, now.k, plan.places, plan.tokens.share.positions, groups, cache.global_k);
+  append(step, now.v, plan.places, plan.tokens.share.positions, groups, cache.global_v);
   if (!cache.gate) {
     attend_spans(step, *global_, now.q,
                  {.spans = plan.all_spans, .log_gates = {}, .counts = plan.all_counts}, groups,
@@ -155,6 +159,21 @@ void AttentionLayer::decode_global(StepContext& step, const HeadProjection::Save
                {.spans = choice.spans, .log_gates = choice.log_gates, .counts = choice.counts},
                groups, cache.global_k, cache.global_v, o);
   gate_->remember(step, k0, plan, *cache.gate);
+}
+
+void AttentionLayer::remember(StepContext& step, const Saved& saved, const PrefillPlan& plan,
+                              AttentionCache& cache) const {
+  if (local_) {
+    const Heads& heads = *saved.local;
+    append(step, heads.keys, plan.places, plan.window_rows, local_groups_, cache.local_k);
+    append(step, heads.values, plan.places, plan.window_rows, local_groups_, cache.local_v);
+  }
+  if (global_) {
+    const Heads& heads = *saved.global;
+    append(step, heads.keys, plan.places, plan.rows, global_groups_, cache.global_k);
+    append(step, heads.values, plan.places, plan.rows, global_groups_, cache.global_v);
+  }
+  if (cache.gate) gate_->remember(step, *saved.selector, plan, *cache.gate);
 }
 
 }  // namespace tessera

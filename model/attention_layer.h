@@ -70,6 +70,10 @@ class AttentionLayer {
   /// cache. For a rank that has all heads.
   void decode(StepContext& step, ConstTensorView x, const DecodePlan& plan, AttentionCache& cache,
               TensorView y) const;
+  /// After forward() of the tokens of a prompt, which are one sequence: leaves in the cache what
+  /// decode() of each of them in turn would have left there.
+  void remember(StepContext& step, const Saved& saved, const PrefillPlan& plan,
+                AttentionCache& cache) const;
 
  private:
   struct SpanLists {

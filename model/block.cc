@@ -83,6 +83,16 @@ TensorView Block::infer(StepContext& step, ConstTensorView x) const {
   return y;
 }
 
+TensorView Block::prefill(StepContext& step, ConstTensorView x, const PrefillPlan& plan,
+                          AttentionCache& cache) const {
+  const TensorView y = step.arena.allocate(x.dtype(), x.shape(), "block.y");
+  const Arena::Scope scratch(step.arena);
+  Decisions decisions = allocate_decisions(step);
+  const Activations activations = run(step, x, decisions, y);
+  attention_.remember(step, activations.attention, plan, cache);
+  return y;
+}
+
 void Block::backward(StepContext& step, const Saved& saved, TensorView d) const {
   const Arena::Scope scratch(step.arena);
   std::optional<Activations> recomputed;

@@ -52,6 +52,9 @@ class Block {
   /// The forward of the new tokens of a plan, x [sequences, hidden], against their caches.
   [[nodiscard]] TensorView decode(StepContext& step, ConstTensorView x, const DecodePlan& plan,
                                   AttentionCache& cache) const;
+  /// As infer, for the tokens of a prompt, which are one sequence; puts them into its caches.
+  [[nodiscard]] TensorView prefill(StepContext& step, ConstTensorView x, const PrefillPlan& plan,
+                                   AttentionCache& cache) const;
   /// d is dy before and dx after.
   void backward(StepContext& step, const Saved& saved, TensorView d) const;
 

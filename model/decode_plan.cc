@@ -1,6 +1,7 @@
 #include "model/decode_plan.h"
 
 #include <array>
+#include <numeric>
 
 #include "kernels/core/copy.h"
 #include "kernels/core/expect_tensor.h"
@@ -35,20 +36,23 @@ class Lists {
 
 }  // namespace
 
-DecodePlan plan_decoding(Stream& stream, Arena& arena, const DecodeInput& input, int64_t block,
-                         int64_t smear_tokens, const WindowCache& window) {
+DecodePlan plan_decoding(Stream& stream, Arena& arena, const DecodeInput& input,
+                         const DecodeOptions& options) {
+  const int64_t smear_tokens = options.smear_tokens;
+  const auto part = static_cast<int32_t>(options.block / options.gate_keys);
   const auto sequences = static_cast<int64_t>(input.positions.size());
   CHECK(sequences >= 1, "decode: there are no sequences");
   expect_tensor(input.ids, DType::kI32, {sequences, 1 + smear_tokens}, "decode: ids",
                 "[sequences, 1 + smear tokens]");
-  std::vector<int32_t> starts, rows, spans, counts, everything, ids;
+  std::vector<int32_t> starts, rows, spans, counts, everything, parts, ids;
   for (int32_t s = 0; s <= sequences; ++s) starts.push_back(s);
   for (const int32_t position : input.positions) {
     std::array<CacheSpan, 3> of_token{};
-    counts.push_back(static_cast<int32_t>(window.spans(position, of_token)));
-    rows.push_back(static_cast<int32_t>(window.row(position)));
+    counts.push_back(static_cast<int32_t>(options.window.spans(position, of_token)));
+    rows.push_back(static_cast<int32_t>(options.window.row(position)));
     for (const CacheSpan& span : of_token) spans.insert(spans.end(), {span.first_row, span.rows});
     everything.insert(everything.end(), {0, position + 1});
+    parts.push_back((position + 1) % part == 0 ? position / part : -1);
   }
   const auto given = input.ids.as<int32_t>();
   for (int64_t j = 0; j <= smear_tokens; ++j) {
@@ -60,10 +64,9 @@ DecodePlan plan_decoding(Stream& stream, Arena& arena, const DecodeInput& input,
   const auto of_past = std::span<const int32_t>(ids).subspan(static_cast<size_t>(sequences));
 
   DecodePlan plan;
-  plan.positions = input.positions;
   plan.tokens.sequences = sequences;
   plan.tokens.sequence_length = 1;
-  plan.tokens.share.block = block;
+  plan.tokens.share.block = options.block;
   SegmentGrid& share = plan.tokens.share;
   Lists lists;
   lists.add(share.starts, starts, {sequences + 1});
@@ -75,10 +78,37 @@ DecodePlan plan_decoding(Stream& stream, Arena& arena, const DecodeInput& input,
   lists.add(plan.window_counts, counts, {1, sequences});
   lists.add(plan.all_spans, everything, {1, sequences, 1, 2});
   lists.add(plan.all_counts, std::vector<int32_t>(input.positions.size(), 1), {1, sequences});
+  lists.add(plan.completed_parts, parts, {sequences});
   lists.send(stream, arena);
+  plan.places = share.starts.rows(0, sequences);
   share.tile_starts = share.starts;
   share.block_starts = share.starts;
   plan.tokens.scope_starts = share.starts;
+  return plan;
+}
+
+PrefillPlan plan_prefill(Stream& stream, Arena& arena, int64_t place, int64_t tokens,
+                         const DecodeOptions& options) {
+  CHECK(tokens >= options.block && tokens % options.block == 0, "prefill: a prompt has ", tokens,
+        " tokens, expected whole pages of ", options.block);
+  const WindowCache& window = options.window;
+  std::vector<int32_t> rows(static_cast<size_t>(tokens)), window_rows;
+  std::iota(rows.begin(), rows.end(), 0);
+  for (int64_t position = 0; position < tokens; ++position) {
+    const bool kept = position < window.sink_tokens || position >= tokens - window.window;
+    window_rows.push_back(kept ? static_cast<int32_t>(window.row(position)) : -1);
+  }
+  const std::vector<int32_t> places(static_cast<size_t>(tokens), static_cast<int32_t>(place));
+
+  PrefillPlan plan;
+  plan.place = place;
+  plan.pages = tokens / options.block;
+  Lists lists;
+  lists.add(plan.places, places, {tokens});
+  lists.add(plan.rows, rows, {tokens});
+  lists.add(plan.window_rows, window_rows, {tokens});
+  lists.send(stream, arena);
+  plan.page_numbers = plan.rows.rows(0, plan.pages);
   return plan;
 }
 

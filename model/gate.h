@@ -73,6 +73,9 @@ class Gate {
   /// Decoding, after choose(): adds the tokens' keys k0 [groups, sequences, d] to their pages.
   void remember(StepContext& step, ConstTensorView k0, const DecodePlan& plan,
                 const GateCache& cache) const;
+  /// After forward() of a prompt: keeps the gate keys of its pages.
+  void remember(StepContext& step, const Saved& saved, const PrefillPlan& plan,
+                const GateCache& cache) const;
 
  private:
   struct KeyGradients {
@@ -80,7 +83,9 @@ class Gate {
     TensorView dkt;    ///< shape of kt, dtype of the model
     TensorView dkbar;  ///< shape of kbar, f32
   };
-  void add_key(StepContext& step, int64_t sequence, int64_t part, const GateCache& cache) const;
+  void make_keys(StepContext& step, int64_t group, ConstTensorView pooled, TensorView keys) const;
+  void insert(StepContext& step, ConstTensorView places, ConstTensorView pages,
+              const GateCache& cache) const;
   KeyGradients backward_scores(StepContext& step, const Saved& saved,
                                ConstTensorView dscores) const;
   void backward_pool(StepContext& step, const Saved& saved, ConstTensorView dkbar, TensorView dk0,

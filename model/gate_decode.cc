@@ -1,3 +1,6 @@
+#include <array>
+
+#include "kernels/cache_append.h"
 #include "kernels/matmul.h"
 #include "kernels/softplus.h"
 #include "model/gate.h"
@@ -55,42 +58,63 @@ Gate::Choice Gate::choose(StepContext& step, ConstTensorView q0, const GateCache
 
 void Gate::remember(StepContext& step, ConstTensorView k0, const DecodePlan& plan,
                     const GateCache& cache) const {
-  const int64_t part = step.tokens.share.block / options_.gate_keys;
   page_gate(step.stream, {.state = cache.state,
                           .kbar = cache.kbar,
                           .k0 = k0,
                           .r = pool_->value,
                           .positions = step.tokens.share.positions,
-                          .part = part});
-  for (int64_t s = 0; s < plan.sequences(); ++s) {
-    const int64_t position = plan.positions[static_cast<size_t>(s)];
-    if ((position + 1) % part == 0) add_key(step, s, position / part, cache);
+                          .part = step.tokens.share.block / options_.gate_keys});
+  // A gate key for each sequence, of which those of complete parts are kept: so a step does not
+  // depend on where the sequences are, and can be a graph.
+  const Arena::Scope scratch(step.arena);
+  const int64_t sequences = k0.shape()[1];
+  const TensorView keys =
+      step.arena.allocate(DType::kF32, {sequences, 1, options_.gate_dim}, "gate.new_keys");
+  const std::array<int32_t, 1> group{0};
+  for (int64_t c = 0; c < options_.groups; ++c) {
+    make_keys(step, c, cache.kbar.rows(c, 1), keys);
+    cache_append(step.stream, {.cache = cache.kt.rows(c, 1),
+                               .x = keys,
+                               .places = plan.places,
+                               .rows = plan.completed_parts,
+                               .groups = group});
   }
+  insert(step, plan.places, plan.completed_parts, cache);
 }
 
-/// Makes the gate key of a part of a page from its pooled key.
-void Gate::add_key(StepContext& step, int64_t sequence, int64_t part,
-                   const GateCache& cache) const {
-  const int64_t d = options_.head_dim;
-  const int64_t sequences = cache.kbar.shape()[1];
-  const int64_t parts = cache.kt.shape()[2];
-  const TensorView pooled = cache.kbar.reshape({options_.groups * sequences, d});
-  const TensorView keys =
-      cache.kt.reshape({options_.groups * sequences * parts, options_.gate_dim});
+void Gate::remember(StepContext& step, const Saved& saved, const PrefillPlan& plan,
+                    const GateCache& cache) const {
+  const int64_t keys = plan.pages * options_.gate_keys;
+  const Shape& all = cache.kt.shape();  // [groups, sequences, keys, gate_dim]
+  const TensorView rows = cache.kt.reshape({all[0] * all[1] * all[2], all[3]});
   for (int64_t c = 0; c < options_.groups; ++c) {
-    const int64_t place = c * sequences + sequence;
-    matmul(step.stream, {.c = keys.rows(place * parts + part, 1),
-                         .a = pooled.rows(place, 1),
-                         .b = key_->value.rows(c, 1).reshape({options_.gate_dim, d}),
-                         .transpose_b = true});
+    const ConstTensorView pooled =
+        saved.kbar.rows(c, 1).reshape({saved.kbar.shape()[1], options_.head_dim});
+    make_keys(step, c, pooled.rows(0, keys), rows.rows((c * all[1] + plan.place) * all[2], keys));
   }
+  insert(step, plan.places.rows(0, plan.pages), plan.page_numbers, cache);
+}
+
+/// kt = pooled keys x W_k of a group.
+void Gate::make_keys(StepContext& step, int64_t group, ConstTensorView pooled,
+                     TensorView keys) const {
+  const int64_t d = options_.head_dim;
+  const int64_t dim = options_.gate_dim;
+  matmul(step.stream, {.c = keys.reshape({keys.elements() / dim, dim}),
+                       .a = pooled.reshape({pooled.elements() / d, d}),
+                       .b = key_->value.rows(group, 1).reshape({dim, d}),
+                       .transpose_b = true});
+}
+
+void Gate::insert(StepContext& step, ConstTensorView places, ConstTensorView pages,
+                  const GateCache& cache) const {
   if (!options_.tree.enabled()) return;
-  insert_page(step.stream, {.nodes = cache.nodes,
-                            .kt = cache.kt,
-                            .sequence = sequence,
-                            .page = part,
-                            .sink_blocks = options_.sink_blocks,
-                            .tree = options_.tree});
+  insert_pages(step.stream, {.nodes = cache.nodes,
+                             .kt = cache.kt,
+                             .places = places,
+                             .numbers = pages,
+                             .sink_blocks = options_.sink_blocks,
+                             .tree = options_.tree});
 }
 
 }  // namespace tessera

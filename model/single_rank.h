@@ -23,6 +23,8 @@ class SingleRank {
             .sums = sums};
   }
 
+  CollectiveLog& log() const { return world_.log(); }
+
  private:
   SelfCommunicator world_;
   ProcessMesh mesh_;

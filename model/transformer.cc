@@ -113,6 +113,7 @@ Transformer::Transformer(const ModelConfig& config, DType dtype, Recompute recom
       dtype_(dtype),
       hidden_(config.hidden()),
       block_(config.attention().block()),
+      gate_keys_(config.attention().gate_keys()),
       sink_tokens_(config.attention().sink_tokens()),
       global_groups_(tessera::global_groups(config)),
       experts_(config.moe().experts()),
@@ -299,8 +300,19 @@ std::vector<AttentionCache> Transformer::make_caches(Stream& stream, const Spars
 void Transformer::decode(Run& run, const DecodeInput& input, std::vector<AttentionCache>& caches,
                          TensorView logits) const {
   const Arena::Scope scratch(run.arena);
-  const DecodePlan plan =
-      plan_decoding(run.stream, run.arena, input, block_, smear_tokens(), caches.front().window);
+  decode(run, plan_decoding(run.stream, run.arena, input, decode_options(caches)), caches, logits);
+}
+
+DecodeOptions Transformer::decode_options(std::span<const AttentionCache> caches) const {
+  return {.block = block_,
+          .gate_keys = gate_keys_,
+          .smear_tokens = smear_tokens(),
+          .window = caches.front().window};
+}
+
+void Transformer::decode(Run& run, const DecodePlan& plan, std::vector<AttentionCache>& caches,
+                         TensorView logits) const {
+  const Arena::Scope scratch(run.arena);
   StepContext step{run.stream, run.arena, run.planner.mesh(), plan.tokens, run.sparsity,
                    run.router, run.sums};
   TensorView x = embedding_.forward(step);
@@ -309,6 +321,22 @@ void Transformer::decode(Run& run, const DecodeInput& input, std::vector<Attenti
     x = blocks_[layer].decode(step, x, plan, caches[layer]);
   }
   head_->logits(step, x, logits);
+}
+
+void Transformer::prefill(Run& run, const Batch& batch, int64_t place,
+                          std::vector<AttentionCache>& caches) const {
+  CHECK(batch.sequences == 1 && batch.starts.elements() == 2, "prefill: a batch of ",
+        batch.sequences, " sequences in ", batch.starts.elements() - 1,
+        " segments, expected one of each");
+  const Arena::Scope scratch(run.arena);
+  const PrefillPlan plan =
+      plan_prefill(run.stream, run.arena, place, batch.tokens.elements(), decode_options(caches));
+  StepContext step = start(run, batch);
+  TensorView x = embedding_.forward(step);
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    enter_layer(run, static_cast<int64_t>(layer), step);
+    x = blocks_[layer].prefill(step, x, plan, caches[layer]);
+  }
 }
 
 void Transformer::update_balance_bias(Stream& stream, ConstTensorView expert_counts) const {

@@ -71,6 +71,16 @@ class Transformer {
   /// where there is one sequence. The caches have room for as many sequences as there are.
   void decode(Run& run, const DecodeInput& input, std::vector<AttentionCache>& caches,
               TensorView logits) const;
+  /// The same with a plan of options decode_options(). Reads nothing of the host's, so it can be a
+  /// part of a WorkGraph, as forward_backward can.
+  void decode(Run& run, const DecodePlan& plan, std::vector<AttentionCache>& caches,
+              TensorView logits) const;
+  DecodeOptions decode_options(std::span<const AttentionCache> caches) const;
+  /// Decoding: `batch` is the beginning of the sequence at `place`, whole blocks of tokens without
+  /// targets and in one segment. Leaves in the caches what decode() of each token in turn would
+  /// leave there, but for rounding; the sequence goes on at the position behind them.
+  void prefill(Run& run, const Batch& batch, int64_t place,
+               std::vector<AttentionCache>& caches) const;
 
   /// Once per optimizer step: loss-free balance biases from the counts of the global batch.
   void update_balance_bias(Stream& stream, ConstTensorView expert_counts) const;
@@ -111,6 +121,7 @@ class Transformer {
   DType dtype_;
   int64_t hidden_;
   int64_t block_;  ///< tokens per key block
+  int64_t gate_keys_;
   int64_t sink_tokens_;
   int64_t global_groups_;
   int64_t moe_layers_ = 0;

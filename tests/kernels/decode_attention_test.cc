@@ -288,12 +288,13 @@ class PagedDecoding {
       }
     }
     if (complete && tree_.enabled()) {
-      insert_page(stream_, {.nodes = nodes_,
-                            .kt = kt_,
-                            .sequence = 0,
-                            .page = position / block_,
-                            .sink_blocks = rule_.sink_blocks,
-                            .tree = tree_});
+      insert_pages(stream_,
+                   {.nodes = nodes_,
+                    .kt = kt_,
+                    .places = support::from_ints({0}),
+                    .numbers = support::from_ints({static_cast<int32_t>(position / block_)}),
+                    .sink_blocks = rule_.sink_blocks,
+                    .tree = tree_});
     }
   }
 

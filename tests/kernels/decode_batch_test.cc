@@ -89,12 +89,7 @@ struct Choosing {
   }
 
   void run(Stream& stream) {
-    for (int64_t s = 0; tree.enabled() && s < sequences(); ++s) {
-      const int64_t own = positions.as<int32_t>()[static_cast<size_t>(s)] / kBlock;
-      for (int64_t page = 0; page < own; ++page) {
-        insert_page(stream, {nodes, kt, s, page, rule.sink_blocks, tree});
-      }
-    }
+    if (tree.enabled()) insert_complete_pages(stream);
     const Tensor widths = filled(DType::kF32, {kGroups}, 0.7);
     const Tensor scratch(DType::kF32, {kGroups, sequences(), pages});
     decode_select(stream, {.selection = {blocks, scores, chosen},
@@ -112,6 +107,19 @@ struct Choosing {
                            .ramp = {0.9f, widths},
                            .tree = tree,
                            .nodes = nodes});
+  }
+
+  void insert_complete_pages(Stream& stream) {
+    std::vector<int32_t> places, numbers;
+    for (int32_t s = 0; s < sequences(); ++s) {
+      const int32_t own = positions.as<int32_t>()[static_cast<size_t>(s)] / kBlock;
+      for (int32_t page = 0; page < own; ++page) {
+        places.push_back(s);
+        numbers.push_back(page);
+      }
+    }
+    insert_pages(stream, {nodes, kt, support::from_ints(places), support::from_ints(numbers),
+                          rule.sink_blocks, tree});
   }
 
   BlockRule rule;

@@ -146,6 +146,7 @@ TEST(DeviceTwins, ManyGroupsOfHeads) {
       const Tensor x = random_tensor(dtype, {3, 144, d}, 7);
       const Tensor y = random_tensor(dtype, {count, 3, 2 * d}, 8);
       const Tensor keys = random_tensor(dtype, {2, 144, d}, 9);
+      const Tensor places = support::from_ints({1, 0});
       const Tensor rows = support::from_ints({1, 2});
       expect_twins(concat(name_of(dtype), " d ", d), [&](Stream& stream) {
         Tensor sum = support::copy_of(x);
@@ -153,7 +154,8 @@ TEST(DeviceTwins, ManyGroupsOfHeads) {
         Tensor cache(dtype, {count, 2, 3, d});
         add_groups(stream, {.x = sum, .y = y, .groups = groups, .group_heads = 2});
         take_groups(stream, {.y = taken, .x = x, .groups = groups, .group_heads = 2});
-        cache_append(stream, {.cache = cache, .x = keys, .rows = rows, .groups = groups});
+        cache_append(stream,
+                     {.cache = cache, .x = keys, .places = places, .rows = rows, .groups = groups});
         return support::tensors(std::move(sum), std::move(taken), std::move(cache));
       });
     }

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <set>
 
 #include "kernels/block_selection.h"
@@ -246,7 +247,9 @@ TEST(GateTree, DecodingChoosesTheSameBits) {
     for (int64_t i = 0; i < in.segments.tokens(); i += step) {
       for (; page < i / 16; ++page) {
         copy(kt, page, in.kt, page);
-        insert_page(stream, {nodes, kt, 0, page, c.rule.sink_blocks, c.tree});
+        insert_pages(
+            stream, {nodes, kt, support::from_ints({0}),
+                     support::from_ints({static_cast<int32_t>(page)}), c.rule.sink_blocks, c.tree});
       }
       const Selection selection(kGroups, 1, c.rule.kept);
       copy(qt, 0, in.qt, i);
@@ -308,8 +311,18 @@ TEST(GateTree, PagesMakeTheNodesOfTheReference) {
   for (const int64_t radix : {4, 8, 16}) {
     const Tensor nodes =
         support::filled(DType::kF32, {kGroups, 1, tree_rows(kPages), kGateDim}, 1e6);
-    for (int64_t page = 0; page < kPages; ++page) {
-      insert_page(stream, {nodes.view(), kt.view(), 0, page, 2, {.radix = radix, .beam = 1}});
+    // One page, then many at once; those of another sequence, which is not there, are -1.
+    std::vector<int32_t> pages(kPages - 1);
+    std::iota(pages.begin(), pages.end(), 1);
+    pages.insert(pages.begin() + 70, -1);
+    for (const std::vector<int32_t>& numbers : {std::vector<int32_t>{0}, pages}) {
+      const Tensor places = support::from_ints(std::vector<int32_t>(numbers.size(), 0));
+      insert_pages(stream, {nodes.view(),
+                            kt.view(),
+                            places,
+                            support::from_ints(numbers),
+                            2,
+                            {.radix = radix, .beam = 1}});
     }
     const TreeLayout layout(kPages - 2, radix);
     std::vector<double> leaves = support::to_doubles(kt);
@@ -414,28 +427,41 @@ TEST(GateTree, SaysWhatIsWrong) {
       },
       "score_select: nodes is f32 [2, 3, 20], expected f32 "
       "[groups, tree_rows(max_blocks), gate_dim] = [2, 9, 20]");
-  const InsertPage page{nodes.view().reshape({kGroups, 1, 9, 20}),
-                        in.kt.view().reshape({kGroups, 1, 3, 20}),
-                        0,
-                        0,
-                        1,
-                        c.tree};
-  const auto expect_page = [&](const std::function<void(InsertPage&)>& change,
+  const Tensor zero = support::from_ints({0});
+  const InsertPages page{nodes.view().reshape({kGroups, 1, 9, 20}),
+                         in.kt.view().reshape({kGroups, 1, 3, 20}),
+                         zero,
+                         zero,
+                         1,
+                         c.tree};
+  const auto expect_page = [&](const std::function<void(InsertPages&)>& change,
                                const std::string& sentence) {
-    InsertPage wrong = page;
+    InsertPages wrong = page;
     change(wrong);
-    support::expect_error([&] { insert_page(stream, wrong); }, sentence);
+    support::expect_error([&] { insert_pages(stream, wrong); }, sentence);
   };
-  insert_page(stream, page);
-  expect_page([](InsertPage& x) { x.page = 3; }, "insert_page: page is 3, expected 0 to 2");
-  expect_page([](InsertPage& x) { x.sequence = 1; }, "insert_page: sequence is 1, expected 0 to 0");
-  expect_page([](InsertPage& x) { x.tree = {}; },
-              "insert_page: the tree has beam 0, expected at least 1");
-  expect_page([](InsertPage& x) { x.sink_blocks = -1; },
-              "insert_page: sink_blocks is -1, expected >= 0");
-  expect_page([](InsertPage& x) { x.nodes = x.nodes.rows(0, 1); },
-              "insert_page: nodes is f32 [1, 1, 9, 20], expected f32 "
+  insert_pages(stream, page);
+  expect_page([](InsertPages& x) { x.tree = {}; },
+              "insert_pages: the tree has beam 0, expected at least 1");
+  expect_page([](InsertPages& x) { x.sink_blocks = -1; },
+              "insert_pages: sink_blocks is -1, expected >= 0");
+  expect_page([](InsertPages& x) { x.nodes = x.nodes.rows(0, 1); },
+              "insert_pages: nodes is f32 [1, 1, 9, 20], expected f32 "
               "[groups, sequences, tree_rows(pages), gate_dim] = [2, 1, 9, 20]");
+  const Tensor two = support::from_ints({0, 0});
+  expect_page([&](InsertPages& x) { x.places = two; },
+              "insert_pages: places is i32 [2], expected i32 [new pages] = [1]");
+  const auto expect_outside = [&](int32_t place, int32_t number, const std::string& sentence) {
+    const Tensor places = support::from_ints({place}), numbers = support::from_ints({number});
+    InsertPages wrong = page;
+    wrong.places = places;
+    wrong.numbers = numbers;
+    support::expect_kernel_error([&] { insert_pages(stream, wrong); }, sentence,
+                                 "insert_pages: a place or a page is outside of kt");
+  };
+  expect_outside(1, 0, "insert_pages: place is 1, expected 0 to 0");
+  expect_outside(0, 3, "insert_pages: page is 3, expected -1 to 2");
+  expect_outside(0, -2, "insert_pages: page is -2, expected -1 to 2");
 }
 
 }  // namespace
