@@ -19,9 +19,21 @@ SparsityPlan decoding_plan(const StepPlan& plan, int64_t max_tokens) {
   return decoding;
 }
 
+/// A prompt's beginning, in host memory.
+struct Beginning {
+  explicit Beginning(std::span<const int32_t> prompt)
+      : tokens(prompt.begin(), prompt.end()),
+        targets(prompt.size(), -1),
+        starts{0, static_cast<int32_t>(prompt.size())} {}
+  Batch batch() const { return {host_view(tokens), host_view(targets), host_view(starts), 1}; }
+
+  std::vector<int32_t> tokens, targets, starts;
+};
+
 // Decoding uses the same at every position: one planned step counts it.
 int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan,
-                    std::span<const int64_t> kept_of_layers, const CacheSize& size) {
+                    std::span<const int64_t> kept_of_layers, const CacheSize& size,
+                    int64_t prefilled) {
   const Device device{DeviceKind::kPlan};
   Stream stream(device);
   ParameterStore store;
@@ -38,6 +50,10 @@ int64_t arena_bytes(const LoadedModel& loaded, const SparsityPlan& plan,
   const Shape logits{size.sequences, loaded.config->model().vocabulary()};
   model.decode(run, {host_view(ids).reshape({size.sequences, 1 + model.smear_tokens()}), positions},
                caches, TensorView(nullptr, DType::kF32, logits, device));
+  if (prefilled > 0) {
+    const Beginning longest(std::vector<int32_t>(static_cast<size_t>(prefilled), 0));
+    model.prefill(run, longest.batch(), 0, caches);
+  }
   return arena.high_water() + 4 * Buffer::kAlignment * loaded.config->model().layers();
 }
 
@@ -52,7 +68,7 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, const CacheSize&
       caches_(loaded.model->make_caches(stream, plan_, size)),
       sums_(stream.device(), *loaded.model),
       alone_(*loaded.model),
-      arena_(stream.device(), arena_bytes(loaded, plan_, kept_of_layers_, size)),
+      graph_(stream, alone_.log(), {}),
       memory_(stream.device(), size.sequences * loaded.config->model().vocabulary() * 4),
       logits_(memory_.view(DType::kF32, {size.sequences, loaded.config->model().vocabulary()})) {
   CHECK(loaded.config->model().moe().capacity_factor() == 0,
@@ -84,10 +100,46 @@ void Generator::decode(std::span<const Place> places) {
       ids.push_back(known ? place.token(place.position - j) : j == 0 ? 0 : -1);
     }
   }
-  Transformer::Run run = alone_.run(stream_, arena_, plan_, sums_.views());
+  const Arena::Scope scratch(*arena_);
+  const DecodePlan plan = plan_decoding(
+      stream_, *arena_, {host_view(ids).reshape({size_.sequences, 1 + smear}), positions},
+      loaded_.model->decode_options(caches_));
+  Transformer::Run run = what_to_run();
+  StepGraph::Key key = StepGraph::key_of(plan.tokens, plan_);
+  key.kept_of_layers = kept_of_layers_;
+  graph_.begin_step();
+  graph_.run(key, [&] { loaded_.model->decode(run, plan, caches_, logits_); });
+}
+
+Transformer::Run Generator::what_to_run() {
+  Transformer::Run run = alone_.run(stream_, *arena_, plan_, sums_.views());
   run.kept_of_layers = kept_of_layers_;
-  loaded_.model->decode(run, {host_view(ids).reshape({size_.sequences, 1 + smear}), positions},
-                        caches_, logits_);
+  return run;
+}
+
+int64_t Generator::prefilled(const GenerateRequest& request) const {
+  const int64_t block = loaded_.model->block();
+  return (std::ssize(request.prompt) - 1) / block * block;
+}
+
+/// A forward needs memory for each of its tokens.
+void Generator::make_room(std::span<const GenerateRequest> requests) {
+  int64_t longest = 0;
+  for (const GenerateRequest& request : requests) longest = std::max(longest, prefilled(request));
+  if (arena_ != nullptr && longest <= longest_prefill_) return;
+  arena_.reset();
+  arena_ = std::make_unique<Arena>(stream_.device(),
+                                   arena_bytes(loaded_, plan_, kept_of_layers_, size_, longest));
+  longest_prefill_ = longest;
+}
+
+void Generator::prefill(size_t number, Place& place) {
+  place.position = prefilled(*place.request);
+  if (place.position == 0) return;
+  const std::span<const int32_t> prompt = place.request->prompt;
+  const Beginning beginning(prompt.first(static_cast<size_t>(place.position)));
+  Transformer::Run run = what_to_run();
+  loaded_.model->prefill(run, beginning.batch(), static_cast<int64_t>(number), caches_);
 }
 
 void Generator::check(std::span<const GenerateRequest> requests) const {
@@ -111,12 +163,14 @@ void Generator::check(std::span<const GenerateRequest> requests) const {
 void Generator::run(std::span<const GenerateRequest> requests, int32_t end_of_document,
                     const std::function<void(size_t, const GeneratedText&)>& on_text) {
   check(requests);
+  make_room(requests);
   std::vector<Place> places(static_cast<size_t>(size_.sequences));
   size_t next = 0;
   for (size_t ended = 0; ended < requests.size();) {
-    for (Place& place : places) {
-      if (place.request != nullptr || next == requests.size()) continue;
-      place = {.request = &requests[next], .number = next};
+    for (size_t p = 0; p < places.size(); ++p) {
+      if (places[p].request != nullptr || next == requests.size()) continue;
+      places[p] = {.request = &requests[next], .number = next};
+      prefill(p, places[p]);
       ++next;
     }
     decode(places);

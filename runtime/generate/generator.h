@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "model/step_sums.h"
 #include "runtime/generate/loaded_model.h"
 #include "runtime/generate/sampler.h"
+#include "runtime/train/step_graph.h"
 
 namespace tessera {
 
@@ -25,9 +27,10 @@ struct GeneratedText {
 };
 
 /// Continues texts with a cached model, a token of each per step. Steps have a fixed number of
-/// places; when a text ends, the next one that waits takes its place. A text does not depend on
+/// places; when a text ends, the next one that waits takes its place: the whole blocks of its
+/// prompt are read in one forward, what is left of it a token per step. A text does not depend on
 /// those beside it, but for the rounding of matrix products, whose order of additions may be
-/// another one for another number of rows.
+/// another one for another number of rows. On a GPU a step is a graph.
 class Generator {
  public:
   /// Room for size.sequences texts at a time, of size.tokens tokens each, prompt included.
@@ -54,6 +57,11 @@ class Generator {
   };
 
   void check(std::span<const GenerateRequest> requests) const;
+  /// Tokens of a prompt that are read in one forward: not the last, whose logits are wanted.
+  int64_t prefilled(const GenerateRequest& request) const;
+  void make_room(std::span<const GenerateRequest> requests);
+  void prefill(size_t number, Place& place);
+  Transformer::Run what_to_run();
   void decode(std::span<const Place> places);
 
   const LoadedModel& loaded_;
@@ -64,7 +72,9 @@ class Generator {
   std::vector<AttentionCache> caches_;
   StepSumsBuffer sums_;
   SingleRank alone_;
-  Arena arena_;
+  std::unique_ptr<Arena> arena_;
+  int64_t longest_prefill_ = 0;  ///< that the arena has room for
+  StepGraph graph_;
   Buffer memory_;
   TensorView logits_;  ///< [sequences, vocabulary], f32
 };
