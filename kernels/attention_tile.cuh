@@ -114,6 +114,14 @@ __device__ __forceinline__ void multiply_parts(float (&c)[4], const uint32_t (&a
   }
 }
 
+/// How many of a loop's `steps`, a product or more each, are laid out one after the other: all in
+/// bf16. In f32 a product is some 30 instructions, and a kernel of whole loops 10,000: too many for
+/// the caches of instructions, and for the compiler's time.
+template <class T>
+constexpr int unrolled(int steps) {
+  return sizeof(T) == 2 ? steps : 1;
+}
+
 /// c[0], c[1] += left b^T for the 16 rows of b from `first` on: one strip of scores.
 template <class T, int kD, class Left>
 __device__ __forceinline__ void add_strip(float (&c0)[4], float (&c1)[4], const Left& left,
@@ -121,7 +129,7 @@ __device__ __forceinline__ void add_strip(float (&c0)[4], float (&c1)[4], const 
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   // Matrices: rows 0-7 of the first 16 bytes, of the second; rows 8-15 likewise.
   const T* const row = b.row(first + lane % 8 + lane / 16 * 8) + lane / 8 % 2 * (kDepth<T> / 2);
-#pragma unroll
+#pragma unroll(unrolled<T>(kD / kDepth<T>))
   for (int k = 0; k < kD / kDepth<T>; ++k) {
     uint32_t a[4];
     uint32_t parts[4];
@@ -137,7 +145,7 @@ __device__ __forceinline__ void add_strips(float (&c)[2 * kStrips][4], const Lef
                                            const TileRows<T, kD>& b) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const T* const row = b.row(lane % 8 + lane / 16 * 8) + lane / 8 % 2 * (kDepth<T> / 2);
-#pragma unroll
+#pragma unroll(unrolled<T>(kD / kDepth<T>))
   for (int k = 0; k < kD / kDepth<T>; ++k) {
     uint32_t a[4];
     left.get(a, k);
