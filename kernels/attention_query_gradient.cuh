@@ -51,7 +51,8 @@ struct QueryGradientState {
   __device__ __forceinline__ void absorb(const ReadRows<T, kD>& q, const ReadRows<T, kD>& d_o,
                                          const TileRows<T, kD>& keys, const TileRows<T, kD>& values,
                                          const PanelView& view, float scale, float (&totals)[2]) {
-#pragma unroll(unrolled<T>(Shape::kPanel / 16))
+    constexpr int kUnrolled = unrolled<T>(Shape::kPanel / 16);
+#pragma unroll kUnrolled
     for (int first = 0; first < Shape::kPanel / 16; first += kStrips) {
       if (first + kStrips <= view.strips.first || first >= view.strips.end) continue;
       float p[2 * kStrips][4];

@@ -129,7 +129,8 @@ __device__ __forceinline__ void add_strip(float (&c0)[4], float (&c1)[4], const 
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   // Matrices: rows 0-7 of the first 16 bytes, of the second; rows 8-15 likewise.
   const T* const row = b.row(first + lane % 8 + lane / 16 * 8) + lane / 8 % 2 * (kDepth<T> / 2);
-#pragma unroll(unrolled<T>(kD / kDepth<T>))
+  constexpr int kUnrolled = unrolled<T>(kD / kDepth<T>);
+#pragma unroll kUnrolled
   for (int k = 0; k < kD / kDepth<T>; ++k) {
     uint32_t a[4];
     uint32_t parts[4];
@@ -145,7 +146,8 @@ __device__ __forceinline__ void add_strips(float (&c)[2 * kStrips][4], const Lef
                                            const TileRows<T, kD>& b) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const T* const row = b.row(lane % 8 + lane / 16 * 8) + lane / 8 % 2 * (kDepth<T> / 2);
-#pragma unroll(unrolled<T>(kD / kDepth<T>))
+  constexpr int kUnrolled = unrolled<T>(kD / kDepth<T>);
+#pragma unroll kUnrolled
   for (int k = 0; k < kD / kDepth<T>; ++k) {
     uint32_t a[4];
     left.get(a, k);
