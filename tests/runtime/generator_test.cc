@@ -70,6 +70,27 @@ TEST(Generator, ATextIsTheSameWhateverIsBesideIt) {
   }
 }
 
+// Room for a forward of its prompt is made when it comes.
+TEST(Generator, ALongerPromptMayComeLater) {
+  Stream stream(Device{}, 1);
+  const LoadedModel loaded = fresh_model(stream, tiny_config());
+  std::vector<GenerateRequest> all = requests();
+  for (int32_t j = 0; j < 40; ++j) all[1].prompt.push_back(5 * j % 61);
+  const CacheSize size{.sequences = 1, .tokens = 80};
+  Generator generator(loaded, stream, size);
+  for (const size_t i : {0, 1, 2}) {
+    const std::span<const GenerateRequest> one = std::span(all).subspan(i, 1);
+    Generator fresh(loaded, stream, size);
+    std::vector<std::vector<int32_t>> texts;
+    for (Generator* const each : {&generator, &fresh}) {
+      each->run(one, -1, [&](size_t, const GeneratedText& text) { texts.push_back(text.tokens); });
+    }
+    ASSERT_EQ(texts.size(), 2);
+    EXPECT_EQ(std::ssize(texts[0]), all[i].tokens);
+    EXPECT_EQ(texts[0], texts[1]) << i;
+  }
+}
+
 // The token that a text draws after some others is made the end of documents: it ends there.
 TEST(Generator, ATextEndsWithItsDocument) {
   Stream stream(Device{}, 1);
