@@ -51,10 +51,8 @@ struct QueryGradientState {
   __device__ __forceinline__ void absorb(const ReadRows<T, kD>& q, const ReadRows<T, kD>& d_o,
                                          const TileRows<T, kD>& keys, const TileRows<T, kD>& values,
                                          const PanelView& view, float scale, float (&totals)[2]) {
-    constexpr int kUnrolled = unrolled<T>(Shape::kPanel / 16);
-#pragma unroll kUnrolled
-    for (int first = 0; first < Shape::kPanel / 16; first += kStrips) {
-      if (first + kStrips <= view.strips.first || first >= view.strips.end) continue;
+    for_products<T, Shape::kPanel / 16, kStrips>([&](int first) {
+      if (first + kStrips <= view.strips.first || first >= view.strips.end) return;
       float p[2 * kStrips][4];
       float ds[2 * kStrips][4];
       clear(p);
@@ -77,7 +75,7 @@ struct QueryGradientState {
       for (int strip = 0; strip < kStrips; ++strip) {
         add_weighted(dq, ds[2 * strip], ds[2 * strip + 1], keys, 16 * (first + strip));
       }
-    }
+    });
   }
 
   /// Writes dq, by way of `place`: 16 rows of shared memory that are this warp's alone.

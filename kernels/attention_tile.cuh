@@ -114,12 +114,18 @@ __device__ __forceinline__ void multiply_parts(float (&c)[4], const uint32_t (&a
   }
 }
 
-/// How many of a loop's `steps`, a product or more each, are laid out one after the other: all in
+/// body(0), body(kEach), ... below kEnd, each a product or more: laid out one after the other in
 /// bf16. In f32 a product is some 30 instructions, and a kernel of whole loops 10,000: too many for
 /// the caches of instructions, and for the compiler's time.
-template <class T>
-constexpr int unrolled(int steps) {
-  return sizeof(T) == 2 ? steps : 1;
+template <class T, int kEnd, int kEach = 1, class Body>
+__device__ __forceinline__ void for_products(Body body) {
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int i = 0; i < kEnd; i += kEach) body(i);
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < kEnd; i += kEach) body(i);
+  }
 }
 
 /// c[0], c[1] += left b^T for the 16 rows of b from `first` on: one strip of scores.
@@ -129,16 +135,14 @@ __device__ __forceinline__ void add_strip(float (&c0)[4], float (&c1)[4], const 
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   // Matrices: rows 0-7 of the first 16 bytes, of the second; rows 8-15 likewise.
   const T* const row = b.row(first + lane % 8 + lane / 16 * 8) + lane / 8 % 2 * (kDepth<T> / 2);
-  constexpr int kUnrolled = unrolled<T>(kD / kDepth<T>);
-#pragma unroll kUnrolled
-  for (int k = 0; k < kD / kDepth<T>; ++k) {
+  for_products<T, kD / kDepth<T>>([&](int k) {
     uint32_t a[4];
     uint32_t parts[4];
     left.get(a, k);
     load_matrices(parts, row + k * kDepth<T>);
     multiply_parts<T>(c0, a, parts[0], parts[1]);
     multiply_parts<T>(c1, a, parts[2], parts[3]);
-  }
+  });
 }
 /// c += left b^T for kStrips strips at once: more products under way than strip by strip.
 template <int kStrips, class T, int kD, class Left>
@@ -146,9 +150,7 @@ __device__ __forceinline__ void add_strips(float (&c)[2 * kStrips][4], const Lef
                                            const TileRows<T, kD>& b) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const T* const row = b.row(lane % 8 + lane / 16 * 8) + lane / 8 % 2 * (kDepth<T> / 2);
-  constexpr int kUnrolled = unrolled<T>(kD / kDepth<T>);
-#pragma unroll kUnrolled
-  for (int k = 0; k < kD / kDepth<T>; ++k) {
+  for_products<T, kD / kDepth<T>>([&](int k) {
     uint32_t a[4];
     left.get(a, k);
 #pragma unroll
@@ -158,7 +160,7 @@ __device__ __forceinline__ void add_strips(float (&c)[2 * kStrips][4], const Lef
       multiply_parts<T>(c[2 * s], a, parts[0], parts[1]);
       multiply_parts<T>(c[2 * s + 1], a, parts[2], parts[3]);
     }
-  }
+  });
 }
 
 /// c[n] += w b: w is a strip [16, 16] of weights as a product left it, rounded to T, and b the 16
