@@ -68,7 +68,8 @@ Generator::Generator(const LoadedModel& loaded, Stream& stream, const CacheSize&
       caches_(loaded.model->make_caches(stream, plan_, size)),
       sums_(stream.device(), *loaded.model),
       alone_(*loaded.model),
-      graph_(stream, alone_.log(), {}),
+      graph_(stream, alone_.log(),
+             loaded.config->runtime().graphs() ? "" : "runtime.graphs is false"),
       memory_(stream.device(), size.sequences * loaded.config->model().vocabulary() * 4),
       logits_(memory_.view(DType::kF32, {size.sequences, loaded.config->model().vocabulary()})) {
   CHECK(loaded.config->model().moe().capacity_factor() == 0,

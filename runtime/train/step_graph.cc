@@ -70,7 +70,7 @@ WorkGraph* StepGraph::make(const Key& key, const std::function<void()>& work) {
   }
   const WorkGraph& graph = *graphs_.front().graph;
   if (made_++ == 0) {
-    log_once(concat("a micro-batch is a graph from here on: ", graph.pieces(),
+    log_once(concat("the same work is a graph from here on: ", graph.pieces(),
                     " kernels and copies in ", graph.calls(), " calls"));
   }
   return graphs_.front().graph.get();

@@ -13,8 +13,9 @@ namespace tessera {
 
 class TrainConfig;
 
-/// The forward and backward of a micro-batch as a graph of the GPU's, so that a step does not need
-/// a call of the host for each of its kernels (docs/decisions/0020-step-as-a-graph.md).
+/// The forward and backward of a micro-batch, or a step of generation, as a graph of the GPU's, so
+/// that it does not need a call of the host for each of its kernels
+/// (docs/decisions/0020-step-as-a-graph.md).
 ///
 /// A graph repeats one call of the work: the same kernels on the same addresses with the same
 /// numbers. It is right as long as whatever changes from step to step is read on the device, from
